@@ -1,0 +1,68 @@
+# The one entry to everything. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+SSL ?= mae
+SIZE ?= tiny
+DATA ?= phantom
+ARGS ?=
+RUN_DIR ?= runs/$(SSL)_$(SIZE)_$(DATA)_$(shell date +%Y%m%d-%H%M%S)
+
+names = $(notdir $(basename $(wildcard experiments/$(1)/*.yaml)))
+check = $(if $(filter $(2),$(call names,$(1))),,$(error $(3)=$(2) is not in experiments/$(1); there are: $(call names,$(1))))
+
+.PHONY: help setup pretrain test test-slow lint format types figures bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  pretrain takes SSL=$(subst $() ,|,$(call names,objective)) SIZE=$(subst $() ,|,$(call names,size)) DATA=$(subst $() ,|,$(call names,data)) ARGS=\"--option=value ...\""
+
+setup: $(VENV)/.installed ## make .venv and install the tested versions
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v else "cxrbase needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing about 6 GB of packages, a few minutes"
+	$(BIN)/python -m pip install --requirement requirements.lock --progress-bar on
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+pretrain: ## pretrain an encoder: SSL=mae|dino|simclr SIZE=tiny DATA=phantom
+	@: $(call check,objective,$(SSL),SSL) $(call check,size,$(SIZE),SIZE) $(call check,data,$(DATA),DATA)
+	@$(MAKE) --no-print-directory setup
+	$(BIN)/cxrbase fit --config experiments/base.yaml --config experiments/objective/$(SSL).yaml \
+	  --config experiments/size/$(SIZE).yaml --config experiments/data/$(DATA).yaml \
+	  $(addprefix --config ,$(wildcard experiments/recipe/$(SSL)_$(SIZE).yaml)) --run_dir $(RUN_DIR) $(ARGS)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## put style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## check types
+	$(BIN)/mypy
+
+figures: setup ## make the phantom and its contact sheet
+	$(BIN)/cxrbase phantom --root data/phantom
+
+bench: setup ## measure step time and throughput on this machine
+	$(BIN)/python benchmarks/throughput.py
+
+clean: ## remove runs, made data and caches; .venv stays
+	rm -rf runs data/phantom .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

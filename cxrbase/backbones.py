@@ -1,0 +1,139 @@
+"""The shared Vision Transformer: create it, run it over visible patches only, write it to a file and read it back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cxrbase.errors import ConfigError, EncoderError
+
+ENCODER_FILE = "encoder.safetensors"
+
+
+def create_backbone(
+    name: str, *, image_size: int, drop_path: float = 0.0, options: dict[str, Any] | None = None
+) -> VisionTransformer:
+    """Creates a timm ViT for one-channel images with 2-D sin-cos position embedding, learnable.
+
+    Args:
+        name: A timm ViT name, such as vit_small_patch16_224.
+        image_size: Side of the input in pixels; other sizes are taken too, the position embedding is resampled.
+        drop_path: Stochastic depth rate of the last block, rising linearly from 0.
+        options: Further arguments of the timm model, such as {"depth": 6}.
+
+    Returns:
+        The network, without a classifier.
+
+    Raises:
+        ConfigError: If timm does not know the name, or it is not a ViT, or the options do not fit.
+    """
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": image_size, **(options or {})}
+    try:
+        vit = timm.create_model(name, dynamic_img_size=True, drop_path_rate=drop_path, **arguments)
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"timm cannot make backbone {name!r} with {arguments}: {error}") from error
+    if not isinstance(vit, VisionTransformer):
+        raise ConfigError(f"backbone must be a timm VisionTransformer, {name!r} is a {type(vit).__name__}")
+    _init_position(vit)
+    return vit
+
+
+def encode_visible(vit: VisionTransformer, images: Tensor, keep: Tensor) -> Tensor:
+    """Runs the ViT over the kept patches alone, so that masked ones cost nothing.
+
+    Args:
+        vit: The network.
+        images: (B, C, H, W) float32.
+        keep: Indices of the patches to keep, row by row, (B, K) int64.
+
+    Returns:
+        (B, P + K, D): the P prefix tokens, then the kept patches in the order of `keep`.
+    """
+    # timm offers no public way to drop chosen patches; `_pos_embed` is held to its meaning by a test.
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    prefix = vit.num_prefix_tokens
+    index = keep[:, :, None].expand(-1, -1, tokens.shape[-1])
+    tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
+    normed: Tensor = vit.norm(vit.blocks(vit.norm_pre(tokens)))
+    return normed
+
+
+def save_encoder(vit: VisionTransformer, folder: Path, card: dict[str, Any]) -> Path:
+    """Writes encoder.safetensors, a plain timm state dict, and encoder.json, what is needed to feed it.
+
+    Args:
+        vit: The network.
+        folder: Where both go.
+        card: At least timm_name, timm_args, image_size, mean, std; see `load_encoder`.
+
+    Returns:
+        Path of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / ENCODER_FILE
+    state = {key: value.detach().cpu().contiguous() for key, value in vit.state_dict().items()}
+    save_file(state, weights, metadata={"format": "pt"})
+    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    return weights
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Reads encoder.json, given a run folder, the weights or the JSON itself.
+
+    Raises:
+        EncoderError: If it is missing or lacks what is needed.
+    """
+    card_path = (path / ENCODER_FILE if path.is_dir() else path).with_suffix(".json")
+    if not card_path.is_file():
+        raise EncoderError(f"no encoder description at {card_path}: give a run folder or its {ENCODER_FILE}")
+    try:
+        card: dict[str, Any] = json.loads(card_path.read_text())
+        lacking = {"timm_name", "timm_args", "image_size", "mean", "std"} - card.keys()
+    except (ValueError, AttributeError) as error:
+        raise EncoderError(f"{card_path} is not an encoder description: {error}") from error
+    if lacking:
+        raise EncoderError(f"{card_path} lacks {', '.join(sorted(lacking))}")
+    return card
+
+
+def load_encoder(path: str | Path) -> VisionTransformer:
+    """Loads an exported encoder, every key matched; mean, std and size stand in its timm `pretrained_cfg`.
+
+    Args:
+        path: A run folder, its encoder.safetensors or encoder.json.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        EncoderError: If a file is missing, damaged or does not fit its description.
+    """
+    card = read_card(Path(path))
+    weights = (Path(path) / ENCODER_FILE if Path(path).is_dir() else Path(path)).with_suffix(".safetensors")
+    size = card["image_size"]
+    overlay = {"input_size": (1, size, size), "mean": (card["mean"],), "std": (card["std"],)}
+    try:
+        vit = timm.create_model(card["timm_name"], pretrained_cfg_overlay=overlay, **card["timm_args"])
+        vit.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError, TypeError) as error:
+        raise EncoderError(f"{weights} cannot be loaded as {card['timm_name']}: {error}") from error
+    assert isinstance(vit, VisionTransformer)
+    return vit.eval()
+
+
+def _init_position(vit: VisionTransformer) -> None:
+    """Starts the position embedding at fixed 2-D sines (MAE, https://arxiv.org/abs/2111.06377); prefix tokens at 0."""
+    if vit.pos_embed is None:
+        return
+    grid = list(vit.patch_embed.grid_size)
+    table = build_sincos2d_pos_embed(grid, dim=vit.embed_dim)
+    with torch.no_grad():
+        vit.pos_embed.zero_()
+        vit.pos_embed[0, -table.shape[0] :] = table

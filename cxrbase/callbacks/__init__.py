@@ -1,0 +1,1 @@
+"""What happens around training: counting, probing, drawing, leaving a record."""

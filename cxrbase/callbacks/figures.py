@@ -1,0 +1,176 @@
+"""Draws what a person would rather look at than read: reconstructions, attention, view pairs, patch features."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.objectives import MAE, Objective
+from cxrbase.pretraining import Pretraining
+from cxrbase.views import Views
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Figures(Callback):
+    """Writes figures/*.png at the end of a run, and the same pictures to TensorBoard.
+
+    Args:
+        images: Images per figure.
+        enabled: Whether figures are drawn.
+    """
+
+    def __init__(self, images: int = 6, enabled: bool = True) -> None:
+        if images < 1:
+            raise ValueError(f"images must be at least 1, got {images}")
+        self.images, self.enabled = images, enabled
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws all figures that the objective has."""
+        if not self.enabled:
+            return
+        folder = Path(trainer.default_root_dir) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        assert isinstance(pl_module, Pretraining)
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for name, figure in draw_figures(data, pl_module.objective, self.images, pl_module.device):
+            figure.savefig(folder / f"{name}.png", dpi=120)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(name, figure, global_step=trainer.global_step)
+
+
+def draw_figures(
+    data: CXRDataModule, objective: Objective, count: int, device: torch.device
+) -> Iterator[tuple[str, "Figure"]]:
+    """Yields each figure by name.
+
+    Args:
+        data: Where the images come from.
+        objective: A trained objective.
+        count: Images per figure.
+        device: Where the networks are.
+    """
+    rows = data.store.rows[np.linspace(0, len(data.store.rows) - 1, min(count, len(data.store.rows))).astype(np.int64)]
+    images = torch.cat(list(data.eval_batches(rows, device=device)))
+    shown = [data.to_grey(image) for image in images]
+    if isinstance(objective, MAE):
+        seen, filled = objective.reconstruct(images)
+        columns = {
+            "original": shown,
+            "masked": [data.to_grey(i) for i in seen],
+            "reconstructed": [data.to_grey(i) for i in filled],
+        }
+        yield "reconstruction", _grid(columns, "MAE: masked patches are grey, then as predicted")
+    if objective.num_global_views > 1:
+        views = data.random_views(rows, device=device)
+        yield "views", _grid(_view_columns(data, views), "Random views of the same images")
+    attention = cls_attention(objective.encoder, images)
+    columns = {
+        "original": shown,
+        **{f"head {head + 1}": list(attention[:, head]) for head in range(attention.shape[1])},
+    }
+    yield "attention", _grid(columns, "Where the class token looks, last block", overlay=True)
+    yield (
+        "patch_features",
+        _grid(
+            {"original": shown, "first three components": patch_pca(objective.encoder, images)}, "PCA of patch features"
+        ),
+    )
+
+
+@torch.no_grad()
+def cls_attention(vit: VisionTransformer, images: Tensor) -> NDArray[np.float32]:
+    """Attention of the class token over the patches in the last block.
+
+    Args:
+        vit: A ViT with a class token.
+        images: (B, C, H, W) normalised.
+
+    Returns:
+        (B, heads, rows, columns), each map summing to at most 1.
+    """
+    caught: list[Tensor] = []
+    attention = vit.blocks[-1].attn
+    assert isinstance(attention, Attention)
+    hook = attention.register_forward_pre_hook(lambda module, args: caught.append(args[0]))
+    was_training = vit.training
+    vit.eval()
+    vit.forward_features(images)
+    hook.remove()
+    vit.train(was_training)
+    batch, tokens, dim = caught[0].shape
+    heads = attention.num_heads
+    query, key, _ = attention.qkv(caught[0]).reshape(batch, tokens, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
+    weights = (attention.q_norm(query)[:, :, :1] @ attention.k_norm(key).transpose(-2, -1) * attention.scale).softmax(
+        -1
+    )
+    patches = weights[:, :, 0, vit.num_prefix_tokens :]
+    rows, columns = _grid_size(vit, images)
+    maps: NDArray[np.float32] = patches.reshape(batch, heads, rows, columns).float().cpu().numpy()
+    return maps
+
+
+@torch.no_grad()
+def patch_pca(vit: VisionTransformer, images: Tensor) -> list[NDArray[np.float32]]:
+    """First three principal components of the patch features as red, green and blue in [0, 1], (rows, columns, 3) each."""
+    was_training = vit.training
+    tokens = vit.eval().forward_features(images)[:, vit.num_prefix_tokens :].float()
+    vit.train(was_training)
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    flat = flat - flat.mean(0)
+    _, _, directions = torch.linalg.svd(flat.cpu(), full_matrices=False)
+    parts = flat.cpu() @ directions[:3].T
+    low, high = parts.quantile(0.02, dim=0), parts.quantile(0.98, dim=0)
+    scaled = ((parts - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
+    rows, columns = _grid_size(vit, images)
+    return list(scaled.reshape(len(images), rows, columns, 3).numpy())
+
+
+def _grid_size(vit: VisionTransformer, images: Tensor) -> tuple[int, int]:
+    patch_height, patch_width = vit.patch_embed.patch_size
+    return images.shape[-2] // patch_height, images.shape[-1] // patch_width
+
+
+def _view_columns(data: CXRDataModule, views: Views) -> dict[str, list[NDArray[np.float32]]]:
+    columns = {f"large view {n + 1}": [data.to_grey(i) for i in view] for n, view in enumerate(views.global_)}
+    for number, view in enumerate(views.local[:4]):
+        columns[f"small view {number + 1}"] = [data.to_grey(image) for image in view]
+    return columns
+
+
+def _grid(columns: dict[str, list[NDArray[np.float32]]], title: str, *, overlay: bool = False) -> "Figure":
+    """Rows of pictures under column titles; with `overlay` all but the first column are drawn over the first."""
+    from matplotlib.figure import Figure
+
+    names, count = list(columns), len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.7 * len(names), 1.7 * count + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(count, len(names), squeeze=False)
+    for row in range(count):
+        for column, name in enumerate(names):
+            axis, picture = axes[row, column], columns[name][row]
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(name, fontsize=8)
+            if overlay and column:
+                base = columns[names[0]][row]
+                extent = (0, base.shape[1], base.shape[0], 0)
+                axis.imshow(base, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(picture, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
+            else:
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    return figure

@@ -1,0 +1,147 @@
+"""Scores the frozen encoder before and after pretraining, and watches its features for collapse meanwhile."""
+
+import copy
+import logging
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from timm.models.vision_transformer import VisionTransformer
+
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.evaluation.features import extract_features
+from cxrbase.evaluation.metrics import feature_std, rankme
+from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
+from cxrbase.pretraining import Pretraining
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenProbe(Callback):
+    """Linear probe and kNN on frozen features, for the untrained network and for the pretrained one.
+
+    The untrained control is scored before a checkpoint is restored, so a resumed run has it too.
+
+    Args:
+        every_n_steps: Optimizer steps between two scores on the validation split in the curves; 0 for none.
+        monitor_every: Optimizer steps between two looks at the features' rank and spread.
+        monitor_images: Images looked at for rank and spread.
+        limit: Largest number of images per split; evenly spaced ones are taken.
+        resamples: Resampled patient sets for the intervals.
+        enabled: Whether scores are computed at all.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 0,
+        monitor_every: int = 100,
+        monitor_images: int = 512,
+        limit: int = 20000,
+        resamples: int = 1000,
+        enabled: bool = True,
+    ) -> None:
+        self.every_n_steps, self.monitor_every, self.monitor_images = every_n_steps, monitor_every, monitor_images
+        self.limit, self.resamples, self.enabled = limit, resamples, enabled
+        self.untrained: ProbeResult | None = None
+        self.pretrained: ProbeResult | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Scores the network as it was initialised."""
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        splits = {split: len(data.labelled_rows(split)) for split in ("train", "test")}
+        if self.enabled and not all(splits.values()):
+            logger.warning("no labelled images in %s, so frozen features are not scored", splits)
+            self.enabled = False
+        if self.enabled and trainer.is_global_zero:
+            encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
+            self.untrained = self._score(trainer, encoder, "untrained")
+            self._report(trainer, self.untrained, step=0)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs feature rank and spread, and now and then scores on the validation split."""
+        step = trainer.global_step
+        if step and step % self.monitor_every == 0:
+            self._monitor(trainer, pl_module)
+        if self.enabled and self.every_n_steps and step and step % self.every_n_steps == 0:
+            result = self._score(trainer, _encoder(pl_module), "validation", test="val")
+            self._report(trainer, result, step=step, prefix="val_probe")
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scores the pretrained network."""
+        self._monitor(trainer, pl_module)
+        if self.enabled:
+            self.pretrained = self._score(trainer, _encoder(pl_module), "pretrained")
+            self._report(trainer, self.pretrained, step=trainer.global_step)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Scores of both networks and their paired difference, for summary.json."""
+        if self.untrained is None or self.pretrained is None:
+            return None
+        before, after = self.untrained.to_dict(), self.pretrained.to_dict()
+        return {
+            "metric": "macro_auroc",
+            "classes": list(self.pretrained.classes),
+            "random_init": self.untrained.linear.value,
+            "pretrained": self.pretrained.linear.value,
+            "n_train": self.pretrained.n_train,
+            "n_test": self.pretrained.n_test,
+            "linear": {"random_init": before["linear"], "pretrained": after["linear"]},
+            "knn": {"random_init": before["knn"], "pretrained": after["knn"]},
+            "difference": compare(self.pretrained, self.untrained),
+        }
+
+    def _score(self, trainer: L.Trainer, encoder: VisionTransformer, name: str, test: str = "test") -> ProbeResult:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        splits = [self._labelled(trainer, data, encoder, split, name) for split in ("train", "val", test)]
+        train, val, tested = splits
+        # Scoring the validation split itself leaves none to choose the regularisation on: train is split instead.
+        chosen = val if test == "test" else Labelled(val.features[:0], val.labels[:0], val.patients[:0])
+        return run_probe(train, chosen, tested, classes=data.classes, resamples=self.resamples, seed=data.seed)
+
+    def _labelled(
+        self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str
+    ) -> Labelled:
+        rows = _thin(data.labelled_rows(split), self.limit)
+        device = trainer.strategy.root_device
+        batches = data.eval_batches(rows, device=device)
+        total = -(-len(rows) // 256)
+        features = extract_features(
+            encoder, batches, device=device, total=total, description=f"{name} {split} features"
+        )
+        return Labelled(features, data.labels(rows), data.patients(rows))
+
+    def _monitor(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
+        batches = data.eval_batches(rows, device=device)
+        features = extract_features(_encoder(pl_module), batches, device=device, total=None)
+        metrics = {"features/rankme": rankme(features), "features/std": feature_std(features)}
+        self._log(trainer, metrics, trainer.global_step)
+
+    def _report(self, trainer: L.Trainer, result: ProbeResult, *, step: int, prefix: str = "probe") -> None:
+        metrics = {f"{prefix}/linear_macro_auroc": result.linear.value, f"{prefix}/knn_macro_auroc": result.knn.value}
+        for name, value in result.linear.per_class.items():
+            if value is not None:
+                metrics[f"{prefix}_linear/{name}"] = value
+        self._log(trainer, metrics, step)
+
+    @staticmethod
+    def _log(trainer: L.Trainer, metrics: dict[str, float], step: int) -> None:
+        for log in trainer.loggers:
+            log.log_metrics(metrics, step=step)
+
+
+def _encoder(pl_module: L.LightningModule) -> VisionTransformer:
+    assert isinstance(pl_module, Pretraining)
+    return pl_module.encoder
+
+
+def _thin(rows: np.ndarray[Any, Any], limit: int) -> np.ndarray[Any, Any]:
+    """At most `limit` rows, evenly spaced, so that the choice does not depend on a random state."""
+    return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

@@ -1,0 +1,102 @@
+"""Leaves behind what a run is for: the encoder, what is needed to feed it, and a summary."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+import cxrbase
+from cxrbase.backbones import save_encoder
+from cxrbase.callbacks.probe import FrozenProbe
+from cxrbase.callbacks.throughput import Throughput
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.data.decode import INTENSITY_CONVENTION
+from cxrbase.pretraining import Pretraining
+
+
+class RunRecord(Callback):
+    """Writes encoder.safetensors, encoder.json and summary.json into the run folder when training ends.
+
+    Args:
+        throughput: Where images and seconds are counted.
+        probe: Where frozen features are scored.
+    """
+
+    def __init__(self, throughput: Throughput, probe: FrozenProbe) -> None:
+        self.throughput, self.probe = throughput, probe
+        self._earlier_s, self._began = 0.0, time.monotonic()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the wall clock."""
+        self._began = time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of fitting, over all starts of the run."""
+        return self._earlier_s + time.monotonic() - self._began
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the files; runs after every other callback has finished its own."""
+        folder = Path(trainer.default_root_dir)
+        assert isinstance(pl_module, Pretraining)
+        summary = self.summary(trainer, pl_module)
+        save_encoder(pl_module.encoder, folder, self._card(trainer, pl_module, summary))
+        temporary = folder / "summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, folder / "summary.json")
+
+    def summary(self, trainer: L.Trainer, pl_module: Pretraining) -> dict[str, Any]:
+        """Everything about the run in plain numbers and words."""
+        folder, count = Path(trainer.default_root_dir), self.throughput
+        return {
+            "objective": type(pl_module.objective).__name__,
+            "backbone": pl_module.backbone_name,
+            "backbone_options": pl_module.backbone_options,
+            "parameters": sum(p.numel() for p in pl_module.encoder.parameters()),
+            "image_size": pl_module.image_size,
+            "images_seen": count.images,
+            "steps": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "wall_s": round(self.wall_s, 2),
+            "images_per_s": round(count.images_per_s, 2),
+            "data_wait_fraction": round(count.data_wait_fraction, 5),
+            "loss_first": count.loss_first,
+            "loss_last": count.loss_last,
+            "precision": trainer.precision,
+            "device": str(trainer.strategy.root_device),
+            "devices": trainer.world_size,
+            "probe": self.probe.summary(),
+            "encoder": str(folder / "encoder.safetensors"),
+            "config": str(folder / "config.yaml"),
+            "version": cxrbase.__version__,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far."""
+        return {"wall_s": self.wall_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the clock up again."""
+        self._earlier_s = state_dict["wall_s"]
+
+    @staticmethod
+    def _card(trainer: L.Trainer, pl_module: Pretraining, summary: dict[str, Any]) -> dict[str, Any]:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        arguments = {"in_chans": 1, "num_classes": 0, "img_size": pl_module.image_size, **pl_module.backbone_options}
+        return {
+            "timm_name": pl_module.backbone_name,
+            "timm_args": arguments,
+            "image_size": pl_module.image_size,
+            "mean": data.mean,
+            "std": data.std,
+            "intensity": INTENSITY_CONVENTION,
+            "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
+            "features": "class token and mean of the patch tokens of forward_features",
+            **{key: summary[key] for key in ("objective", "images_seen", "steps", "version")},
+        }

@@ -1,0 +1,55 @@
+"""The few lines that stand on the screen when a run has ended."""
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def print_summary(run_dir: Path, stream: TextIO) -> None:
+    """Writes the summary of a run folder in words.
+
+    Args:
+        run_dir: A run folder with summary.json.
+        stream: Where to write.
+    """
+    summary = json.loads((run_dir / "summary.json").read_text())
+    stream.write("\n".join(["", *_lines(summary, run_dir), ""]) + "\n")
+
+
+def _lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
+    lines = [
+        f"{summary['objective']} on {summary['backbone']}, {summary['image_size']} px, {summary['images_seen']:,} images "
+        f"in {summary['wall_s']:.0f} s on {summary['device']} ({summary['precision']})",
+        f"  encoder       {summary['encoder']}",
+        f"  loss          {summary['loss_first']:.4f} first, {summary['loss_last']:.4f} last",
+        f"  speed         {summary['images_per_s']:.0f} images/s, {summary['data_wait_fraction']:.1%} of the time waiting for data",
+    ]
+    probe = summary["probe"]
+    if probe is None:
+        lines.append("  frozen probe  none: the data has no labels to score on")
+    else:
+        lines += _probe_lines(probe)
+    return [
+        *lines,
+        f"  figures       {run_dir / 'figures'}",
+        f"  curves        tensorboard --logdir {run_dir}",
+    ]
+
+
+def _probe_lines(probe: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  frozen probe  macro AUROC of {len(probe['classes'])} labels on {probe['n_test']} test images "
+        f"({probe['n_train']} labelled for training), 95 % intervals"
+    ]
+    for name, title in (("linear", "linear probe"), ("knn", "kNN")):
+        before, after, gain = probe[name]["random_init"], probe[name]["pretrained"], probe["difference"][name]
+        lines.append(
+            f"    {title:12}  pretrained {_score(after)}   untrained {_score(before)}   difference {_score(gain, '+.3f')}"
+        )
+    return lines
+
+
+def _score(score: dict[str, Any], form: str = ".3f") -> str:
+    if score["value"] is None:
+        return "undefined"
+    return f"{score['value']:{form}} [{score['low']:{form}}, {score['high']:{form}}]"

@@ -1,0 +1,77 @@
+"""Counts images per second and the share of time spent waiting for data."""
+
+import time
+from collections import deque
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+_TOTALS = ("images", "busy_s", "wait_s", "loss_first")
+
+
+class Throughput(Callback):
+    """Logs train/images_per_s and train/data_wait_fraction, and keeps the totals of the run for its summary.
+
+    Busy is the time from the hand-out of a batch to the end of its step; other callbacks' time counts as neither.
+
+    Args:
+        every_n_steps: Batches between two points of the curves, and over which the last loss is averaged.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.images, self.busy_s, self.wait_s = 0, 0.0, 0.0
+        self.loss_first: float | None = None
+        self._losses: deque[torch.Tensor] = deque(maxlen=every_n_steps)
+        self._recent: list[tuple[int, float, float]] = []
+        self._waited = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds one batch and now and then logs the mean of the last ones."""
+        stream = trainer.datamodule.stream  # type: ignore[attr-defined]
+        images = len(batch.global_[0]) * trainer.world_size
+        busy, wait = time.perf_counter() - stream.handed_at, stream.waited_s - self._waited
+        self._waited = stream.waited_s
+        self.images, self.busy_s, self.wait_s = self.images + images, self.busy_s + busy, self.wait_s + wait
+        self._losses.append(trainer.callback_metrics["train/loss"])
+        if self.loss_first is None:
+            self.loss_first = float(self._losses[0])
+        self._recent.append((images, busy, wait))
+        if len(self._recent) >= self.every_n_steps:
+            self._log(pl_module)
+
+    @property
+    def loss_last(self) -> float | None:
+        """Mean loss of the last batches."""
+        return float(torch.stack(list(self._losses)).mean()) if self._losses else None
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second of training, waiting included."""
+        return self.images / max(self.busy_s + self.wait_s, 1e-9)
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of training time spent waiting for data, in [0, 1]."""
+        return self.wait_s / max(self.busy_s + self.wait_s, 1e-9)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Totals, so that a resumed run reports the whole run."""
+        return {key: getattr(self, key) for key in _TOTALS}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the totals up again."""
+        for key in _TOTALS:
+            setattr(self, key, state_dict[key])
+
+    def _log(self, pl_module: L.LightningModule) -> None:
+        images, busy, wait = (sum(column) for column in zip(*self._recent, strict=True))
+        self._recent.clear()
+        pl_module.log("train/images_per_s", images / (busy + wait), prog_bar=True, rank_zero_only=True)
+        pl_module.log("train/data_wait_fraction", wait / (busy + wait), rank_zero_only=True)

@@ -1,0 +1,1 @@
+"""Readers: manifests, images, canvases and the training stream."""

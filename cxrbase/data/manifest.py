@@ -1,0 +1,313 @@
+"""The manifest: one row per image, with who it is of, which split it is in and what is known about it."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cxrbase.data.decode import IMAGE_SUFFIXES
+from cxrbase.errors import ManifestError
+
+STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
+SPLITS = ("train", "val", "test")
+LABEL_PREFIX = "label_"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a binary task is read off a column of a manifest.
+
+    Args:
+        column: Column to read.
+        positive: Values that mean present.
+        negative: Values that mean absent; empty takes every other value that is not blank.
+        where: Values that other columns must have; rows that differ are unknown. None takes all rows.
+    """
+
+    column: str
+    positive: list[str]
+    negative: list[str]
+    where: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images and what is known about them; checked and completed when it is made.
+
+    Args:
+        table: One row per image. Needs `path`; the other string columns are filled with "", `age` with NaN.
+        root: Folder that `path` is relative to.
+
+    Raises:
+        ManifestError: A path is blank, repeated or outside `root`, a split is unknown, a patient is in two splits, or a
+            label is not 1, 0 or NaN.
+    """
+
+    table: pa.Table
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", _complete(self.table))
+        object.__setattr__(self, "root", Path(self.root))
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Sequence[Any] | NDArray[Any]], *, root: str | Path) -> "Manifest":
+        """Makes a manifest of columns of equal length, missing ones excepted; see the class for what is checked."""
+        try:
+            table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+        except (pa.ArrowException, UnicodeError, OverflowError) as error:
+            raise ManifestError(f"the columns do not make a table: {error}") from error
+        return cls(table, Path(root))
+
+    @classmethod
+    def read(
+        cls, path: str | Path, *, root: str | Path | None = None, targets: Mapping[str, Target] | None = None
+    ) -> "Manifest":
+        """Reads a manifest.
+
+        Args:
+            path: A .parquet or .csv file. Columns beyond the known ones are kept as text; `view` is accepted for
+                `view_position`.
+            root: Folder of the images; None takes the folder of the file.
+            targets: Labels to derive, by name.
+
+        Raises:
+            ManifestError: The file is missing, damaged or malformed.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".parquet", ".csv"):
+            raise ManifestError(f"cannot read the manifest {path}: its name must end in .parquet or .csv")
+        if not path.is_file():
+            raise ManifestError(f"no manifest {path}: give the path of an existing .parquet or .csv file")
+        try:
+            table = _read_csv(path) if path.suffix.lower() == ".csv" else pq.ParquetFile(path).read()
+            for name, target in (targets or {}).items():
+                table = _add_target(table, name, target)
+            manifest = cls(table, path.parent if root is None else Path(root))
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}") from error
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise ManifestError(f"cannot read {path}, write it again: {' '.join(str(error).split())}") from error
+        for name in manifest.table.column_names:
+            if name.startswith(LABEL_PREFIX) and name.removeprefix(LABEL_PREFIX) not in manifest.labels:
+                logger.warning("%s: column %s holds no 0 or 1, so it is text and not a label", path, name)
+        return manifest
+
+    @classmethod
+    def from_folder(cls, root: str | Path) -> "Manifest":
+        """Lists every file below a folder that has a known image suffix, sorted; hidden ones are left out."""
+        root = Path(root)
+        if not root.is_dir():
+            raise ManifestError(f"no folder {root}: give an existing folder of images")
+        paths: list[str] = []
+        seen: set[str] = set()
+        for folder, folders, files in os.walk(root, followlinks=True):
+            # Data sets are often linked together, so links are followed, but each folder only once.
+            fresh = os.path.realpath(folder) not in seen
+            seen.add(os.path.realpath(folder))
+            folders[:] = [name for name in folders if fresh and not name.startswith(".")]
+            found = [Path(folder, name) for name in files if fresh and not name.startswith(".")]
+            paths += [p.relative_to(root).as_posix() for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not paths:
+            raise ManifestError(f"no images below {root}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return cls.from_columns({"path": sorted(paths)}, root=root)
+
+    def write(self, path: str | Path) -> None:
+        """Writes typed Parquet; the file appears complete or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            pq.write_table(self.table, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def with_splits(self, *, val: float = 0.15, test: float = 0.15, seed: int = 0) -> "Manifest":
+        """Deals shares `val` and `test` of the patients, in [0, 1), by a hash, so that newcomers move nobody."""
+        if min(val, test) < 0 or val + test >= 1:
+            raise ValueError(f"val and test must be at least 0 and together below 1, got {val} and {test}")
+        if (self.column("split") != "").any():
+            raise ManifestError("the manifest has splits already: empty its column split to deal new ones")
+        splits = []
+        for patient in self.patients():
+            share = int.from_bytes(hashlib.sha256(f"{seed}:{patient}".encode()).digest()[:8]) / 2**64
+            splits.append("test" if share < test else "val" if share < test + val else "train")
+        index = self.table.column_names.index("split")
+        return Manifest(self.table.set_column(index, "split", pa.array(splits)), self.root)
+
+    def select(self, split: str) -> "Manifest":
+        """Rows of one split; ManifestError where it has none."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        chosen = self.table.filter(pc.equal(self.table["split"], split))
+        if not len(chosen):
+            raise ManifestError(f"the manifest has no image in split {split}: fill its column split")
+        return Manifest(chosen, self.root)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, without their prefix."""
+        labels = [f.name for f in self.table.schema if f.name.startswith(LABEL_PREFIX) and f.type == pa.float32()]
+        return tuple(name.removeprefix(LABEL_PREFIX) for name in labels)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Path of each image, `root` included."""
+        return [self.root / path for path in self.table["path"].to_pylist()]
+
+    def label_matrix(self) -> NDArray[np.float32]:
+        """Labels, (N, number of labels): 1 present, 0 absent, NaN unknown."""
+        columns = [self.column(LABEL_PREFIX + name) for name in self.labels]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), np.float32)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column, (N,): float32 for age and labels, otherwise objects of type str."""
+        return np.asarray(_pick(self.table, name))
+
+    def patients(self) -> NDArray[Any]:
+        """Patient of each image, (N,) of str; the path stands in for a blank patient_id."""
+        patients = self.column("patient_id")
+        return np.where(patients == "", self.column("path"), patients)
+
+    def check_files(self) -> None:
+        """Raises a ManifestError that names the first missing files, if there are any."""
+        if missing := [str(path) for path in self.paths if not os.path.isfile(path)]:
+            first = ", ".join(missing[:3])
+            raise ManifestError(f"{len(missing)} of {len(self)} images are not in {self.root}, first {first}: see `root`")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, as hex; the same for the same rows however they are stored."""
+        digest = hashlib.sha256()
+        for name in self.table.column_names:
+            values = self.column(name)
+            numeric = values.dtype == np.float32
+            digest.update(json.dumps([name, len(values), numeric]).encode())
+            # A NaN has many bit patterns; nan_to_num(nan=-1) gives it one that neither an age nor a label can have.
+            digest.update(np.nan_to_num(values, nan=-1).tobytes() if numeric else json.dumps(values.tolist()).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.table.num_rows)
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Every column as text, so that patient 007 stays 007; one thread, because only then errors name the row."""
+    parse = pacsv.ParseOptions(newlines_in_values=True)
+    with pacsv.open_csv(path, parse_options=parse) as reader:
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    return pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), parse, convert)
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """Checks every column, gives it its type and adds the missing ones."""
+    names = list(table.column_names)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ManifestError(f"the manifest has {len(repeated)} columns named {repeated[0]!r}: rename all but one")
+    if "view_position" not in names:
+        names = ["view_position" if name == "view" else name for name in names]
+        table = table.rename_columns(names)
+    if not len(_pick(table, "path")):
+        raise ManifestError("the manifest has no rows: give one row per image")
+    text = dict.fromkeys((*STRING_COLUMNS, "age"), pa.array([""] * len(table)))
+    text |= {name: _text(table, name) for name in names}
+    text["path"] = pa.array(_checked_paths(text["path"].to_pylist()))
+    _check_splits(text["patient_id"].to_pylist(), text["split"].to_pylist())
+    done = {name: text.pop(name) for name in STRING_COLUMNS}
+    done["age"] = _numbers("age", text.pop("age"), wanted="years or nothing")
+    for name in [name for name in text if name.startswith(LABEL_PREFIX)]:
+        # A text column without a single number, such as label_detail, is a remark and not a broken label.
+        if table[name].type not in (pa.string(), pa.large_string()) or _any_number(text[name]):
+            done[name] = _numbers(name, text.pop(name), wanted="1, 0 or nothing")
+    return pa.table(done | text)
+
+
+def _pick(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        found = ", ".join(table.column_names) or "none"
+        raise ManifestError(f"the manifest has no column {name}; its columns are {found}")
+    return table[name]
+
+
+def _text(table: pa.Table, name: str) -> pa.Array:
+    """A column as text without nulls; NaN is blank, because that is how pandas marks a missing value."""
+    column = _pick(table, name)
+    try:
+        text = column.cast(pa.string()).fill_null("")
+        if pa.types.is_floating(column.type):
+            text = pc.if_else(pc.is_nan(column).fill_null(True), "", text)
+    except pa.ArrowException as error:
+        raise ManifestError(f"column {name} cannot be read as text: drop it ({error})") from error
+    return text.combine_chunks()
+
+
+@lru_cache(4096)
+def _number(text: str) -> float:
+    """Blank is NaN; what is not a number is infinite, which no column may hold."""
+    try:
+        return float({"": "nan", "true": "1", "false": "0"}.get(text.strip().lower(), text))
+    except ValueError:
+        return np.inf
+
+
+def _any_number(text: pa.Array) -> bool:
+    return any(np.isfinite(_number(value)) for value in pc.unique(text).to_pylist())
+
+
+def _numbers(name: str, text: pa.Array, *, wanted: str) -> pa.Array:
+    numbers = np.array([_number(value) for value in text.to_pylist()])
+    good = np.isin(numbers, (0, 1)) if name.startswith(LABEL_PREFIX) else (numbers >= 0) & (numbers < np.inf)
+    for row in np.flatnonzero(~(good | np.isnan(numbers)))[:1]:
+        raise ManifestError(f"column {name} must hold {wanted}, got {text[int(row)].as_py()!r} in row {row + 1}")
+    return pa.array(numbers.astype(np.float32))
+
+
+def _checked_paths(paths: list[str]) -> list[str]:
+    first: dict[str, int] = {}
+    for row, path in enumerate(paths, 1):
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise ManifestError(f"path {path!r} in row {row} must name a file inside the image folder, relative to it")
+        if first.setdefault(str(pure), row) != row:
+            raise ManifestError(f"path {path!r} is in row {first[str(pure)]} and again in row {row}: keep one")
+    return list(first)
+
+
+def _check_splits(patients: list[str], splits: list[str]) -> None:
+    home: dict[str, str] = {}
+    for row, (patient, split) in enumerate(zip(patients, splits, strict=True), 1):
+        if split and split not in SPLITS:
+            raise ManifestError(f"split must be one of {', '.join(SPLITS)} or blank, got {split!r} in row {row}")
+        if patient and split and home.setdefault(patient, split) != split:
+            both = f"split {home[patient]} and in split {split}"
+            raise ManifestError(f"patient {patient} is in {both}: keep a patient in one, or give two people two ids")
+
+
+def _add_target(table: pa.Table, name: str, target: Target) -> pa.Table:
+    label, where = LABEL_PREFIX + name, target.where or {}
+    if label in table.column_names:
+        raise ManifestError(f"target {name} would replace the column {label}: give it another name")
+    text = {column: _text(table, column).to_numpy(zero_copy_only=False) for column in (target.column, *where)}
+    inside = np.logical_and.reduce([text[column] == value for column, value in where.items()], axis=0)
+    positive = inside & np.isin(text[target.column], target.positive)
+    negative = np.isin(text[target.column], target.negative) if target.negative else text[target.column] != ""
+    if not positive.any():
+        logger.warning("target %s: no image has %s in column %s", name, " or ".join(target.positive), target.column)
+    values = np.where(positive, 1, np.where(inside & negative, 0, np.nan))
+    return table.append_column(label, pa.array(values, pa.float32(), from_pandas=True))

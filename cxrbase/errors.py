@@ -1,0 +1,35 @@
+"""Errors that a user can act on: what was wrong, what was got, what to do."""
+
+
+class CXRBaseError(Exception):
+    """A problem with what the user gave us; the command line shows it as one sentence."""
+
+
+class ConfigError(CXRBaseError):
+    """Settings that cannot work together, or do not fit the checkpoint or data they are used with."""
+
+
+class ManifestError(CXRBaseError):
+    """A manifest or image folder that is missing, empty, malformed or leaks patients between splits."""
+
+
+class EncoderError(CXRBaseError):
+    """An encoder file that is missing, damaged or of another shape than it says."""
+
+
+class DecodeError(CXRBaseError):
+    """One image that could not be read.
+
+    Args:
+        source: Data set or reader that the image belongs to, "" when unknown.
+        key: Path or name of the image.
+        reason: What is wrong with it, as half a sentence.
+    """
+
+    def __init__(self, source: str, key: str, reason: str) -> None:
+        super().__init__(f"cannot read {key}{f' ({source})' if source else ''}: {reason}")
+        self.source, self.key, self.reason = source, key, reason
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str, str]]:
+        # The default would call __init__ with the finished message, which breaks on the way out of a worker process.
+        return type(self), (self.source, self.key, self.reason)

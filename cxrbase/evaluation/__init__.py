@@ -1,0 +1,1 @@
+"""Scores frozen features: what an encoder knows, with intervals, without any of the code that trained it."""

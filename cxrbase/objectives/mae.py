@@ -1,0 +1,147 @@
+"""MAE: reconstruct the pixels of masked patches from the visible ones."""
+
+from typing import ClassVar
+
+import torch
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from cxrbase.backbones import encode_visible
+from cxrbase.objectives.base import Loss, Objective
+from cxrbase.objectives.losses import masked_patch_loss
+from cxrbase.views import Views
+
+
+class MAE(Objective):
+    """Masked autoencoder (He et al. 2022, https://arxiv.org/abs/2111.06377).
+
+    The encoder sees the visible patches alone, a small decoder predicts the masked ones. Accumulating micro-batches gives
+    the same update as one large batch.
+
+    Args:
+        backbone: The shared ViT.
+        mask_ratio: Share of patches that is hidden, in (0, 1). 0.9 and a shallow decoder are the radiograph recipe
+            (Xiao et al. 2023, https://arxiv.org/abs/2210.12843); 0.75 is the photograph recipe of the paper.
+        decoder_dim: Width of the decoder; None takes the encoder's, at most 512.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Attention heads of the decoder; None takes one per 32 channels.
+        norm_pix: Whether the target patches are normalised by their own mean and variance.
+    """
+
+    num_global_views: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        backbone: VisionTransformer,
+        *,
+        mask_ratio: float = 0.9,
+        decoder_dim: int | None = None,
+        decoder_depth: int = 2,
+        decoder_heads: int | None = None,
+        norm_pix: bool = True,
+    ) -> None:
+        super().__init__(backbone)
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be in (0, 1), got {mask_ratio}")
+        if decoder_depth < 1:
+            raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
+        self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
+        self.patch = int(backbone.patch_embed.patch_size[0])
+        dim = decoder_dim or min(backbone.embed_dim, 512)
+        heads = decoder_heads or max(1, dim // 32)
+        if dim % heads or dim % 4:
+            raise ValueError(f"decoder_dim must be a multiple of 4 and of decoder_heads, got {dim} and {heads}")
+        self.decoder_embed = nn.Linear(backbone.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(decoder_depth)))
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.decoder_pred = nn.Linear(dim, self.patch**2 * backbone.patch_embed.proj.in_channels)
+        self._init_decoder()
+
+    def forward(self, views: Views, progress: float) -> Loss:
+        """Masks at random and returns the error over the masked patches."""
+        images = views.global_[0]
+        keep, masked = self.random_split(images)
+        loss = masked_patch_loss(
+            self.predict(images, keep, masked), self.target(images, masked), norm_pix=self.norm_pix
+        )
+        return Loss(loss, {})
+
+    def random_split(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws which patches stay and which are hidden: (B, K) and (B, N - K) indices, K = int(N * (1 - mask_ratio))."""
+        count = (images.shape[-2] // self.patch) * (images.shape[-1] // self.patch)
+        # At least one patch on each side, or there is nothing to see or nothing to predict.
+        kept = min(max(int(count * (1 - self.mask_ratio)), 1), count - 1)
+        order = torch.rand(images.shape[0], count, device=images.device).argsort(dim=1)
+        return order[:, :kept], order[:, kept:]
+
+    def predict(self, images: Tensor, keep: Tensor, masked: Tensor) -> Tensor:
+        """Predicts the masked patches from the kept ones.
+
+        Args:
+            images: (B, C, H, W) normalised.
+            keep: (B, K) indices of visible patches.
+            masked: (B, M) indices of hidden patches.
+
+        Returns:
+            (B, M, patch * patch * C), pixels first, then channels.
+        """
+        tokens = self.decoder_embed(encode_visible(self.backbone, images, keep))
+        prefix = self.backbone.num_prefix_tokens
+        grid = [images.shape[-2] // self.patch, images.shape[-1] // self.patch]
+        position = build_sincos2d_pos_embed(grid, dim=tokens.shape[-1], device=images.device)
+        hidden = self.mask_token + position[masked]
+        # Attention does not mind the order, so nothing is put back in place: [prefix, visible, hidden].
+        tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:] + position[keep], hidden], dim=1)
+        decoded = self.decoder_norm(self.decoder_blocks(tokens)[:, -masked.shape[1] :])
+        prediction: Tensor = self.decoder_pred(decoded)
+        return prediction
+
+    def target(self, images: Tensor, masked: Tensor) -> Tensor:
+        """True pixels of the masked patches, (B, M, patch * patch * C)."""
+        patches = patchify(images, self.patch)
+        return patches.gather(1, masked[:, :, None].expand(-1, -1, patches.shape[-1]))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Shows what the model sees and what it makes of it, with `norm_pix` undone.
+
+        Args:
+            images: (B, C, H, W) normalised.
+
+        Returns:
+            The images with masked patches at 0, and with masked patches as predicted; both (B, C, H, W).
+        """
+        keep, masked = self.random_split(images)
+        prediction, truth = self.predict(images, keep, masked).float(), self.target(images, masked)
+        if self.norm_pix:
+            spread = (truth.var(-1, keepdim=True) + 1e-6).sqrt()
+            prediction = prediction * spread + truth.mean(-1, keepdim=True)
+        patches = patchify(images, self.patch)
+        index = masked[:, :, None].expand_as(prediction)
+        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
+        seen, filled = patches.scatter(1, index, 0.0), patches.scatter(1, index, prediction)
+        return unpatchify(seen, self.patch, grid), unpatchify(filled, self.patch, grid)
+
+    def _init_decoder(self) -> None:
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in [self.decoder_embed, self.decoder_pred, *self.decoder_blocks.modules()]:
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Cuts (B, C, H, W) into (B, N, patch * patch * C), row by row, channels last within a pixel."""
+    batch, channels, height, width = images.shape
+    cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
+    """Puts (B, N, patch * patch * C) of a grid of rows and columns together again, (B, C, H, W)."""
+    rows, columns = grid
+    channels = patches.shape[-1] // patch**2
+    cut = patches.reshape(len(patches), rows, columns, patch, patch, channels)
+    return cut.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), channels, rows * patch, columns * patch)

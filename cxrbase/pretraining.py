@@ -1,0 +1,146 @@
+"""Pretraining: a backbone, an objective and an optimiser, glued to Lightning once for all objectives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cxrbase.backbones import create_backbone
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.errors import CXRBaseError, ConfigError
+from cxrbase.objectives import MAE, Loss, Objective
+from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.views import Views
+
+
+class Pretraining(L.LightningModule):
+    """Self-supervised pretraining of one Vision Transformer.
+
+    Args:
+        objective: The objective, made from the backbone.
+        backbone: A timm ViT name.
+        backbone_options: Further arguments of the timm model, such as {depth: 6}.
+        image_size: Side of a large view in pixels.
+        drop_path: Stochastic depth rate of the last block.
+        lr: Peak learning rate per 256 images; scaled once by batch x devices x accumulation.
+        min_lr: Learning rate at the end, as a share of the peak.
+        warmup: Share of the steps over which the learning rate rises from 0.
+        weight_decay: AdamW's weight decay; biases, norms, embeddings and tokens have none.
+        weight_decay_end: Weight decay at the end, reached along a cosine; None keeps it constant.
+        betas: AdamW's moments; (0.9, 0.95) is MAE's.
+        seed: Seed of masks and stochastic depth.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[[VisionTransformer], Objective] = MAE,
+        backbone: str = "vit_small_patch16_224",
+        backbone_options: dict[str, Any] | None = None,
+        image_size: int = 224,
+        drop_path: float = 0.0,
+        lr: float = 1.5e-4,
+        min_lr: float = 0.0,
+        warmup: float = 0.05,
+        weight_decay: float = 0.05,
+        weight_decay_end: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {warmup}")
+        self.lr, self.min_lr, self.warmup, self.betas, self.seed = lr, min_lr, warmup, betas, seed
+        self.weight_decay, self.weight_decay_end = weight_decay, weight_decay_end
+        self.backbone_name, self.image_size = backbone, image_size
+        self.backbone_options = backbone_options or {}
+        vit = create_backbone(backbone, image_size=image_size, drop_path=drop_path, options=self.backbone_options)
+        self.objective = objective(vit)
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The network to evaluate and to export."""
+        return self.objective.encoder
+
+    @property
+    def progress(self) -> float:
+        """Share of optimizer steps done, in [0, 1]."""
+        return min(self.global_step / max(self.trainer.estimated_stepping_batches, 1), 1.0)
+
+    def on_fit_start(self) -> None:
+        """Refuses views and batches that the objective cannot use, before any step is spent."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, CXRDataModule):
+            self._check(data)
+
+    def training_step(self, batch: Views, batch_idx: int) -> Tensor:
+        """Runs the objective and logs its loss."""
+        # Masks and stochastic depth depend on the position alone, so that a resumed run draws the same.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & (2**63 - 1))
+        loss, logs = self._loss(batch)
+        if not torch.isfinite(loss):
+            raise CXRBaseError(
+                f"the loss is {float(loss)} at step {self.global_step} with learning rate {self._current_lr():.3g}: lower "
+                "--model.lr, lengthen --model.warmup, or set --trainer.gradient_clip_val=1"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in logs.items()})
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps the optimiser, then lets the objective update its teacher: once per optimizer step, not per batch."""
+        if self.weight_decay_end is not None:
+            decay = cosine(self.progress, start=self.weight_decay, end=self.weight_decay_end)
+            self.optimizers().param_groups[0]["weight_decay"] = decay  # type: ignore[union-attr]
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(self.progress)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up and a cosine per step; the effective learning rate is printed."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch, devices = data.batch_size, self.trainer.world_size
+        lr = scaled_lr(self.lr, batch_size=batch, devices=devices, accumulate=self.trainer.accumulate_grad_batches)
+        rank_zero_info(
+            f"learning rate {lr:.3g} = {self.lr:.3g} x {batch} images x {devices} devices x "
+            f"{self.trainer.accumulate_grad_batches} accumulated / 256"
+        )
+        # Lightning cannot unscale fp16 gradients for clipping inside a fused optimiser.
+        fused = self.trainer.precision != "16-mixed"
+        groups = param_groups(self.objective, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=fused)
+        total = self.trainer.estimated_stepping_batches
+
+        def multiplier(step: int) -> float:
+            return warmup_cosine(min(step / total, 1.0), warmup=self.warmup, end=self.min_lr)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _loss(self, views: Views) -> Loss:
+        result: Loss = self.objective(views, self.progress)
+        return result
+
+    def _current_lr(self) -> float:
+        return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def _check(self, data: CXRDataModule) -> None:
+        name, needed = type(self.objective).__name__, self.objective.num_global_views
+        if data.views.num_global != needed:
+            raise ConfigError(
+                f"{name} needs {needed} large views of each image, data.views makes {data.views.num_global}: "
+                f"set --data.views.num_global={needed}"
+            )
+        if data.views.num_local and not self.objective.uses_local_views:
+            raise ConfigError(
+                f"{name} uses no small views, data.views makes {data.views.num_local}: set --data.views.num_local=0"
+            )
+        if data.batch_size < self.objective.min_batch_size:
+            raise ConfigError(
+                f"{name} needs at least {self.objective.min_batch_size} images per device, got data.batch_size "
+                f"{data.batch_size}"
+            )

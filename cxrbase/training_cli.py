@@ -1,0 +1,201 @@
+"""`cxrbase fit`: Lightning's command line around `Pretraining` and `CXRDataModule`, with everything in one run folder."""
+
+import difflib
+import inspect
+import re
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from cxrbase.callbacks.figures import Figures
+from cxrbase.callbacks.probe import FrozenProbe
+from cxrbase.callbacks.run_record import RunRecord
+from cxrbase.callbacks.summary import print_summary
+from cxrbase.callbacks.throughput import Throughput
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.errors import ConfigError
+from cxrbase.objectives import DINO, MAE, SimCLR
+from cxrbase.pretraining import Pretraining
+from cxrbase.views import RandomViews
+
+_NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
+
+
+class SuggestingParser(LightningArgumentParser):
+    """A parser that answers a mistyped option by the one that was probably meant."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Adds the nearest known option to the message."""
+        wrong = re.findall(r"--([\w.]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
+        words = [next(filter(None, groups)) for groups in wrong]
+        known = self._known_options()
+        for word in words:
+            near = difflib.get_close_matches(word.split(".")[-1], known, n=1)
+            if near and word.split(".")[-1] not in known:
+                message = f"{message.rstrip()} Did you mean {known[near[0]]!r}?"
+                break
+        super().error(message, *args, **kwargs)
+        raise SystemExit(2)
+
+    def _known_options(self) -> dict[str, str]:
+        """Every option by its last word."""
+        names = {action.dest.split(".")[-1]: action.dest for action in self._actions}
+        for prefix, kinds in {
+            "model.objective.init_args": (MAE, DINO, SimCLR),
+            "data.views.init_args": (RandomViews,),
+        }.items():
+            for kind in kinds:
+                for name in list(inspect.signature(kind).parameters):
+                    names.setdefault(name, f"{prefix}.{name}")
+        return names
+
+
+class CXRBaseCLI(LightningCLI):
+    """Lightning's command line with a run folder, found precision, and checkpoints that must agree with the settings."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run folder and the callbacks of every run, and writes shared values once."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of everything a run leaves; by default a new one in runs/.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(FrozenProbe, "probe")
+        parser.add_lightning_class_args(Figures, "figures")
+        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fitting: pretraining has no validation or test loop, frozen features are scored by a callback."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's settings win over the ones given, in silence (its issue 21455).
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not path or path in _NAMED_BY_PATH:
+            return
+        checkpoint = Path(path) / "last.ckpt" if Path(path).is_dir() else Path(path)
+        if not checkpoint.is_file():
+            raise ConfigError(f"no checkpoint at {checkpoint}: give a run folder or its last.ckpt with --ckpt_path")
+        config["ckpt_path"] = str(checkpoint)
+        if config.get("run_dir") is None:
+            config["run_dir"] = str(checkpoint.parent)
+        refuse_mismatch(checkpoint, config["model"].as_dict())
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in what depends on the machine and the moment."""
+        config = self.config[self.config.subcommand]
+        if config.run_dir is None:
+            objective = str(config.model.objective.class_path).rsplit(".", 1)[-1].lower()
+            config.run_dir = f"runs/{objective}_{config.model.backbone}_{datetime.now():%Y%m%d-%H%M%S}"
+        if config.trainer.precision is None:
+            config.trainer.precision = found_precision(str(config.trainer.accelerator))
+        config.trainer.default_root_dir = config.run_dir
+        config.checkpoint.dirpath = config.run_dir
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Gives the trainer its log folder and the callbacks that belong to each other."""
+        config = self.config_init[self.config_init.subcommand]
+        if config.trainer.logger is None:
+            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="")
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = {type(callback): callback for callback in callbacks}
+        # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
+        callbacks.insert(0, RunRecord(found[Throughput], found[FrozenProbe]))
+        if trainer.loggers:
+            callbacks.insert(0, LearningRateMonitor("step"))
+        return trainer
+
+
+def fit(words: list[str]) -> int:
+    """Runs `cxrbase fit` and prints a summary.
+
+    Args:
+        words: Words after `fit`.
+
+    Returns:
+        The exit code.
+    """
+    _quiet()
+    try:
+        cli = CXRBaseCLI(
+            Pretraining,
+            CXRDataModule,
+            args=["fit", *words],
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "cxrbase", "description": "Pretrains a Vision Transformer on chest radiographs."},
+            parser_class=SuggestingParser,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+    if cli.trainer.is_global_zero:
+        print_summary(Path(cli.trainer.default_root_dir), sys.stdout)
+    return 0
+
+
+def found_precision(accelerator: str) -> str:
+    """bf16-mixed where the GPU computes in it, 16-mixed on older ones, 32-true on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
+    """Compares what a checkpoint was trained with to what is asked for now.
+
+    Args:
+        checkpoint: A Lightning checkpoint of `Pretraining`.
+        model: The model's settings as parsed.
+
+    Raises:
+        ConfigError: If the file is not a checkpoint, or objective or backbone differ.
+    """
+    try:
+        held = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        raise ConfigError(f"{checkpoint} is not a checkpoint of cxrbase fit, or is damaged: {error}") from error
+    for key in ("objective", "backbone", "backbone_options", "image_size"):
+        was, now = _shape(held.get(key)), _shape(model.get(key))
+        if was != now:
+            raise ConfigError(
+                f"{checkpoint} was trained with {key} {was}, the settings say {now}: use the same configuration to go on, "
+                "or leave --ckpt_path out to start a new run"
+            )
+
+
+def _shape(setting: Any) -> Any:
+    """A setting in the form that can be compared: an objective is its class and the arguments that shape its weights."""
+    if isinstance(setting, dict) and "class_path" in setting:
+        return {"class": setting["class_path"].rsplit(".", 1)[-1], **dict(setting.get("init_args") or {})}
+    return setting or None
+
+
+def _seed(value: int | bool) -> int:
+    return int(value)
+
+
+def _quiet() -> None:
+    # Each of these is known and harmless here, and would bury the progress bar.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*logging interval.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
