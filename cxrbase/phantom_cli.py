@@ -13,7 +13,7 @@ def phantom(words: list[str]) -> int:
 
 
 def make(
-    root: str = "data/phantom", patients: int = 1500, image_size: int = 128, seed: int = 0, workers: int | None = None
+    root: str = "data/phantom", patients: int = 1200, image_size: int = 128, seed: int = 0, workers: int | None = None
 ) -> None:
     """Makes simulated radiographs with known findings, and contact_sheet.png beside them.
 

@@ -135,7 +135,7 @@ def layout(patient: Patient, pose: Pose) -> Chest:
     heart = _heart(patient, pose)
     lungs = tuple(_lung(patient, pose, side, heart) for side in SIDES)
     skin, muscle = _body(patient, pose)
-    details = [_spine(patient), _ribs(patient, pose), _shoulders(patient, pose), _airway(), _gas(patient, pose)]
+    details = [_spine(patient), _ribs(patient, pose), _shoulders(patient, pose), _airway(), _gas(patient, pose), _breasts(patient)]
     return Chest(skin, muscle, (lungs[0], lungs[1]), join(details))
 
 
@@ -181,11 +181,17 @@ def _body(patient: Patient, pose: Pose) -> tuple[Ellipsoids, Ellipsoids]:
             parts.append(ellipsoid([side * (reach + 3.0), -5, -2], [3.9, 19, 4.3], tilt=side * (6 + 4 * pose.arms)))
     muscle = join(parts)
     outer = [Ellipsoids(muscle.centre, _thicker(muscle, patient.fat), muscle.density, muscle.kind)]
-    if patient.sex == "F":
-        rng = patient.stream(0)
-        cup, low = rng.uniform(0.6, 1.2) + 0.1 * patient.fat, rng.uniform(-9.5, -5.0)
-        outer.append(ellipsoid([[s * 8.2, low, 8.0 + patient.fat] for s in SIDES], np.array([6.2, 5.6, 4.4]) * cup))
     return join(outer), muscle
+
+
+def _breasts(patient: Patient) -> Ellipsoids:
+    """Soft-edged, because an outline as sharp as the skin's is not what a standing patient casts."""
+    if patient.sex != "F":
+        return join([])
+    rng = patient.stream(0)
+    cup, low = rng.uniform(0.6, 1.15) + 0.08 * patient.fat, rng.uniform(-9.5, -5.0)
+    place = [[side * rng.uniform(7.4, 8.8), low, 7.5 + 0.8 * patient.fat] for side in SIDES]
+    return ellipsoid(place, np.array([8.2, 7.6, 6.0]) * cup, 0.6 * FAT, kind="soft")
 
 
 def _thicker(shapes: Ellipsoids, layer: float) -> Floats:

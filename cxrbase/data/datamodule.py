@@ -29,7 +29,7 @@ class Phantom:
         seed: Seed of the patients.
     """
 
-    patients: int = 1500
+    patients: int = 1200
     image_size: int = 128
     seed: int = 0
 

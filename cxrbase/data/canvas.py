@@ -1,0 +1,177 @@
+"""Every image decoded once and kept at the size that training needs, as one array on disk."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.errors import DecodeError, ManifestError
+
+logger = logging.getLogger(__name__)
+
+
+def to_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Shrinks an image to fit a square and lays it in the upper left corner; nothing is enlarged or distorted.
+
+    Args:
+        image: (H, W) uint8.
+        size: Side of the square in pixels.
+
+    Returns:
+        The canvas, (size, size) with zeros beside the image, and the height and width that the image takes.
+    """
+    height, width = image.shape
+    factor = min(1.0, size / max(height, width))
+    taken = max(1, round(height * factor)), max(1, round(width * factor))
+    if taken != (height, width):
+        # Pillow widens its filter when it shrinks, so nothing aliases.
+        image = np.asarray(Image.fromarray(image).resize(taken[::-1], Image.Resampling.BICUBIC))
+    canvas = np.zeros((size, size), np.uint8)
+    canvas[: taken[0], : taken[1]] = image
+    return canvas, taken
+
+
+class CanvasStore:
+    """Canvases of the readable images of a manifest.
+
+    Attributes:
+        rows: Manifest rows whose image is readable, sorted, (M,) int64.
+    """
+
+    def __init__(self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None) -> None:
+        self.paths, self.size, self.sizes = paths, size, sizes
+        self.rows = np.flatnonzero(sizes[:, 0] > 0)
+        self._file, self._pixels = pixels, None
+
+    @classmethod
+    def open(
+        cls, manifest: Manifest, *, size: int, cache_dir: str | Path, max_bad: float = 0.01, limit_gb: float = 8.0
+    ) -> "CanvasStore":
+        """Opens the canvases of a manifest and makes them first where they are missing.
+
+        All images are decoded once, which finds the unreadable ones before training starts. Files that changed are
+        noticed by their size and time.
+
+        Args:
+            manifest: Images.
+            size: Side of a canvas in pixels.
+            cache_dir: Folder of the canvases.
+            max_bad: Largest share of unreadable images that is tolerated, in [0, 1]; they are left out and named.
+            limit_gb: Above this size only the outcome of decoding is kept, and images are decoded again on access.
+
+        Raises:
+            ManifestError: More images are unreadable, or the canvases cannot be written.
+        """
+        kept = len(manifest) * size**2 <= limit_gb * 1e9
+        cache_dir = Path(cache_dir)
+        stem = f"{_key(manifest, size)}-{size}"
+        pixels, sizes = (cache_dir / f"{stem}.npy" if kept else None), cache_dir / f"{stem}-sizes.npy"
+        if not sizes.is_file() or (pixels is not None and not pixels.is_file()):
+            try:
+                cache_dir.mkdir(parents=True, exist_ok=True)
+                _make(manifest, size, max_bad, pixels, sizes)
+            except OSError as error:
+                raise ManifestError(
+                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set --data.cache_dir to a "
+                    f"folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
+                ) from error
+        return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels)
+
+    def read(self, row: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Canvas of one image, (size, size) uint8, and the height and width that the image takes of it.
+
+        Raises:
+            DecodeError: The canvases are not kept and the file was damaged since it was checked.
+        """
+        if self._file is None:
+            return to_canvas(to_uint8(decode(self.paths[row])), self.size)
+        if self._pixels is None:
+            self._pixels = np.load(self._file, mmap_mode="r")
+        height, width = self.sizes[row]
+        return self._pixels[row], (int(height), int(width))
+
+    def __len__(self) -> int:
+        """Rows of the manifest, unreadable ones included."""
+        return len(self.paths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped file, which a worker opens for itself."""
+        return {**self.__dict__, "_pixels": None}
+
+
+def _key(manifest: Manifest, size: int) -> str:
+    """Changes with the files, their order, and how they are decoded."""
+    digest = hashlib.sha256(json.dumps([1, size, INTENSITY_CONVENTION]).encode())
+    for path, name in zip(manifest.paths, manifest.column("path"), strict=True):
+        try:
+            status = path.stat()
+            state = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            state = []
+        digest.update(json.dumps([name, state]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path) -> None:
+    taken, bad = np.zeros((len(manifest), 2), np.int32), []
+    # Under a temporary name until complete, so that a killed process leaves no half-made array behind.
+    part = sizes.with_name(f"{sizes.name}.{os.getpid()}.part.npy")
+    try:
+        shape = (len(manifest), size, size)
+        array = np.lib.format.open_memmap(part, "w+", np.uint8, shape) if pixels else None
+        for row, (result, error) in enumerate(_decoded(manifest.paths, size)):
+            if result is None:
+                bad.append(error)
+                continue
+            taken[row] = result[1]
+            if array is not None:
+                array[row] = result[0]
+        _judge(bad, len(manifest), max_bad)
+        if array is not None and pixels is not None:
+            array.flush()
+            os.replace(part, pixels)
+        np.save(part, taken)
+        os.replace(part, sizes)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+Result = tuple[tuple[NDArray[np.uint8], tuple[int, int]] | None, DecodeError | None]
+
+
+def _decoded(paths: list[Path], size: int) -> Iterator[Result]:
+    """Canvas or error of every file, in order, decoded by threads a little ahead of who asks."""
+
+    def work(path: Path) -> Result:
+        try:
+            return to_canvas(to_uint8(decode(path)), size), None
+        except DecodeError as error:
+            return None, error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(total=len(paths), desc="decoding images", unit="image", mininterval=1.0, disable=len(paths) < 100)
+        for start in range(0, len(paths), 256):
+            for result in pool.map(work, paths[start : start + 256]):
+                bar.update()
+                yield result
+        bar.close()
+
+
+def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
+    for error in bad[:10]:
+        logger.warning("left out: %s", error)
+    if len(bad) > max_bad * total:
+        raise ManifestError(
+            f"{len(bad)} of {total} images are unreadable, more than data.max_bad={max_bad:g} allows; first: {bad[0]}"
+        )
