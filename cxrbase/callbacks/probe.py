@@ -93,7 +93,7 @@ class FrozenProbe(Callback):
             "n_test": self.pretrained.n_test,
             "linear": {"random_init": before["linear"], "pretrained": after["linear"]},
             "knn": {"random_init": before["knn"], "pretrained": after["knn"]},
-            "difference": compare(self.pretrained, self.untrained),
+            "difference": {name: s.to_dict() for name, s in compare(self.pretrained, self.untrained).items()},
         }
 
     def _score(self, trainer: L.Trainer, encoder: VisionTransformer, name: str, test: str = "test") -> ProbeResult:

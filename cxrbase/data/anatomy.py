@@ -112,7 +112,7 @@ def draw_patient(seed: tuple[int, ...], findings: dict[str, float]) -> Patient:
     sex = "F" if rng.random() < 0.48 else "M"
     build = np.array([0.93, 0.92, 0.94]) if sex == "F" else np.array([1.0, 1.0, 1.0])
     size = build * (1 + 0.04 * rng.standard_normal()) * (1 + 0.05 * rng.standard_normal(3))
-    enlarged = 1.18 + 0.27 * findings["cardiomegaly"] if "cardiomegaly" in findings else rng.uniform(0.84, 1.08)
+    enlarged = 1.08 + 0.32 * findings["cardiomegaly"] if "cardiomegaly" in findings else rng.uniform(0.84, 1.08)
     return Patient(
         seed=seed,
         sex=sex,

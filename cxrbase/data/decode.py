@@ -19,10 +19,11 @@ MAX_PIXELS = 100_000_000
 INTENSITY_CONVENTION = (
     "bone bright; 8-bit images as stored, deeper ones mapped linearly from their 0.1st and 99.9th percentile to 0..255"
 )
+_PHOTOMETRIC = 262  # TIFF tag
 Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
-            OverflowError, MemoryError, Image.DecompressionBombError)  # fmt: skip
+            AttributeError, OverflowError, MemoryError, NotImplementedError, Image.DecompressionBombError)  # fmt: skip
 
 
 def decode(path: str | Path, *, source: str = "") -> Pixels:
@@ -99,12 +100,15 @@ def _read_raster(path: Path) -> Pixels:
         _check_size(*image.size)
         if getattr(image, "n_frames", 1) > 1 and image.format not in ("PNG", "MPO"):
             raise _Refused(f"it holds {image.n_frames} frames")  # type: ignore[attr-defined]
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
         # Viewers turn a photograph by its EXIF tag, so whoever labelled the image saw it turned.
         image = ImageOps.exif_transpose(image)
         if image.mode == "L":
             return np.array(image)
         if image.mode.startswith("I;16"):
-            return np.array(image).astype(np.uint16)
+            values = np.array(image).astype(np.uint16)
+            # Pillow turns white-is-zero TIFFs of 8 bits itself, and leaves those of 16 as they are.
+            return np.uint16(65535) - values if white_is_zero else values
         if image.mode in ("I", "F"):
             return _narrow(np.array(image))
         if image.mode == "LA":
@@ -125,6 +129,7 @@ def _read_dicom(path: Path) -> Pixels:
     """Modality rescale applied and MONOCHROME1 turned bone bright, both by the DICOM library of ITK."""
     import SimpleITK
 
+    _check_dicom(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
@@ -141,6 +146,34 @@ def _read_dicom(path: Path) -> Pixels:
     values = SimpleITK.GetArrayFromImage(image)
     values = values[0] if len(size) > 2 else values
     return _narrow(values.mean(-1) if values.ndim == 3 else values)
+
+
+def _check_dicom(path: Path) -> None:
+    """Refuses a file that holds less than it declares.
+
+    ITK would reserve up to 4 GB for the rest, or fill up the image with whatever is in memory.
+    """
+    import pydicom
+    from pydicom.dataelem import RawDataElement
+
+    header = pydicom.dcmread(path, defer_size=1024, force=True)
+    width, height = int(header.get("Columns", 0)), int(header.get("Rows", 0))
+    _check_size(width, height)
+    size = path.stat().st_size
+    for element in (header.get_item(tag, keep_deferred=True) for tag in list(header.keys())):
+        # Other elements are sequences, or compressed pixels, which have no length of their own.
+        if not isinstance(element, RawDataElement) or element.length == 0xFFFFFFFF:
+            continue
+        if element.value_tell + element.length > size and not _deflated(header):
+            raise _Refused(f"it ends {element.value_tell + element.length - size} bytes early")
+        # Colour may be stored at half the resolution.
+        needed = width * height * int(header.get("BitsAllocated", 16)) // 8
+        if element.tag == 0x7FE00010 and header.get("SamplesPerPixel", 1) == 1 and element.length < needed:
+            raise _Refused(f"it holds {element.length} of {needed} bytes of pixels")
+
+
+def _deflated(header: Any) -> bool:
+    return bool(header.file_meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99")
 
 
 def _itk_reason(error: RuntimeError) -> str:

@@ -188,7 +188,9 @@ class Manifest:
         """Raises a ManifestError that names the first missing files, if there are any."""
         if missing := [str(path) for path in self.paths if not os.path.isfile(path)]:
             first = ", ".join(missing[:3])
-            raise ManifestError(f"{len(missing)} of {len(self)} images are not in {self.root}, first {first}: see `root`")
+            raise ManifestError(
+                f"{len(missing)} of {len(self)} images are not in {self.root}, first {first}: see `root`"
+            )
 
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hex; the same for the same rows however they are stored."""
@@ -217,9 +219,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 def _complete(table: pa.Table) -> pa.Table:
     """Checks every column, gives it its type and adds the missing ones."""
-    names = list(table.column_names)
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ManifestError(f"the manifest has {len(repeated)} columns named {repeated[0]!r}: rename all but one")
+    names = _names(table)
     if "view_position" not in names:
         names = ["view_position" if name == "view" else name for name in names]
         table = table.rename_columns(names)
@@ -236,6 +236,14 @@ def _complete(table: pa.Table) -> pa.Table:
         if table[name].type not in (pa.string(), pa.large_string()) or _any_number(text[name]):
             done[name] = _numbers(name, text.pop(name), wanted="1, 0 or nothing")
     return pa.table(done | text)
+
+
+def _names(table: pa.Table) -> list[str]:
+    names = list(table.column_names)
+    for name in names:
+        if names.count(name) > 1:
+            raise ManifestError(f"the manifest has {names.count(name)} columns named {name!r}: rename all but one")
+    return names
 
 
 def _pick(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -301,7 +309,7 @@ def _check_splits(patients: list[str], splits: list[str]) -> None:
 
 def _add_target(table: pa.Table, name: str, target: Target) -> pa.Table:
     label, where = LABEL_PREFIX + name, target.where or {}
-    if label in table.column_names:
+    if label in _names(table):
         raise ManifestError(f"target {name} would replace the column {label}: give it another name")
     text = {column: _text(table, column).to_numpy(zero_copy_only=False) for column in (target.column, *where)}
     inside = np.logical_and.reduce([text[column] == value for column, value in where.items()], axis=0)

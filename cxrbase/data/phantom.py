@@ -82,6 +82,8 @@ def _holds(root: Path, spec: dict[str, int]) -> bool:
         if found == spec:
             return True
         raise ConfigError(f"{root} holds {found} and not {spec}: remove it, or set --data.root to another folder")
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root} is not a folder: set --data.root to a new folder")
     if root.is_dir() and any(root.iterdir()) and not (root / ".unfinished").exists():
         raise ConfigError(f"{root} is not empty and holds no phantom: set --data.root to a new folder")
     return False

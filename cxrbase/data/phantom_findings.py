@@ -21,7 +21,7 @@ FINDINGS = (
 )
 PREVALENCE = (0.2, 0.18, 0.18, 0.22, 0.22, 0.22, 0.18, 0.2)
 # Middle of each lobe in the unit ball of the pleural cavity, x away from the midline.
-_LOBES = np.array([[0.1, 0.52, 0.1], [0.05, 0.1, 0.5], [0.15, 0.08, -0.5]])
+_LOBES = np.array([[0.1, 0.45, 0.1], [0.05, -0.05, 0.45], [0.15, -0.05, -0.45]])
 _SOFT_CHORD = 16 / 15
 
 
@@ -91,11 +91,12 @@ def _pneumonia(rng: np.random.Generator, severity: float, lungs: tuple[Lung, Lun
     i = int(rng.integers(2))
     lobe = _LOBES[rng.integers(3)] + rng.normal(0, 0.06, 3)
     centre = lungs[i].place(lobe[None] * [SIDES[i], 1, 1])[0]
-    spread = rng.uniform([1.3, 1.1, 1.3], [2.2, 2.2, 2.4]) * (0.75 + 0.4 * severity)
-    dose = 0.22 + 0.5 * severity
+    spread = rng.uniform([1.8, 1.7, 1.8], [2.9, 3.1, 3.1]) * (0.75 + 0.4 * severity)
+    # Consolidated lung is as dense as soft tissue: 0.16 per cm more than air-filled, over 3 to 7 cm.
+    dose = 0.45 + 0.6 * severity
     parts[i] = join([
-        _patch(rng, lungs[i], centre, spread=spread, radius=2.0, dose=0.65 * dose, grain=45),
-        _patch(rng, lungs[i], centre, spread=spread, radius=0.7, dose=0.35 * dose, grain=70),
+        _patch(rng, lungs[i], centre, spread=spread, radius=2.8, dose=1.6 * dose, grain=60),
+        _patch(rng, lungs[i], centre, spread=spread, radius=0.9, dose=0.4 * dose, grain=70),
     ])  # fmt: skip
     return parts
 
@@ -104,13 +105,14 @@ def _covid19(rng: np.random.Generator, severity: float, lungs: tuple[Lung, Lung]
     parts = []
     for side, lung in zip(SIDES, lungs, strict=True):
         patches = []
-        for _ in range(int(rng.integers(2, 4 + round(2 * severity)))):
+        for _ in range(int(rng.integers(2, 5 + round(2 * severity)))):
             angle, height = rng.uniform(-1.1, 1.1), rng.uniform(-0.08, 0.55)
             edge = 0.84 * np.sqrt(1 - height**2)
             unit = np.array([[side * edge * np.cos(angle), height, edge * np.sin(angle)]])
-            spread = rng.uniform([0.6, 1.0, 1.0], [1.1, 2.0, 2.0])
-            dose = (0.14 + 0.26 * severity) * rng.uniform(0.6, 1.2)
-            patches.append(_patch(rng, lung, lung.place(unit)[0], spread=spread, radius=1.3, dose=dose, grain=24))
+            spread = rng.uniform([0.8, 1.3, 1.3], [1.4, 2.6, 2.6])
+            # Ground glass is about 300 HU denser than normal lung: 0.06 per cm, over 4 to 9 cm.
+            dose = (0.25 + 0.35 * severity) * rng.uniform(0.6, 1.2)
+            patches.append(_patch(rng, lung, lung.place(unit)[0], spread=spread, radius=1.9, dose=0.95 * dose, grain=24))
         parts.append(join(patches))
     return parts
 
@@ -120,7 +122,7 @@ def _tuberculosis(rng: np.random.Generator, severity: float, lungs: tuple[Lung, 
     for i in _sides(rng, both=0.3):
         lung = lungs[i]
         unit = np.array([[SIDES[i] * rng.uniform(-0.1, 0.25), rng.uniform(0.68, 0.8), rng.uniform(-0.3, 0.1)]])
-        centre, dose = lung.place(unit)[0], 0.12 + 0.3 * severity
+        centre, dose = lung.place(unit)[0], 0.3 + 0.5 * severity
         new = [
             _patch(rng, lung, centre, spread=np.array([1.3, 1.5, 1.3]), radius=1.2, dose=0.6 * dose, grain=20),
             _patch(rng, lung, centre - [0, 0.8, 0], spread=np.array([1.6, 2.2, 1.6]), radius=0.4, dose=dose, grain=30),
@@ -144,7 +146,8 @@ def _nodule(rng: np.random.Generator, severity: float, lungs: tuple[Lung, Lung])
         points = _free(lungs[i].place(unit), lungs[i]) if (unit**2).sum() < 0.72 else unit[:0]
         if not len(points):
             continue
-        radius = (0.5 + 0.8 * severity) * rng.uniform(0.85, 1.15)
+        # Up to 3 cm across is a nodule; more is a mass.
+        radius = (0.65 + 0.75 * severity) * rng.uniform(0.9, 1.07)
         density = (SOFT - LUNG) * rng.uniform(1.0, 1.6)
         parts[i].append(ellipsoid(points, radius * rng.uniform(0.9, 1.1, 3), density))
         left -= 1
@@ -158,7 +161,7 @@ def _level(lung: Lung, severity: float) -> Ellipsoids:
     """The ellipsoid above the fluid: its lower face is the meniscus, which climbs towards the chest wall."""
     dome = lung.solids[:1]
     side = np.sign(dome.centre[0, 0])
-    level = dome.centre[0, 1] + 10.6 - 5.0 + 9.0 * severity
+    level = dome.centre[0, 1] + 10.6 - 6.2 + 9.0 * severity
     return ellipsoid([side * 5.3, level + 16, 0.8], [8.9, 16, 10.4])
 
 

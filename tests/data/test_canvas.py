@@ -1,0 +1,154 @@
+"""Canvases: geometry, the cache on disk, what is done about unreadable images, and workers."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbase.data.canvas import CanvasStore, to_canvas
+from cxrbase.data.decode import decode, to_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.errors import DecodeError, ManifestError
+
+
+def smooth(height, width, period=11.0):
+    rows, columns = np.mgrid[:height, :width]
+    return np.uint8(127 + 60 * np.sin(rows / period) + 60 * np.cos(columns / period))
+
+
+def fill(folder, count=6):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(smooth(80, 60 + 10 * number, 5.0 + number)).save(folder / f"{number}.png")
+    return Manifest.from_folder(folder)
+
+
+def files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def expect(manifest, row, size):
+    return to_canvas(to_uint8(decode(manifest.paths[row])), size)
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 200), (200, 400), (129, 128), (1000, 3), (64, 300)])
+def test_the_aspect_ratio_is_kept_and_the_rest_is_zero(height, width):
+    canvas, (tall, wide) = to_canvas(smooth(height, width), 64)
+    assert canvas.shape == (64, 64)
+    assert max(tall, wide) == 64
+    assert abs(tall - 64 * height / max(height, width)) <= 0.5 or tall == 1
+    assert abs(wide - 64 * width / max(height, width)) <= 0.5 or wide == 1
+    assert not canvas[tall:].any()
+    assert not canvas[:, wide:].any()
+
+
+def test_small_images_are_not_enlarged():
+    image = smooth(20, 33)
+    canvas, taken = to_canvas(image, 64)
+    assert taken == (20, 33)
+    np.testing.assert_array_equal(canvas[:20, :33], image)
+
+
+def test_shrinking_preserves_the_mean_and_does_not_alias():
+    image = smooth(512, 384, 40.0)
+    canvas, (tall, wide) = to_canvas(image, 64)
+    assert (tall, wide) == (64, 48)
+    blocks = image.reshape(64, 8, 48, 8).mean(axis=(1, 3))
+    assert abs(canvas[:64, :48].mean() - image.mean()) < 0.5
+    assert np.abs(canvas[:64, :48] - blocks).mean() < 1.5
+    stripes = np.where(np.arange(512) % 2, 255, 0).astype(np.uint8)[None].repeat(512, 0)
+    assert np.abs(to_canvas(stripes, 100)[0][5:-5, 5:-5].astype(float) - 127.5).max() < 12
+
+
+def test_a_store_reads_what_decoding_gives(tmp_path):
+    manifest = fill(tmp_path / "images")
+    store = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache")
+    assert len(store) == 6
+    assert store.rows.tolist() == [0, 1, 2, 3, 4, 5]
+    for row in range(6):
+        pixels, taken = store.read(row)
+        expected, size = expect(manifest, row, 64)
+        np.testing.assert_array_equal(pixels, expected)
+        assert taken == size
+
+
+def test_the_second_opening_decodes_nothing(tmp_path):
+    manifest = fill(tmp_path / "images")
+    first = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache").read(2)[0].copy()
+    before, status = files(tmp_path / "cache"), manifest.paths[2].stat()
+    # Other bytes behind the same size and time: only a second decoding would notice.
+    manifest.paths[2].write_bytes(bytes(status.st_size))
+    os.utime(manifest.paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(again.read(2)[0], first)
+    assert files(tmp_path / "cache") == before
+
+
+def test_a_changed_file_another_size_and_another_order_are_noticed(tmp_path):
+    manifest = fill(tmp_path / "images")
+    CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache")
+    Image.fromarray(np.full((30, 30), 77, np.uint8)).save(manifest.paths[1])
+    pixels, taken = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache").read(1)
+    assert taken == (30, 30)
+    assert (pixels[:30, :30] == 77).all()
+    assert CanvasStore.open(manifest, size=32, cache_dir=tmp_path / "cache").read(0)[0].shape == (32, 32)
+    backwards = Manifest.from_columns({"path": manifest.column("path")[::-1]}, root=manifest.root)
+    store = CanvasStore.open(backwards, size=64, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(store.read(0)[0], expect(manifest, 5, 64)[0])
+
+
+def test_unreadable_images_are_left_out_and_named(tmp_path, caplog):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[3].write_bytes(b"nonsense")
+    manifest.paths[5].unlink()
+    store = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.34)
+    assert store.rows.tolist() == [0, 1, 2, 4]
+    assert len(store) == 6
+    assert str(manifest.paths[3]) in caplog.text
+    assert str(manifest.paths[5]) in caplog.text
+    np.testing.assert_array_equal(store.read(4)[0], expect(manifest, 4, 64)[0])
+
+
+def test_too_many_unreadable_images_are_refused_and_leave_nothing_behind(tmp_path):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[3].write_bytes(b"nonsense")
+    for _ in range(2):
+        with pytest.raises(ManifestError, match="1 of 6 images are unreadable, more than") as raised:
+            CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.1)
+        assert str(manifest.paths[3]) in str(raised.value)
+    assert files(tmp_path / "cache") == {}
+
+
+def test_above_the_limit_images_are_decoded_on_access_to_the_same_pixels(tmp_path):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[0].write_bytes(b"nonsense")
+    kept = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "kept", max_bad=0.5)
+    light = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "light", max_bad=0.5, limit_gb=1e-6)
+    assert sum(path.stat().st_size for path in (tmp_path / "light").iterdir()) < 1000
+    assert light.rows.tolist() == kept.rows.tolist() == [1, 2, 3, 4, 5]
+    for row in kept.rows:
+        np.testing.assert_array_equal(light.read(row)[0], kept.read(row)[0])
+        assert light.read(row)[1] == kept.read(row)[1]
+    manifest.paths[4].unlink()
+    with pytest.raises(DecodeError, match=r"4\.png"):
+        light.read(4)
+
+
+def test_a_cache_that_cannot_be_written_is_refused_with_the_setting_to_change(tmp_path):
+    manifest = fill(tmp_path / "images")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "cache"):
+        with pytest.raises(ManifestError, match=r"cannot write .* set --data\.cache_dir"):
+            CanvasStore.open(manifest, size=64, cache_dir=place)
+
+
+def test_a_store_travels_to_workers_without_its_pixels(tmp_path):
+    manifest = fill(tmp_path / "images", count=40)
+    store = CanvasStore.open(manifest, size=128, cache_dir=tmp_path / "cache")
+    first = store.read(7)[0].copy()
+    packed = pickle.dumps(store)
+    assert len(packed) < 20_000
+    np.testing.assert_array_equal(pickle.loads(packed).read(7)[0], first)
+    assert not store.read(7)[0].flags.writeable

@@ -1,0 +1,301 @@
+"""Decoding of every format against the values that were written, and DecodeError for whatever cannot be decoded."""
+
+import contextlib
+import pickle
+import resource
+import struct
+import zlib
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import apply_rescale
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+from cxrbase.data.decode import decode, to_uint8
+from cxrbase.errors import DecodeError
+
+RAMP_16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+RAMP_12 = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+RAMP_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def photo(height=60, width=48):
+    rows, columns = np.mgrid[:height, :width]
+    return np.uint8(127 + 80 * np.sin(rows / 9) + 40 * np.cos(columns / 7))
+
+
+def write_dicom(path, stored, *, polarity="MONOCHROME2", frames=1, **elements):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        DigitalXRayImageStorageForPresentation,
+        generate_uid(),
+    )
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = Dataset()
+    image.file_meta = meta
+    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    image.Modality, image.SamplesPerPixel, image.PhotometricInterpretation = "DX", 1, polarity
+    image.Rows, image.Columns = stored.shape[-2:]
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
+    if frames > 1:
+        image.NumberOfFrames = frames
+    for name, value in elements.items():
+        setattr(image, name, value)
+    image.PixelData = stored.astype("<u2").tobytes()
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("ramp", [RAMP_16, RAMP_12], ids=["16", "12"])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_no_bit_of_a_deep_image_is_clipped(tmp_path, ramp, suffix):
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    pixels = decode(tmp_path / f"ramp.{suffix}")
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, ramp)
+    shown = to_uint8(pixels).ravel().astype(int)
+    assert set(np.diff(shown)) == {0, 1}
+    assert (shown[0], shown[-1]) == (0, 255)
+
+
+def test_eight_bit_images_come_out_as_stored(tmp_path):
+    for suffix in ("png", "tiff", "bmp"):
+        Image.fromarray(RAMP_8).save(tmp_path / f"ramp.{suffix}")
+        pixels = decode(tmp_path / f"ramp.{suffix}")
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, RAMP_8)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "LA"])
+def test_grey_images_stored_with_colour_or_alpha_lose_nothing(tmp_path, mode):
+    image = Image.fromarray(RAMP_8).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(RAMP_8.T.copy()))
+    image.save(tmp_path / "ramp.png")
+    np.testing.assert_array_equal(decode(tmp_path / "ramp.png"), RAMP_8)
+
+
+def test_a_palette_is_looked_up_and_not_taken_for_brightness(tmp_path):
+    image = Image.fromarray(RAMP_8, mode="L").convert("P")
+    image.putpalette([value for index in range(256) for value in [255 - index] * 3])
+    image.save(tmp_path / "ramp.png")
+    np.testing.assert_array_equal(decode(tmp_path / "ramp.png"), 255 - RAMP_8)
+
+
+def test_one_bit_images_are_black_and_white(tmp_path):
+    Image.fromarray(RAMP_8 > 99).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(decode(tmp_path / "mask.png"), np.where(RAMP_8 > 99, 255, 0))
+
+
+def test_jpeg_is_read_to_within_its_loss_and_turned_by_its_exif_tag(tmp_path):
+    image = Image.fromarray(photo())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise by a quarter
+    image.save(tmp_path / "upright.jpg", quality=95)
+    image.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    assert np.abs(decode(tmp_path / "upright.jpg").astype(int) - photo()).max() <= 4
+    np.testing.assert_array_equal(decode(tmp_path / "turned.jpg"), np.rot90(decode(tmp_path / "upright.jpg"), -1))
+
+
+def test_float_tiff_keeps_its_values(tmp_path):
+    values = np.random.default_rng(0).normal(-500, 300, (20, 30)).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    pixels = decode(tmp_path / "a.tiff")
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, values)
+    values[3, 4] = np.nan
+    Image.fromarray(values).save(tmp_path / "b.tiff")
+    with pytest.raises(DecodeError, match="NaN"):
+        decode(tmp_path / "b.tiff")
+
+
+def test_tiff_of_several_frames_is_refused(tmp_path):
+    image = Image.fromarray(RAMP_8)
+    image.save(tmp_path / "a.tiff", save_all=True, append_images=[image, image])
+    with pytest.raises(DecodeError, match="holds 3 frames"):
+        decode(tmp_path / "a.tiff")
+
+
+def tiff(path, values, *, order, photometric):
+    """An uncompressed TIFF of one strip, written by hand because Pillow writes no white-is-zero."""
+    height, width = values.shape
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags[279] = len(data)
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("values", [RAMP_8, RAMP_12, RAMP_16], ids=["8", "12", "16"])
+def test_tiff_of_either_polarity_comes_out_bone_bright(tmp_path, values):
+    tiff(tmp_path / "black_is_zero.tiff", values, order="<", photometric=1)
+    tiff(tmp_path / "white_is_zero.tiff", values, order="<", photometric=0)
+    np.testing.assert_array_equal(decode(tmp_path / "black_is_zero.tiff"), values)
+    np.testing.assert_array_equal(decode(tmp_path / "white_is_zero.tiff"), np.iinfo(values.dtype).max - values)
+
+
+def test_tiff_of_the_other_byte_order(tmp_path):
+    tiff(tmp_path / "a.tiff", RAMP_16, order=">", photometric=1)
+    np.testing.assert_array_equal(decode(tmp_path / "a.tiff"), RAMP_16)
+
+
+def test_dicom_monochrome2_equals_pydicom(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12)
+    pixels = decode(path)
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, pydicom.dcmread(path).pixel_array)
+
+
+def test_dicom_monochrome1_is_pydicom_inverted(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12, polarity="MONOCHROME1")
+    np.testing.assert_array_equal(decode(path), 4095 - pydicom.dcmread(path).pixel_array)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (0.5, 3), (2, 10)])
+def test_dicom_rescale_equals_pydicom(tmp_path, slope, intercept):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12, RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="US")
+    data = pydicom.dcmread(path)
+    np.testing.assert_allclose(decode(path), apply_rescale(data.pixel_array, data), atol=1e-3)
+
+
+def test_dicom_is_known_by_its_content_whatever_its_name(tmp_path):
+    np.testing.assert_array_equal(decode(write_dicom(tmp_path / "image.png", RAMP_12)), RAMP_12)
+
+
+def test_dicom_of_several_frames_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.stack([RAMP_12] * 3), frames=3)
+    with pytest.raises(DecodeError, match="holds 3 frames"):
+        decode(path)
+
+
+def test_dicom_with_fewer_pixels_than_it_declares_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12, Rows=65)
+    with pytest.raises(DecodeError, match="8192 of 8320 bytes"):
+        decode(path)
+
+
+def test_compressed_dicom_is_read(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12)
+    data = pydicom.dcmread(path)
+    data.compress(pydicom.uid.RLELossless)
+    data.save_as(path)
+    np.testing.assert_array_equal(decode(path), RAMP_12)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """Bytes of one good file of each format."""
+    folder = tmp_path_factory.mktemp("valid")
+    image = Image.fromarray(photo())
+    image.save(folder / "a.png")
+    Image.fromarray(photo().astype(np.uint16) * 200).save(folder / "b.png")
+    image.save(folder / "a.jpg")
+    image.save(folder / "a.tiff")
+    image.save(folder / "b.tiff", compression="tiff_lzw")
+    write_dicom(folder / "a.dcm", photo().astype(np.uint16) * 16)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+NAMES = ["a.png", "b.png", "a.jpg", "a.tiff", "b.tiff", "a.dcm"]
+
+
+def refused(path, reason=None):
+    with pytest.raises(DecodeError, match=reason) as raised:
+        decode(path, source="somewhere")
+    assert str(path) in str(raised.value)
+    assert raised.value.source == "somewhere"
+    return raised.value
+
+
+@pytest.mark.parametrize("share", [0.003, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
+@pytest.mark.parametrize("name", NAMES)
+def test_truncated_files_are_refused(tmp_path, valid, name, share):
+    (tmp_path / name).write_bytes(valid[name][: int(share * len(valid[name]))])
+    refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_files_and_noise_are_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    refused(tmp_path / name, "the file is empty")
+    (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(5000))
+    refused(tmp_path / name)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    refused(tmp_path / "nowhere.png", "No such file")
+    (tmp_path / "folder.png").mkdir()
+    refused(tmp_path / "folder.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    refused(tmp_path / "loop.png")
+
+
+def png_header(side):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [11_000, 30_000])
+def test_a_header_that_declares_too_many_pixels_is_refused_before_they_are_allocated(tmp_path, side):
+    (tmp_path / "bomb.png").write_bytes(png_header(side))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "bomb.png", "pixels")
+    write_dicom(tmp_path / "bomb.dcm", RAMP_12, Rows=side, Columns=side)
+    refused(tmp_path / "bomb.dcm", "more than 100,000,000")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_decode_error_survives_the_way_out_of_a_worker():
+    error = DecodeError("nih", "a/b.png", "it is damaged")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.source, again.key, again.reason) == (str(error), "nih", "a/b.png", "it is damaged")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_damaged_files_are_decoded_or_refused(tmp_path_factory, valid, data, name):
+    damaged = bytearray(valid[name])
+    # Most damage goes into the first bytes, where the headers are.
+    for start in data.draw(st.lists(st.integers(0, 400) | st.integers(0, len(damaged) - 1), min_size=1, max_size=5)):
+        new = data.draw(st.binary(min_size=1, max_size=4))
+        damaged[start : start + len(new)] = new
+    path = tmp_path_factory.getbasetemp() / f"damaged_{name}"
+    path.write_bytes(damaged)
+    with contextlib.suppress(DecodeError):
+        pixels = decode(path)
+        assert pixels.ndim == 2
+        assert pixels.dtype in (np.uint8, np.uint16, np.float32)
+        assert to_uint8(pixels).shape == pixels.shape
+
+
+def test_to_uint8_leaves_eight_bits_alone_and_makes_constants_black():
+    np.testing.assert_array_equal(to_uint8(RAMP_8), RAMP_8)
+    for dtype in (np.uint16, np.float32):
+        np.testing.assert_array_equal(to_uint8(np.full((5, 7), 1234, dtype)), np.zeros((5, 7)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.integers(0, 65535), min_size=4, max_size=200))
+def test_to_uint8_is_monotone_and_uses_the_whole_range(values):
+    pixels = np.sort(np.uint16(values))[None]
+    for dtype in (np.uint16, np.float32):
+        shown = to_uint8(pixels.astype(dtype))[0].astype(int)
+        assert (np.diff(shown) >= 0).all()
+        if pixels.min() < pixels.max():
+            assert (shown[0], shown[-1]) == (0, 255)
+
+
+def test_to_uint8_gives_a_few_extreme_pixels_no_say():
+    pixels = np.random.default_rng(0).integers(1000, 2000, (200, 200)).astype(np.uint16)
+    clean = to_uint8(pixels)
+    pixels[0, :10] = 65535
+    assert np.abs(to_uint8(pixels)[1:].astype(int) - clean[1:]).max() <= 1

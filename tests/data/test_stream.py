@@ -1,0 +1,172 @@
+"""The training stream: its order, ranks, workers, and exact resumption."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.stream import StreamDataset, StreamLoader, StreamSampler
+from cxrbase.data.views import CPUCrop
+from cxrbase.errors import ConfigError
+
+ROWS = np.arange(3, 103)  # not from 0, so that positions and rows cannot be mistaken for each other
+
+
+def sampler(*, epoch=0, rows=ROWS, **options):
+    made = StreamSampler(rows, **{"batch_size": 8, "seed": 5, **options})
+    made.set_epoch(epoch)
+    return made
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone():
+    first = list(sampler(epoch=3))
+    assert first == list(sampler(epoch=3))
+    wandering = sampler()
+    for epoch in (7, 1, 3):
+        wandering.set_epoch(epoch)
+        order = list(wandering)
+    assert order == first
+    assert list(sampler(epoch=4)) != first
+    assert list(sampler(epoch=3, seed=6)) != first
+    # Seed and epoch must not be summed: then epoch 4 of seed 5 would be epoch 3 of seed 6.
+    assert list(sampler(epoch=4)) != list(sampler(epoch=3, seed=6))
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 100])
+def test_an_epoch_is_a_permutation_without_the_last_incomplete_batch(batch_size):
+    made = sampler(batch_size=batch_size)
+    drawn = list(made)
+    assert len(drawn) == len(made) == 100 // batch_size * batch_size
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) <= set(ROWS.tolist())
+    assert drawn == made.order()[: len(drawn)].tolist()
+
+
+def test_every_place_is_equally_likely_over_epochs():
+    first = [next(iter(sampler(epoch=epoch, rows=np.arange(10)))) for epoch in range(2000)]
+    assert np.abs(np.bincount(first, minlength=10) - 200).max() < 60
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_the_same_global_batches(world_size):
+    expected = np.array(list(sampler(batch_size=8))).reshape(-1, 8)
+    ranks = [list(sampler(batch_size=8 // world_size, rank=r, world_size=world_size)) for r in range(world_size)]
+    steps = np.array(ranks).reshape(world_size, len(expected), -1)
+    for step, batch in enumerate(expected):
+        union = steps[:, step].ravel().tolist()
+        assert len(union) == len(set(union)) == 8
+        assert set(union) == set(batch.tolist())
+
+
+def test_a_split_smaller_than_a_global_batch_is_refused_with_what_would_fit():
+    with pytest.raises(ConfigError, match=r"holds 100 images, fewer than one global batch of 104.* at most 25"):
+        sampler(batch_size=26, world_size=4)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    for number in range(50):
+        Image.fromarray(np.full((20 + number % 3, 24), 4 * number, np.uint8)).save(folder / f"{number:02}.png")
+    return CanvasStore.open(Manifest.from_folder(folder), size=24, cache_dir=folder / ".canvas")
+
+
+def loader(store, *, num_workers=0, crop=None, seed=5, count=50):
+    return StreamLoader(
+        StreamDataset(store, seed=seed, crop=crop),
+        batch_size=8,
+        sampler=sampler(rows=store.rows[:count], seed=seed),
+        num_workers=num_workers,
+        drop_last=True,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def test_a_batch_holds_canvases_sizes_and_rows(store):
+    images, sizes, rows = next(iter(loader(store)))
+    assert images.shape == (8, 1, 24, 24)
+    assert images.dtype == torch.uint8
+    for image, size, row in zip(images, sizes, rows, strict=True):
+        assert size.tolist() == [20 + int(row) % 3, 24]
+        assert (image[0, : size[0]] == 4 * row).all()
+        assert (image[0, size[0] :] == 0).all()
+
+
+def collect(stream, epochs, *, stop=None):
+    """Pixels and rows of each batch; `stop` ends the last epoch after so many batches."""
+    batches = []
+    for epoch in epochs:
+        stream.sampler.set_epoch(epoch)
+        for number, (images, _, rows) in enumerate(stream, 1):
+            batches.append((rows.tolist(), images))
+            if epoch == epochs[-1] and number == stop:
+                break
+    return batches
+
+
+def same(batches, others):
+    assert [rows for rows, _ in batches] == [rows for rows, _ in others]
+    for (_, images), (_, expected) in zip(batches, others, strict=True):
+        torch.testing.assert_close(images, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stopped_stream_goes_on_exactly_where_it_stood(store, num_workers):
+    crop = CPUCrop(16, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))
+    whole = collect(loader(store, crop=crop), [0, 1, 2])
+    assert len(whole) == 18
+    stopped = loader(store, num_workers=num_workers, crop=crop)
+    same(collect(stopped, [0, 1], stop=2), whole[:8])
+    state = stopped.state_dict()
+    # Workers have read ahead by now; only what was handed out may count.
+    assert state == {"epoch": 1, "images": 16, "seed": 5, "n": 50}
+    resumed = loader(store, num_workers=num_workers, crop=crop)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    same(collect(resumed, [1, 2]), whole[8:])
+
+
+def test_a_resumed_epoch_has_its_full_length_but_only_the_rest_of_its_images(store):
+    resumed = loader(store)
+    resumed.load_state_dict({"epoch": 1, "images": 32, "seed": 5, "n": 50})
+    assert len(resumed) == 6
+    assert len(list(resumed)) == 2
+    assert resumed.state_dict()["images"] == 48
+    assert len(list(resumed)) == 6
+
+
+def test_a_position_is_the_same_for_another_number_of_ranks(store):
+    state = {"epoch": 1, "images": 16, "seed": 5, "n": 50}
+    drawn = []
+    for rank in range(2):
+        ranked = StreamLoader(
+            StreamDataset(store), batch_size=4, sampler=sampler(batch_size=4, rank=rank, world_size=2, rows=store.rows)
+        )
+        ranked.load_state_dict(state)
+        drawn.append([row for _, _, rows in ranked for row in rows.tolist()])
+        assert ranked.state_dict()["images"] == 48
+    alone = loader(store)
+    alone.load_state_dict(state)
+    assert sorted(drawn[0] + drawn[1]) == sorted(row for _, _, rows in alone for row in rows.tolist())
+
+
+def test_a_position_of_another_run_is_refused(store):
+    state = loader(store).state_dict()
+    with pytest.raises(ConfigError, match="seed_everything was 5 in the checkpoint and is 6 now"):
+        loader(store, seed=6).load_state_dict(state)
+    with pytest.raises(ConfigError, match="number of training images was 50 in the checkpoint and is 40 now"):
+        loader(store, count=40).load_state_dict(state)
+
+
+def test_the_cpu_crop_depends_on_its_key_alone():
+    image = np.random.default_rng(0).integers(0, 255, (60, 50)).astype(np.uint8)
+    crop = CPUCrop(32, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))
+    first = crop(image, (0, 1, 2)).copy()
+    assert first.shape == (32, 32)
+    crop(image, (9, 9, 9))
+    np.testing.assert_array_equal(crop(image, (0, 1, 2)), first)
+    np.testing.assert_array_equal(CPUCrop(32, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))(image, (0, 1, 2)), first)
+    for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert (crop(image, key) != first).any()

@@ -1,0 +1,83 @@
+"""NT-Xent as SimCLR computes it against a plain double loop, an independent library and the value at chance."""
+
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning.losses import NTXentLoss
+from torch.nn import functional as F
+
+
+def double_loop(first, second, temperature):
+    """Equation 1 of https://arxiv.org/abs/2002.05709, one pair after the other, in float64."""
+    rows = [row / row.norm() for row in torch.cat([first, second]).detach().double()]
+    count, total = len(rows), 0.0
+    for i in range(count):
+        partner = (i + count // 2) % count
+        others = sum(math.exp(float(rows[i] @ rows[k]) / temperature) for k in range(count) if k != i)
+        total += math.log(others) - float(rows[i] @ rows[partner]) / temperature
+    return total / count
+
+
+def projections(objective, views):
+    return objective.head(objective.backbone(torch.cat(views.global_))).chunk(2)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("count", [2, 5, 16])
+def test_loss_equals_a_plain_double_loop(build, make_views, temperature, count):
+    objective = build("SimCLR", temperature=temperature)
+    views = make_views(objective, count=count)
+    expected = double_loop(*projections(objective, views), temperature)
+    assert objective(views, 0.0).loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("count", [2, 8, 32])
+def test_loss_and_gradient_equal_pytorch_metric_learning(build, temperature, count):
+    objective = build("SimCLR", temperature=temperature)
+    first, second = torch.randn(count, 16), torch.randn(count, 16)
+    second = (first + second).requires_grad_()
+    loss = objective.contrast(first, second)
+    (gradient,) = torch.autograd.grad(loss, second)
+    labels = torch.arange(count).repeat(2)
+    expected = NTXentLoss(temperature=temperature)(torch.cat([first, second]), labels)
+    (expected_gradient,) = torch.autograd.grad(expected, second)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 4, 16])
+def test_an_untrained_network_at_high_temperature_is_at_chance(build, make_views, count):
+    objective = build("SimCLR", temperature=1000.0)
+    loss = objective(make_views(objective, count=count), 0.0).loss
+    assert loss.item() == pytest.approx(math.log(2 * count - 1), abs=5e-3)
+
+
+def test_length_of_a_projection_does_not_matter(build):
+    contrast = build("SimCLR").contrast
+    first, second = torch.randn(6, 16), torch.randn(6, 16)
+    scale = torch.rand(6, 1) * 10 + 0.1
+    torch.testing.assert_close(contrast(scale * first, second), contrast(first, second))
+
+
+def test_the_two_crops_are_exchangeable(build, make_views):
+    objective = build("SimCLR")
+    views = make_views(objective)
+    swapped = views._replace(global_=views.global_[::-1])
+    torch.testing.assert_close(objective(swapped, 0.0).loss, objective(views, 0.0).loss)
+
+
+def test_agreeing_crops_score_better_than_crops_of_other_images(build):
+    contrast = build("SimCLR").contrast
+    first = F.normalize(torch.randn(8, 32), dim=-1)
+    assert contrast(first, first) < contrast(first, first.roll(1, 0))
+
+
+def test_gradient_under_bf16_autocast_is_that_of_float32_projections(build, make_views):
+    objective = build("SimCLR", temperature=0.1)
+    views = make_views(objective)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        projected = projections(objective, views)
+        loss = objective(views, 0.0).loss
+    assert loss.item() == pytest.approx(double_loop(*projected, 0.1), rel=1e-5)
