@@ -155,9 +155,16 @@ def _check_dicom(path: Path) -> None:
     """
     import pydicom
     from pydicom.dataelem import RawDataElement
+    from pydicom.errors import BytesLengthException
 
-    header = pydicom.dcmread(path, defer_size=1024, force=True)
-    width, height = int(header.get("Columns", 0)), int(header.get("Rows", 0))
+    try:
+        header = pydicom.dcmread(path, defer_size=1024, force=True)
+        width, height = int(header.get("Columns", 0)), int(header.get("Rows", 0))
+        samples, bits = header.get("SamplesPerPixel", 1), int(header.get("BitsAllocated", 16))
+    except BytesLengthException as error:
+        raise _Refused(f"its header is damaged ({error})") from error
+    if width < 1 or height < 1:
+        raise _Refused("its header declares no pixels")
     _check_size(width, height)
     size = path.stat().st_size
     for element in (header.get_item(tag, keep_deferred=True) for tag in list(header.keys())):
@@ -167,8 +174,8 @@ def _check_dicom(path: Path) -> None:
         if element.value_tell + element.length > size and not _deflated(header):
             raise _Refused(f"it ends {element.value_tell + element.length - size} bytes early")
         # Colour may be stored at half the resolution.
-        needed = width * height * int(header.get("BitsAllocated", 16)) // 8
-        if element.tag == 0x7FE00010 and header.get("SamplesPerPixel", 1) == 1 and element.length < needed:
+        needed = width * height * bits // 8
+        if element.tag == 0x7FE00010 and samples == 1 and element.length < needed:
             raise _Refused(f"it holds {element.length} of {needed} bytes of pixels")
 
 

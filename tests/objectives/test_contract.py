@@ -216,6 +216,19 @@ def test_crops_of_another_size_than_the_backbone_was_made_for_are_taken(build, m
     assert torch.isfinite(objective(wider, 0.5).loss)
 
 
+@every_objective
+@pytest.mark.parametrize(
+    "options", [{"reg_tokens": 2}, {"reg_tokens": 2, "no_embed_class": True}, {"init_values": 0.1}]
+)
+def test_backbones_with_registers_and_layer_scale_train_in_every_part(tiny_vit, make_views, name, options):
+    small = {"DINO": {"num_prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 8}, "SimCLR": {"hidden_dim": 8}}
+    objective = {"MAE": MAE, "DINO": DINO, "SimCLR": SimCLR}[name](tiny_vit(**options), **small.get(name, {}))
+    loss, _ = objective(make_views(objective), 0.5)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in objective.backbone.parameters())
+
+
 @pytest.mark.parametrize(
     ("kind", "views", "batch_size", "message"),
     [
