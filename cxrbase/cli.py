@@ -45,8 +45,15 @@ def main(args: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {"fit": _fit, "phantom": _phantom}
     if words[0] not in commands:
         return _complain(f"no command {words[0]!r}; there are {', '.join(commands)}", code=2)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _show_messages()
     return _guarded(commands[words[0]], words[1:])
+
+
+def _show_messages() -> None:
+    # Ours only: Lightning shows its own, and would show them twice through the root logger.
+    logger = logging.getLogger("cxrbase")
+    logger.handlers[:] = [logging.StreamHandler()]
+    logger.setLevel(logging.INFO)
 
 
 def _guarded(command: Callable[[list[str]], int], words: list[str]) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxrbase.backbones import create_backbone
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.errors import CXRBaseError, ConfigError
+from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.views import Views
@@ -85,8 +85,8 @@ class Pretraining(L.LightningModule):
         loss, logs = self._loss(batch)
         if not torch.isfinite(loss):
             raise CXRBaseError(
-                f"the loss is {float(loss)} at step {self.global_step} with learning rate {self._current_lr():.3g}: lower "
-                "--model.lr, lengthen --model.warmup, or set --trainer.gradient_clip_val=1"
+                f"the loss is {float(loss)} at step {self.global_step} with learning rate {self._current_lr():.3g}: "
+                "lower --model.lr, lengthen --model.warmup, or set --trainer.gradient_clip_val=1"
             )
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in logs.items()})

@@ -1,4 +1,4 @@
-"""`cxrbase fit`: Lightning's command line around `Pretraining` and `CXRDataModule`, with everything in one run folder."""
+"""`cxrbase fit`: Lightning's command line around `Pretraining` and `CXRDataModule`, all in one run folder."""
 
 import difflib
 import inspect
@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
@@ -61,7 +61,7 @@ class SuggestingParser(LightningArgumentParser):
 
 
 class CXRBaseCLI(LightningCLI):
-    """Lightning's command line with a run folder, found precision, and checkpoints that must agree with the settings."""
+    """Lightning's command line with a run folder, found precision, and checkpoints that must agree with settings."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and the callbacks of every run, and writes shared values once."""
@@ -113,7 +113,7 @@ class CXRBaseCLI(LightningCLI):
         """Gives the trainer its log folder and the callbacks that belong to each other."""
         config = self.config_init[self.config_init.subcommand]
         if config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="")
+            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
@@ -177,13 +177,13 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
         was, now = _shape(held.get(key)), _shape(model.get(key))
         if was != now:
             raise ConfigError(
-                f"{checkpoint} was trained with {key} {was}, the settings say {now}: use the same configuration to go on, "
-                "or leave --ckpt_path out to start a new run"
+                f"{checkpoint} was trained with {key} {was}, the settings say {now}: use the same configuration to go "
+                "on, or leave --ckpt_path out to start a new run"
             )
 
 
 def _shape(setting: Any) -> Any:
-    """A setting in the form that can be compared: an objective is its class and the arguments that shape its weights."""
+    """A setting in a form to compare: an objective is its class and the arguments that shape its weights."""
     if isinstance(setting, dict) and "class_path" in setting:
         return {"class": setting["class_path"].rsplit(".", 1)[-1], **dict(setting.get("init_args") or {})}
     return setting or None
@@ -199,3 +199,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*logging interval.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")

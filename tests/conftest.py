@@ -1,13 +1,15 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 from pathlib import Path
 
+import lightning  # noqa: F401  (binds its log handler to the session's stderr, not to one test's)
 import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = Path(__file__).parents[1]
+from commands import REPOSITORY, command
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,16 @@ def image_folder(tmp_path_factory) -> Path:
         smooth = np.sin(rows / generator.uniform(3, 9)) + np.cos(columns / generator.uniform(3, 9))
         Image.fromarray(np.uint8(60 * (smooth + 2))).save(root / f"{number:02}.png")
     return root
+
+
+@pytest.fixture
+def fit(image_folder, tmp_path):
+    """Runs `cxrbase fit` in this process and returns its summary; `fit.run_dir` is where."""
+    from cxrbase.cli import main
+
+    def run(objective, *words, **options):
+        run.run_dir = tmp_path / "run"
+        assert main(command(objective, *words, root=image_folder, run_dir=run.run_dir, **options)) == 0
+        return json.loads((run.run_dir / "summary.json").read_text())
+
+    return run

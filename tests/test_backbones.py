@@ -78,7 +78,7 @@ def test_every_key_must_match(tmp_path):
     path = save_encoder(create_backbone("test_vit", image_size=64), tmp_path, card())
     state = load_file(path)
     save_file({key: value for key, value in state.items() if key != "norm.weight"}, path)
-    with pytest.raises(EncoderError, match="norm.weight"):
+    with pytest.raises(EncoderError, match=r"norm\.weight"):
         load_encoder(path)
 
 
@@ -86,7 +86,11 @@ def test_broken_encoders_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(EncoderError, match="no encoder description"):
         load_encoder(tmp_path)
     path = save_encoder(create_backbone("test_vit", image_size=64), tmp_path, card())
-    for text, message in [("{", "not an encoder description"), ("[]", "not an encoder"), ("{}", "lacks image_size, mean")]:
+    for text, message in [
+        ("{", "not an encoder description"),
+        ("[]", "not an encoder"),
+        ("{}", "lacks image_size, mean"),
+    ]:
         path.with_suffix(".json").write_text(text)
         with pytest.raises(EncoderError, match=message):
             load_encoder(path)

@@ -27,9 +27,13 @@ def test_undecayed_parameters_by_name():
     objective = MAE(create_backbone("test_vit", image_size=64), decoder_dim=32)
     decayed, plain = param_groups(objective, weight_decay=0.05)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
-    assert {"backbone.pos_embed", "backbone.cls_token", "mask_token", "decoder_pred.bias", "decoder_norm.weight"} <= set(
-        plain["names"]
-    )
+    assert {
+        "backbone.pos_embed",
+        "backbone.cls_token",
+        "mask_token",
+        "decoder_pred.bias",
+        "decoder_norm.weight",
+    } <= set(plain["names"])
     assert {"backbone.patch_embed.proj.weight", "decoder_embed.weight"} <= set(decayed["names"])
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
 

@@ -126,7 +126,7 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> NDArray[np.float32]
 
 @torch.no_grad()
 def patch_pca(vit: VisionTransformer, images: Tensor) -> list[NDArray[np.float32]]:
-    """First three principal components of the patch features as red, green and blue in [0, 1], (rows, columns, 3) each."""
+    """First three principal components of patch features as red, green and blue in [0, 1], (rows, columns, 3) each."""
     was_training = vit.training
     tokens = vit.eval().forward_features(images)[:, vit.num_prefix_tokens :].float()
     vit.train(was_training)

@@ -18,11 +18,13 @@ def print_summary(run_dir: Path, stream: TextIO) -> None:
 
 def _lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     lines = [
-        f"{summary['objective']} on {summary['backbone']}, {summary['image_size']} px, {summary['images_seen']:,} images "
-        f"in {summary['wall_s']:.0f} s on {summary['device']} ({summary['precision']})",
+        f"{summary['objective']} on {summary['backbone']}, {summary['image_size']} px, "
+        f"{summary['images_seen']:,} images in {summary['wall_s']:.0f} s on {summary['device']} "
+        f"({summary['precision']})",
         f"  encoder       {summary['encoder']}",
         f"  loss          {summary['loss_first']:.4f} first, {summary['loss_last']:.4f} last",
-        f"  speed         {summary['images_per_s']:.0f} images/s, {summary['data_wait_fraction']:.1%} of the time waiting for data",
+        f"  speed         {summary['images_per_s']:.0f} images/s, "
+        f"{summary['data_wait_fraction']:.1%} of the time waiting for data",
     ]
     probe = summary["probe"]
     if probe is None:
@@ -44,7 +46,8 @@ def _probe_lines(probe: dict[str, Any]) -> list[str]:
     for name, title in (("linear", "linear probe"), ("knn", "kNN")):
         before, after, gain = probe[name]["random_init"], probe[name]["pretrained"], probe["difference"][name]
         lines.append(
-            f"    {title:12}  pretrained {_score(after)}   untrained {_score(before)}   difference {_score(gain, '+.3f')}"
+            f"    {title:12}  pretrained {_score(after)}   untrained {_score(before)}   "
+            f"difference {_score(gain, '+.3f')}"
         )
     return lines
 

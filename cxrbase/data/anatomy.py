@@ -1,4 +1,4 @@
-"""Draw a random patient and lay out the chest as ellipsoids with attenuation, for one exposure."""
+"""Lay out the chest of a patient as ellipsoids with attenuation, for one exposure."""
 
 from __future__ import annotations
 
@@ -6,55 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cxrbase.data.patient import FAT, LUNG, SIDES, SOFT, Patient, Pose, draw_patient
 from cxrbase.data.phantom_projection import Ellipsoids, Floats, ellipsoid, join, tube
+from cxrbase.data.skeleton import ribs, shoulders, spine
 
-# Attenuation per cm near 60 keV; bone is the mean of cortex and marrow.
-SOFT, FAT, LUNG, BONE, METAL = 0.205, 0.18, 0.05, 0.42, 8.0
-SIDES = (-1, 1)  # patient's right, left: the sign of x
-
-
-@dataclass(frozen=True)
-class Patient:
-    """One person: what stays the same over all of their images.
-
-    Args:
-        seed: Seed of everything that is drawn for this person.
-        sex: "F" or "M".
-        age: Years.
-        size: Stretch of the body along x, y and z.
-        fat: Thickness of the fat under the skin in cm.
-        heart: Stretch of the heart.
-        curve: Sideways curve of the spine in cm.
-        findings: Severity in (0, 1] of each finding that is present.
-    """
-
-    seed: tuple[int, ...]
-    sex: str
-    age: float
-    size: tuple[float, float, float]
-    fat: float
-    heart: float
-    curve: float
-    findings: dict[str, float] = field(default_factory=dict)
-
-    def stream(self, part: int) -> np.random.Generator:
-        """Random numbers for one part of the body, the same for every image of the patient."""
-        return np.random.default_rng((*self.seed, 7, part))
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How the patient holds still for one exposure.
-
-    Args:
-        view: "PA", "AP" or "LATERAL".
-        breath: Depth of inspiration, 0 to 1.
-        arms: Position of the arms and shoulder blades, -1 to 1.
-    """
-
-    view: str
-    breath: float
-    arms: float
+__all__ = ["Chest", "Lung", "Patient", "Pose", "draw_patient", "layout", "settle"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +35,7 @@ class Lung:
 
     def place(self, unit: Floats) -> Floats:
         """Points of the unit ball, shape (P, 3), as positions in the cavity in cm."""
-        return self.cavity.centre[0] + unit @ np.linalg.inv(self.cavity.shape[0]).T
+        return np.asarray(self.cavity.centre[0] + unit @ np.linalg.inv(self.cavity.shape[0]).T)
 
 
 @dataclass(frozen=True)
@@ -101,30 +57,6 @@ class Chest:
     marks: dict[str, Ellipsoids] = field(default_factory=dict)
 
 
-def draw_patient(seed: tuple[int, ...], findings: dict[str, float]) -> Patient:
-    """A random adult.
-
-    Args:
-        seed: Seed of everything that is drawn for this person.
-        findings: Severity in (0, 1] of each finding that is present.
-    """
-    rng = np.random.default_rng((*seed, 1))
-    sex = "F" if rng.random() < 0.48 else "M"
-    build = np.array([0.93, 0.92, 0.94]) if sex == "F" else np.array([1.0, 1.0, 1.0])
-    size = build * (1 + 0.04 * rng.standard_normal()) * (1 + 0.05 * rng.standard_normal(3))
-    enlarged = 1.08 + 0.32 * findings["cardiomegaly"] if "cardiomegaly" in findings else rng.uniform(0.84, 1.08)
-    return Patient(
-        seed=seed,
-        sex=sex,
-        age=float(np.round(np.clip(rng.normal(56, 18), 18, 95))),
-        size=(float(size[0]), float(size[1]), float(size[2])),
-        fat=float(rng.gamma(2.2, 0.75)),
-        heart=float(enlarged),
-        curve=float(rng.normal(0, 0.5) if rng.random() < 0.85 else rng.normal(0, 1.8)),
-        findings=findings,
-    )
-
-
 def layout(patient: Patient, pose: Pose) -> Chest:
     """The patient's chest without findings inside the lungs.
 
@@ -135,7 +67,14 @@ def layout(patient: Patient, pose: Pose) -> Chest:
     heart = _heart(patient, pose)
     lungs = tuple(_lung(patient, pose, side, heart) for side in SIDES)
     skin, muscle = _body(patient, pose)
-    details = [_spine(patient), _ribs(patient, pose), _shoulders(patient, pose), _airway(), _gas(patient, pose), _breasts(patient)]
+    details = [
+        spine(patient),
+        ribs(patient, pose),
+        shoulders(patient, pose),
+        _airway(),
+        _gas(patient, pose),
+        _breasts(patient),
+    ]
     return Chest(skin, muscle, (lungs[0], lungs[1]), join(details))
 
 
@@ -229,77 +168,6 @@ def _lung(patient: Patient, pose: Pose, side: int, heart: dict[str, Ellipsoids])
     return replace(lung, content=_vessels(patient, lung, side))
 
 
-def _spine(patient: Patient) -> Ellipsoids:
-    level = np.arange(-24, 22, 2.35)
-    zero = np.zeros_like(level)
-    back = -6.6 - 0.9 * np.cos(level / 14)
-    body = np.stack([zero, level, back], 1)
-    dense = (BONE - SOFT) * (1.1 - 0.004 * max(patient.age - 50, 0))
-    parts = [ellipsoid(body, [1.75, 1.05, 1.45], 0.7 * dense), tube(body, 1.25, 0.35 * dense)]
-    parts += [ellipsoid(body + [side * 1.25, 0.35, -1.6], [0.42, 0.5, 0.9], dense) for side in SIDES]
-    parts += [tube(np.stack([body + [s * 1.2, 0.2, -2.0], body + [s * 2.9, 0.5, -2.6]], 1), 0.4, dense) for s in SIDES]
-    parts.append(ellipsoid(body + [0, -0.9, -3.6], [0.3, 0.8, 1.3], dense))
-    front = np.stack([np.zeros(7), np.linspace(9.0, -5.0, 7), np.linspace(6.4, 9.3, 7)], 1)
-    parts.append(tube(front, 1.4, 0.22 * dense, flat=0.5))
-    return join(parts)
-
-
-def _ribs(patient: Patient, pose: Pose) -> Ellipsoids:
-    rng = patient.stream(4)
-    number = np.arange(12)
-    start = 12.9 - 2.28 * number + 0.25 * pose.breath
-    drop = np.interp(number, [0, 2, 6, 9, 11], [3.2, 6.4, 10.5, 11.5, 8.0]) + rng.normal(0, 0.5)
-    end = np.interp(number, [0, 6, 7, 9, 10, 11], [138, 142, 132, 112, 88, 70])
-    share = np.linspace(0, 1, 15)
-    angle = np.deg2rad(12 + (end[:, None] - 12) * share)
-    # Slow at first and then steeper: the back of a rib runs nearly level, the front comes down.
-    height = start[:, None] + 0.5 * np.sin(np.minimum(angle, 1.6) * 2) - drop[:, None] * (angle / 2.4) ** 1.35
-    wall = np.sqrt(np.clip(1 - ((height + 6.5) / 20.3) ** 2, 0.02, 1))
-    parts = []
-    for side in SIDES:
-        x = side * (0.6 + 12.4 * np.sin(angle) * wall**0.85 + 0.2)
-        z = -0.4 - 9.1 * np.cos(angle) * wall**0.5
-        nodes = np.stack([x, height, z], -1) + rng.normal(0, 0.12, (12, 1, 3))
-        thick = (0.55 + 0.04 * rng.standard_normal((12, 1))) * np.interp(share[1:], [0, 0.2, 1], [0.8, 1.0, 1.05])
-        parts += [tube(nodes, thick, 1.25 * (BONE - SOFT), flat=0.62), tube(nodes, thick * 0.62, -0.16, flat=0.62)]
-        tips = nodes[:8, -1]
-        if patient.age > 45 and rng.random() < 0.6:
-            spots = tips[:, None] + rng.normal(0, 0.5, (8, 3, 3)) + np.array([-side * 1.2, 0.3, 0.4])
-            parts.append(ellipsoid(spots.reshape(-1, 3), rng.uniform(0.15, 0.45, (24, 1)), 0.3))
-    return join(parts)
-
-
-def _shoulders(patient: Patient, pose: Pose) -> Ellipsoids:
-    rng = patient.stream(5)
-    # Arms forward turn the shoulder blades off the lungs for PA; for AP they lie over them.
-    out = {"PA": 2.6 + 0.9 * pose.arms, "AP": -0.6 + 0.9 * pose.arms, "LATERAL": 1.5}[pose.view]
-    rise, dense = (1.5 if pose.view == "AP" else 0.0) + rng.normal(0, 0.5), BONE - SOFT
-    parts = []
-    for side in SIDES:
-        def line(points: list[list[float]], radius: float, side: int = side) -> Ellipsoids:
-            return tube(_smooth(np.array(points) * [side, 1, 1]), radius, dense)
-
-        collar = [[1.6, 9.6 + rise, 6.0], [5.5, 10.6 + rise, 5.6], [10.5, 12.0 + rise, 1.5], [15.0, 13.6, -1.5]]
-        parts.append(line(collar, 0.55))
-        if pose.view == "LATERAL":
-            continue
-        top, tip, joint = [7.2 + out, 9.5, -8.8], [8.6 + out, -2.8, -10.0], [13.2 + out / 2, 10.0, -4.5]
-        parts += [line([top, [7.0 + out, 4.0, -9.6], tip], 0.32), line([tip, [11.0 + out, 5.0, -7.5], joint], 0.42)]
-        parts += [line([top, [10.0 + out, 11.6, -8.0], [15.3, 13.2, -3.0]], 0.45)]
-        parts.append(ellipsoid([side * (9.6 + out), 5.0, -8.6], [2.4, 6.5, 0.35], 0.55 * dense, tilt=side * 12))
-        parts.append(ellipsoid([side * 16.2, 10.4, -2.0], [2.3, 2.3, 2.2], 0.8 * dense))
-        elbow = 18.6 + 2.0 * pose.arms
-        parts.append(line([[16.6, 9.5, -2.0], [17.4, 0.0, -2.0], [elbow, -18.0, -2.0]], 1.15))
-    return join(parts)
-
-
-def _smooth(nodes: Floats) -> Floats:
-    """A curve of 9 nodes through the given ones."""
-    share = np.linspace(0, 1, len(nodes))
-    fit = np.polynomial.polynomial.polyfit(share, nodes, len(nodes) - 1)
-    return np.asarray(np.polynomial.polynomial.polyval(np.linspace(0, 1, 9), fit).T)
-
-
 def _airway() -> Ellipsoids:
     pipe = np.array([[0, 20, 0.5], [0, 14, 0.0], [0.1, 9, -1.2], [0.3, 4.2, -2.0]])
     parts = [tube(pipe, 0.85, -0.75 * SOFT)]
@@ -321,7 +189,9 @@ def _gas(patient: Patient, pose: Pose) -> Ellipsoids:
 def _vessels(patient: Patient, lung: Lung, side: int) -> Ellipsoids:
     """Two trees of tapering tubes that grow from the hilum, cut where they would leave the lung."""
     rng = patient.stream(8 + side)
-    ways = np.array([[0.5, 1, 0.1], [0.9, 0.35, 0.5], [0.8, 0.2, -0.6], [0.9, -0.5, 0.3], [0.6, -1, -0.5], [0.35, -1, 0.2]])
+    ways = np.array(
+        [[0.5, 1, 0.1], [0.9, 0.35, 0.5], [0.8, 0.2, -0.6], [0.9, -0.5, 0.3], [0.6, -1, -0.5], [0.35, -1, 0.2]]
+    )
     ways = ways * [side, 1, 1] + rng.normal(0, 0.15, ways.shape)
     tips, radius, parts = np.repeat(lung.hilum[None], len(ways), 0), rng.uniform(0.48, 0.62), []
     parts.append(ellipsoid(lung.hilum, rng.uniform([1.0, 1.5, 1.0], [1.5, 2.4, 1.5]), 0.6 * (SOFT - LUNG), kind="soft"))
@@ -337,5 +207,7 @@ def _vessels(patient: Patient, lung: Lung, side: int) -> Ellipsoids:
         radius *= 0.66
     haze = rng.uniform(-1, 1, (90, 3))
     haze = haze[(haze**2).sum(1) < 0.8]
-    parts.append(ellipsoid(lung.place(haze), rng.uniform(1.0, 2.5, (len(haze), 1)), rng.normal(0, 0.012, len(haze)), kind="soft"))
+    parts.append(
+        ellipsoid(lung.place(haze), rng.uniform(1.0, 2.5, (len(haze), 1)), rng.normal(0, 0.012, len(haze)), kind="soft")
+    )
     return join(parts)

@@ -52,7 +52,8 @@ class CanvasStore:
     def __init__(self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None) -> None:
         self.paths, self.size, self.sizes = paths, size, sizes
         self.rows = np.flatnonzero(sizes[:, 0] > 0)
-        self._file, self._pixels = pixels, None
+        self._file = pixels
+        self._pixels: NDArray[np.uint8] | None = None
 
     @classmethod
     def open(
@@ -83,8 +84,8 @@ class CanvasStore:
                 _make(manifest, size, max_bad, pixels, sizes)
             except OSError as error:
                 raise ManifestError(
-                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set --data.cache_dir to a "
-                    f"folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
+                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set --data.cache_dir to "
+                    f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
                 ) from error
         return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels)
 

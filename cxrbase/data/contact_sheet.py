@@ -30,7 +30,7 @@ def contact_sheet(manifest: Manifest, path: str | Path, *, rows: int = 5, column
     views, sites = manifest.column("view_position"), manifest.column("site")
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
-    for axes, row in zip(grid.flat, chosen, strict=False):
+    for axes, row in zip(grid.flat[:count], chosen, strict=True):
         axes.imshow(to_uint8(decode(files[row])), cmap="gray", vmin=0, vmax=255)
         found = [name for name, value in zip(names, labels[row], strict=True) if value == 1]
         lines = [", ".join(found[i : i + 2]) for i in range(0, len(found), 2)] or ["no finding"]

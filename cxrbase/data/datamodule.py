@@ -108,9 +108,8 @@ class CXRDataModule(L.LightningDataModule):
         splits = self.manifest.column("split")
         self._split_rows = {s: self.store.rows[splits[self.store.rows] == s] for s in ("train", "val", "test")}
         if self.score_on is not None and (unknown := set(self.score_on) - set(self.manifest.labels)):
-            raise ConfigError(
-                f"data.score_on names {', '.join(sorted(unknown))}; the manifest has {', '.join(self.manifest.labels) or 'no labels'}"
-            )
+            labels = ", ".join(self.manifest.labels) or "no labels"
+            raise ConfigError(f"data.score_on names {', '.join(sorted(unknown))}; the manifest has {labels}")
 
     def train_dataloader(self) -> StreamLoader:
         """The training stream, at the position of the checkpoint where there is one."""

@@ -53,6 +53,8 @@ def decode(path: str | Path, *, source: str = "") -> Pixels:
         pixels = _read_dicom(path) if dicom else _read_raster(path)
     except _Refused as error:
         raise DecodeError(source, str(path), str(error)) from error
+    except Image.DecompressionBombError as error:
+        raise DecodeError(source, str(path), f"it has more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise DecodeError(source, str(path), "it is not an image of a known format, or it is damaged") from error
     except _DAMAGED as error:
@@ -79,7 +81,7 @@ def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
     if high <= low:
         return np.zeros(pixels.shape, np.uint8)
     scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(scaled.clip(0, 255)), np.uint8)
 
 
 class _Refused(Exception):
@@ -121,7 +123,7 @@ def _narrow(values: NDArray[Any]) -> Pixels:
     if not np.isfinite(values).all():
         raise _Refused("it holds NaN or infinite values")
     if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() < 2**16:
-        return values.astype(np.uint8 if values.dtype == np.uint8 else np.uint16)
+        return values.astype(np.uint8) if values.dtype == np.uint8 else values.astype(np.uint16)
     return values.astype(np.float32)
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from cxrbase.data.anatomy import draw_patient
-from cxrbase.data.manifest import LABEL_PREFIX, Manifest
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_columns import LABEL_PREFIX
+from cxrbase.data.patient import draw_patient
+from cxrbase.data.phantom_exposure import SITES, VIEWS, Exposure, draw_exposure
 from cxrbase.data.phantom_findings import FINDINGS, PREVALENCE
-from cxrbase.data.phantom_radiograph import SITES, VIEWS, Exposure, Radiograph, draw_exposure, render
+from cxrbase.data.phantom_projection import Floats
+from cxrbase.data.phantom_radiograph import Radiograph, render
 from cxrbase.errors import ConfigError
 
 # Raised whenever the same seed gives other images, so that old folders are not taken for new ones.
@@ -36,9 +39,9 @@ def make_phantom(
 ) -> Path:
     """Makes the data set in a folder, unless it is there already.
 
-    Images are 8-bit JPEG, 16-bit PNG and 12-bit DICOM (MONOCHROME1 and MONOCHROME2). The manifest has view position, sex, age,
-    site, rotation in degrees, `label_<finding>`, and `box_<finding>` as "x y width height" in pixels. Patients, not
-    images, are dealt to the splits. The same arguments give the same pixels, with any number of workers.
+    Images are 8-bit JPEG, 16-bit PNG and 12-bit DICOM (MONOCHROME1 and MONOCHROME2). The manifest has view position,
+    sex, age, site, rotation in degrees, `label_<finding>`, and `box_<finding>` as "x y width height" in pixels.
+    Patients, not images, are dealt to the splits. The same arguments give the same pixels, with any number of workers.
 
     Args:
         root: Folder to write to.
@@ -96,13 +99,16 @@ def _names() -> list[str]:
 
 def _run(jobs: list[tuple[Path, int, int, int]], workers: int) -> list[list[Row]]:
     """Rows of each patient in order; progress counts patients."""
-    bar = {"total": len(jobs), "desc": "making the phantom", "unit": "patient", "mininterval": 1.0}
     if workers == 1 or len(jobs) < 50:
-        return list(tqdm(map(_make_patient, jobs), **bar))
+        return _watched(map(_make_patient, jobs), len(jobs))
     # Spawned, because a fork of a process that runs torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with _one_blas_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(tqdm(pool.map(_make_patient, jobs, chunksize=8), **bar))
+        return _watched(pool.map(_make_patient, jobs, chunksize=8), len(jobs))
+
+
+def _watched(results: Iterable[list[Row]], total: int) -> list[list[Row]]:
+    return list(tqdm(results, total=total, desc="making the phantom", unit="patient", mininterval=1.0))
 
 
 @contextmanager
@@ -120,7 +126,9 @@ def _one_blas_thread() -> Iterator[None]:
 def _make_patient(job: tuple[Path, int, int, int]) -> list[Row]:
     root, seed, number, image_size = job
     rng = np.random.default_rng((seed, number))
-    present = {name: float(rng.uniform(0.15, 1)) for name, p in zip(FINDINGS, PREVALENCE, strict=True) if rng.random() < p}
+    present = {
+        name: float(rng.uniform(0.15, 1)) for name, p in zip(FINDINGS, PREVALENCE, strict=True) if rng.random() < p
+    }
     patient = draw_patient((seed, number), present)
     site = SITES[rng.integers(len(SITES))]
     rows = []
@@ -145,7 +153,7 @@ def _truth(exposure: Exposure, picture: Radiograph, present: dict[str, float]) -
     return {"rotation": f"{rotation:.2f}"} | labels | boxes
 
 
-def _write(pixels: NDArray[np.float64], root: Path, stem: str, form: str, patient_id: str, view: str) -> str:
+def _write(pixels: Floats, root: Path, stem: str, form: str, patient_id: str, view: str) -> str:
     """Writes brightness in [0, 1] and returns the path relative to the folder."""
     if form == "jpeg":
         Image.fromarray(np.uint8(np.rint(pixels * 255))).save(root / f"{stem}.jpg", quality=95)
@@ -153,7 +161,7 @@ def _write(pixels: NDArray[np.float64], root: Path, stem: str, form: str, patien
     if form == "png16":
         Image.fromarray(np.uint16(np.rint(pixels * 65535))).save(root / f"{stem}.png", compress_level=1)
         return f"{stem}.png"
-    twelve = np.uint16(np.rint(pixels * 4095))
+    twelve = np.rint(pixels * 4095).astype(np.uint16)
     stored = 4095 - twelve if form == "monochrome1" else twelve
     _write_dicom(stored, root / f"{stem}.dcm", form.upper(), patient_id, view)
     return f"{stem}.dcm"

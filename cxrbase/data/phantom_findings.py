@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cxrbase.data.anatomy import LUNG, METAL, SIDES, SOFT, Chest, Lung, Patient
+from cxrbase.data.anatomy import Chest, Lung
+from cxrbase.data.patient import LUNG, METAL, SIDES, SOFT, Patient
 from cxrbase.data.phantom_projection import Ellipsoids, Floats, ellipsoid, join, tube
 
 FINDINGS = (
@@ -112,7 +113,9 @@ def _covid19(rng: np.random.Generator, severity: float, lungs: tuple[Lung, Lung]
             spread = rng.uniform([0.8, 1.3, 1.3], [1.4, 2.6, 2.6])
             # Ground glass is about 300 HU denser than normal lung: 0.06 per cm, over 4 to 9 cm.
             dose = (0.25 + 0.35 * severity) * rng.uniform(0.6, 1.2)
-            patches.append(_patch(rng, lung, lung.place(unit)[0], spread=spread, radius=1.9, dose=0.95 * dose, grain=24))
+            patches.append(
+                _patch(rng, lung, lung.place(unit)[0], spread=spread, radius=1.9, dose=0.95 * dose, grain=24)
+            )
         parts.append(join(patches))
     return parts
 

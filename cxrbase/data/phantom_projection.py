@@ -16,7 +16,8 @@ Floats = NDArray[np.floating[Any]]
 # Beta(n + 1, 1/2) * w^(n + 1/2). "rod" makes a chain of overlapping ellipsoids project like one smooth cylinder.
 PROFILES = {"solid": (0.0, 2.0), "rod": (-0.25, 2.39628), "soft": (2.0, 16.0 / 15.0)}
 _KINDS = tuple(PROFILES)
-# Reach of the ellipsoids of a chain in segment lengths, and what a ray across the chain collects per unit density and radius.
+# Reach of the ellipsoids of a chain in segment lengths, and what a ray across the chain collects per unit density and
+# radius.
 _OVERLAP = 1.6
 _CROSSINGS = 2.39628 * _OVERLAP * 1.74804
 
@@ -148,14 +149,15 @@ class Geometry:
 
     def grid(self) -> tuple[Floats, Floats]:
         """Coordinates of the pixel centres: u, shape (width,), and v, shape (height,)."""
-        return ((np.arange(n) + 0.5) * 2 / n - 1 for n in (self.width, self.height))  # type: ignore[return-value]
+        u, v = ((np.arange(n) + 0.5) * 2 / n - 1 for n in (self.width, self.height))
+        return u, v
 
     @cached_property
     def distance(self) -> Floats:
         """From the source to each pixel in cm, shape (height, width)."""
         u, v = self.grid()
         ray = self.frame @ np.stack(np.broadcast_arrays(1.0, u[None, :], v[:, None])).reshape(3, -1)
-        return np.sqrt((ray**2).sum(0)).reshape(self.height, self.width)
+        return np.asarray(np.sqrt((ray**2).sum(0)).reshape(self.height, self.width))
 
 
 def _forms(shapes: Ellipsoids, geometry: Geometry) -> tuple[Floats, Floats, Floats]:

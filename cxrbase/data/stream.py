@@ -49,8 +49,8 @@ class StreamSampler(DistributedSampler[Any]):
     """Order as a pure function of (seed, epoch), dealt to ranks batch by batch.
 
     The global stream is cut into global batches first and each rank takes every world-size-th row of each, so the order
-    depends neither on ranks nor on workers. A subclass of DistributedSampler, because Lightning then leaves it alone and
-    tells it the epoch.
+    depends neither on ranks nor on workers. A subclass of DistributedSampler, because Lightning then leaves it alone
+    and tells it the epoch.
 
     Args:
         rows: Manifest rows to draw from, (N,) int64.
@@ -65,8 +65,8 @@ class StreamSampler(DistributedSampler[Any]):
     ) -> None:
         if len(rows) < batch_size * world_size:
             raise ConfigError(
-                f"the training split holds {len(rows)} images, fewer than one global batch of {batch_size * world_size}: "
-                f"lower data.batch_size to at most {len(rows) // world_size}"
+                f"the training split holds {len(rows)} images, fewer than one global batch of "
+                f"{batch_size * world_size}: lower data.batch_size to at most {len(rows) // world_size}"
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.num_replicas = rank, world_size

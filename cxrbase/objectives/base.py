@@ -32,7 +32,7 @@ class Objective(nn.Module):
         num_global_views: Large crops that `forward` needs.
         uses_local_views: Whether small crops are used where there are any.
         min_batch_size: Smallest batch per device that the loss is defined for.
-        batch_coupled: Whether images of one batch act on each other, so that accumulation is not the same as a larger batch.
+        batch_coupled: Whether images of one batch act on each other, so that accumulation differs from a larger batch.
     """
 
     num_global_views: ClassVar[int] = 1

@@ -84,7 +84,13 @@ class DINO(Objective):
             )
         loss = distillation_loss(teacher.chunk(count), student, temperature=self.student_temperature)
         entropy = -(teacher * teacher.clamp(min=1e-12).log()).sum(-1).mean()
-        return Loss(loss, {"teacher_entropy": entropy.detach()})
+        logs = {
+            "teacher_entropy": entropy.detach(),
+            # What is left of the loss when the teacher's own entropy, which rises and falls, is taken off.
+            "divergence": (loss - entropy).detach(),
+            "momentum": torch.tensor(self.momentum_at(progress)),
+        }
+        return Loss(loss, logs)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -25,7 +25,7 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, *, norm_pix: bool) -> 
 
 
 def teacher_probabilities(logits: Tensor, *, centre: Tensor, temperature: float) -> Tensor:
-    """Centred and sharpened softmax over prototypes, (..., K) float32 (DINO, https://arxiv.org/abs/2104.14294, eq. 1)."""
+    """Centred, sharpened softmax over prototypes, (..., K) float32 (DINO, https://arxiv.org/abs/2104.14294, eq. 1)."""
     return F.softmax((logits.float() - centre) / temperature, dim=-1)
 
 

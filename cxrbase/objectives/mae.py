@@ -16,8 +16,8 @@ from cxrbase.views import Views
 class MAE(Objective):
     """Masked autoencoder (He et al. 2022, https://arxiv.org/abs/2111.06377).
 
-    The encoder sees the visible patches alone, a small decoder predicts the masked ones. Accumulating micro-batches gives
-    the same update as one large batch.
+    The encoder sees the visible patches alone, a small decoder predicts the masked ones. Accumulating micro-batches
+    gives the same update as one large batch.
 
     Args:
         backbone: The shared ViT.
@@ -69,7 +69,7 @@ class MAE(Objective):
         return Loss(loss, {})
 
     def random_split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws which patches stay and which are hidden: (B, K) and (B, N - K) indices, K = int(N * (1 - mask_ratio))."""
+        """Draws patches that stay and that are hidden: (B, K) and (B, N - K) indices, K = int(N * (1 - mask_ratio))."""
         count = (images.shape[-2] // self.patch) * (images.shape[-1] // self.patch)
         # At least one patch on each side, or there is nothing to see or nothing to predict.
         kept = min(max(int(count * (1 - self.mask_ratio)), 1), count - 1)

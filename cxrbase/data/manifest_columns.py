@@ -1,0 +1,106 @@
+"""Checks and parses the columns of a manifest: names, paths, splits, ages and labels."""
+
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cxrbase.errors import ManifestError
+
+STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
+SPLITS = ("train", "val", "test")
+LABEL_PREFIX = "label_"
+
+
+def complete(table: pa.Table) -> pa.Table:
+    """Checks every column, gives it its type and adds the missing ones."""
+    names = distinct_names(table)
+    if "view_position" not in names:
+        names = ["view_position" if name == "view" else name for name in names]
+        table = table.rename_columns(names)
+    if not len(pick(table, "path")):
+        raise ManifestError("the manifest has no rows: give one row per image")
+    text = dict.fromkeys((*STRING_COLUMNS, "age"), pa.array([""] * len(table)))
+    text |= {name: text_of(table, name) for name in names}
+    text["path"] = pa.array(_checked_paths(text["path"].to_pylist()))
+    _check_splits(text["patient_id"].to_pylist(), text["split"].to_pylist())
+    done = {name: text.pop(name) for name in STRING_COLUMNS}
+    done["age"] = _numbers("age", text.pop("age"), wanted="years or nothing")
+    for name in [name for name in text if name.startswith(LABEL_PREFIX)]:
+        # A text column without a single number, such as label_detail, is a remark and not a broken label.
+        if table[name].type not in (pa.string(), pa.large_string()) or _any_number(text[name]):
+            done[name] = _numbers(name, text.pop(name), wanted="1, 0 or nothing")
+    return pa.table(done | text)
+
+
+def distinct_names(table: pa.Table) -> list[str]:
+    """Names of the columns; ManifestError where two are the same."""
+    names = list(table.column_names)
+    for name in names:
+        if names.count(name) > 1:
+            raise ManifestError(f"the manifest has {names.count(name)} columns named {name!r}: rename all but one")
+    return names
+
+
+def pick(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """One column; ManifestError where it is absent."""
+    if name not in table.column_names:
+        found = ", ".join(table.column_names) or "none"
+        raise ManifestError(f"the manifest has no column {name}; its columns are {found}")
+    return table[name]
+
+
+def text_of(table: pa.Table, name: str) -> pa.Array:
+    """A column as text without nulls; NaN is blank, because that is how pandas marks a missing value."""
+    column = pick(table, name)
+    try:
+        text = column.cast(pa.string()).fill_null("")
+        if pa.types.is_floating(column.type):
+            text = pc.if_else(pc.is_nan(column).fill_null(True), "", text)
+    except pa.ArrowException as error:
+        raise ManifestError(f"column {name} cannot be read as text: drop it ({error})") from error
+    return text.combine_chunks()
+
+
+@lru_cache(4096)
+def _number(text: str) -> float:
+    """Blank is NaN; what is not a number is infinite, which no column may hold."""
+    try:
+        return float({"": "nan", "true": "1", "false": "0"}.get(text.strip().lower(), text))
+    except ValueError:
+        return np.inf
+
+
+def _any_number(text: pa.Array) -> bool:
+    return any(np.isfinite(_number(value)) for value in pc.unique(text).to_pylist())
+
+
+def _numbers(name: str, text: pa.Array, *, wanted: str) -> pa.Array:
+    numbers = np.array([_number(value) for value in text.to_pylist()])
+    good = np.isin(numbers, (0, 1)) if name.startswith(LABEL_PREFIX) else (numbers >= 0) & (numbers < np.inf)
+    for row in np.flatnonzero(~(good | np.isnan(numbers)))[:1]:
+        raise ManifestError(f"column {name} must hold {wanted}, got {text[int(row)].as_py()!r} in row {row + 1}")
+    return pa.array(numbers.astype(np.float32))
+
+
+def _checked_paths(paths: list[str]) -> list[str]:
+    first: dict[str, int] = {}
+    for row, path in enumerate(paths, 1):
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise ManifestError(f"path {path!r} in row {row} must name a file inside the image folder, relative to it")
+        if first.setdefault(str(pure), row) != row:
+            raise ManifestError(f"path {path!r} is in row {first[str(pure)]} and again in row {row}: keep one")
+    return list(first)
+
+
+def _check_splits(patients: list[str], splits: list[str]) -> None:
+    home: dict[str, str] = {}
+    for row, (patient, split) in enumerate(zip(patients, splits, strict=True), 1):
+        if split and split not in SPLITS:
+            raise ManifestError(f"split must be one of {', '.join(SPLITS)} or blank, got {split!r} in row {row}")
+        if patient and split and home.setdefault(patient, split) != split:
+            both = f"split {home[patient]} and in split {split}"
+            raise ManifestError(f"patient {patient} is in {both}: keep a patient in one, or give two people two ids")

@@ -1,0 +1,175 @@
+"""The command line: help, suggestions, one-sentence errors with a non-zero exit code, and its two commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from commands import EXPERIMENTS, REPOSITORY, command
+from cxrbase.cli import main
+
+
+def failure(capfd, words):
+    """Exit code and the last line on stderr of a command that must fail without a traceback."""
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    return code, captured.err.strip().splitlines()[-1] if captured.err.strip() else ""
+
+
+def test_help_answers_at_once():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "cxrbase", "--help"], capture_output=True, text=True, check=True)
+    # Loose, because the machine may be busy; what matters is that torch is not imported.
+    assert time.perf_counter() - start < 3
+    assert "fit" in done.stdout
+
+
+def test_fit_help_shows_what_docstrings_say(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--data.batch_size" in text
+    assert "Images per device and step" in text
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.objective.help=cxrbase.objectives.DINO"])
+    assert "teacher_temperature" in capsys.readouterr().out
+
+
+def test_version_and_wrong_command(capfd):
+    assert main(["--version"]) == 0
+    code, line = failure(capfd, ["fitt"])
+    assert code == 2
+    assert "fit" in line
+    assert main([]) == 2
+
+
+def test_print_config_is_a_whole_configuration(image_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command("dino", root=image_folder, run_dir=tmp_path), "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["objective"]["class_path"] == "cxrbase.objectives.DINO"
+    assert config["data"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("--data.batchsize=4", "batch_size"), ("--model.objective.init_args.mask_ration=0.5", "mask_ratio")],
+)
+def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong, meant):
+    words = command("mae", wrong, root=image_folder, run_dir=tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capfd.readouterr().err
+    assert "Did you mean" in error
+    assert meant in error
+    assert "Traceback" not in error
+
+
+def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
+    (tmp_path / "mine.yaml").write_text("data:\n  imagesize: 64\n")
+    words = command("mae", f"--config={tmp_path / 'mine.yaml'}", root=image_folder, run_dir=tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "image_size" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--data.root=/no/such/folder"], "/no/such/folder"),
+        (["--data.views.num_global=1"], "2 large views"),
+        (["--data.batch_size=1"], "at least 2 images"),
+        (["--data.batch_size=4000"], "data.batch_size"),
+        (["--model.objective.init_args.temperature=-1"], "temperature must be above 0"),
+        (["--ckpt_path=/no/such/run"], "no checkpoint at /no/such/run"),
+        (["--data.manifest=/no/such/manifest.csv"], "no manifest /no/such/manifest.csv"),
+        (["--data.score_on=[effusion]"], "effusion"),
+        (["--model.backbone=resnet50"], "resnet50"),
+        (["--model.lr=1e30", "--trainer.max_steps=20", "--model.warmup=0.0"], "the loss is"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(image_folder, tmp_path, capfd, words, part):
+    code, line = failure(capfd, command("simclr", *words, root=image_folder, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert line.startswith("cxrbase: error: ")
+    assert part in line
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "huge"])
+def test_unreadable_images_are_named(image_folder, tmp_path, capfd, damage):
+    root = tmp_path / "images"
+    shutil.copytree(image_folder, root, ignore=shutil.ignore_patterns(".canvas"))
+    broken = root / "05.png"
+    content = {"empty": b"", "truncated": broken.read_bytes()[:200], "text": b"not an image"}
+    if damage == "huge":
+        Image.new("1", (20_000, 20_000)).save(broken)
+    else:
+        broken.write_bytes(content[damage])
+    code, line = failure(capfd, command("mae", root=root, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert "1 of 40 images are unreadable" in line
+    assert str(broken) in line
+    assert main(command("mae", "--data.max_bad=0.05", root=root, run_dir=tmp_path / "run")) == 0
+
+
+def test_folder_without_images_and_manifest_without_its_column(tmp_path, capfd):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    code, line = failure(capfd, command("mae", root=tmp_path, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert "no images below" in line
+    (tmp_path / "manifest.csv").write_text("file,label\na.png,1\n")
+    code, line = failure(capfd, command("mae", root=tmp_path, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert "no column path" in line
+    (tmp_path / "manifest.csv").write_text("path,split\na.png,train\n")
+    code, line = failure(capfd, command("mae", root=tmp_path, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert "a.png" in line
+
+
+def test_phantom_command_makes_a_contact_sheet(tmp_path, capsys):
+    assert main(["phantom", "--root", str(tmp_path / "set"), "--patients", "4", "--image_size", "48"]) == 0
+    with Image.open(tmp_path / "set" / "contact_sheet.png") as sheet:
+        assert sheet.width > 500
+    assert "contact_sheet.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("variable", "folder"), [("SSL", "objective"), ("SIZE", "size"), ("DATA", "data")])
+def test_make_says_which_names_exist(variable, folder):
+    words = ["make", "pretrain", f"{variable}=nonsense"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode
+    for path in (EXPERIMENTS / folder).glob("*.yaml"):
+        assert path.stem in done.stderr
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make"], cwd=REPOSITORY, capture_output=True, text=True, check=True, env=dict(os.environ))
+    for target in ("pretrain", "test", "lint", "types", "figures", "bench", "clean"):
+        assert f"make {target}" in done.stdout
+
+
+def test_a_full_disk_is_said_in_one_sentence(image_folder, tmp_path):
+    # A limit on the size of files stands in for a full disk: both make a write fail half-way.
+    words = " ".join(f"'{word}'" for word in command("mae", root=image_folder, run_dir=tmp_path / "run"))
+    script = f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m cxrbase {words}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=Path(tmp_path))
+    assert done.returncode == 1
+    assert "cxrbase: error: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,254 @@
+"""What the modules may import, what they must run without, and what no file may hold; see docs/architecture.md."""
+
+import ast
+import re
+import subprocess
+import sys
+import textwrap
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "cxrbase"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+MAX_LINES = 300
+# Imported inside the function that needs them, or by the tests alone.
+HEAVY = {"SimpleITK", "matplotlib", "albumentations", "sklearn", "transformers"}
+FENCES = [
+    ("data/", ("cxrbase.objectives", "cxrbase.pretraining", "cxrbase.evaluation")),
+    ("evaluation/", ("cxrbase.objectives", "cxrbase.pretraining")),
+    ("objectives/", ("lightning", "pytorch_lightning", "cxrbase.data")),
+]
+
+
+@cache
+def tree(file):
+    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"), file)
+
+
+def module_name(file):
+    return ".".join(["cxrbase", *Path(file).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def imports_of(node):
+    """Modules named by the import statements below a node, those inside functions included."""
+    found = set()
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            assert not statement.level, f"line {statement.lineno} imports relatively"
+            for alias in statement.names:
+                below = f"{statement.module}.{alias.name}"
+                found.add(below if below in MODULES else statement.module)
+    return found
+
+
+def floors():
+    """Patterns of each floor, from the table of docs/architecture.md."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", text, re.MULTILINE)
+    return {int(number): re.findall(r"`([^`]+\.py)`", modules) for number, modules in rows}
+
+
+def floor_of(file):
+    # fnmatch lets * cross a slash, which no pattern here is meant to do.
+    return [
+        number
+        for number, patterns in floors().items()
+        if any(fnmatch(file, pattern) and file.count("/") == pattern.count("/") for pattern in patterns)
+    ]
+
+
+def is_within(name, room):
+    return name == room or name.startswith(room + ".")
+
+
+def run_python(code):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_table_names_every_module_once_and_nothing_that_is_gone():
+    assert sorted(floors()) == [0, 1, 2, 3, 4]
+    assert {file: found for file in FILES if len(found := floor_of(file)) != 1} == {}
+    patterns = [pattern for row in floors().values() for pattern in row]
+    assert [pattern for pattern in patterns if not any(fnmatch(file, pattern) for file in FILES)] == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_module_imports_from_its_own_or_lower_floors(file):
+    (own,) = floor_of(file)
+    inside = {name for name in imports_of(tree(file)) if is_within(name, "cxrbase")}
+    assert inside <= set(MODULES)
+    assert {name for name in inside if floor_of(MODULES[name])[0] > own} == set()
+
+
+@pytest.mark.parametrize(("room", "forbidden"), FENCES, ids=[room for room, _ in FENCES])
+def test_the_fences_hold(room, forbidden):
+    files = [file for file in FILES if file.startswith(room)]
+    assert files
+    for file in files:
+        crossing = {name for name in imports_of(tree(file)) if any(is_within(name, other) for other in forbidden)}
+        assert not crossing, f"{file} imports {crossing}"
+
+
+def test_the_import_rules_see_every_form_of_import():
+    code = "import cxrbase.data.canvas\ndef f():\n    from cxrbase.data import stream\n    from cxrbase.errors import X"
+    assert imports_of(ast.parse(code)) == {"cxrbase.data.canvas", "cxrbase.data.stream", "cxrbase.errors"}
+
+
+def at_import(node):
+    """Import statements that run when a module is loaded: not in functions, not for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from at_import(child)
+
+
+def test_no_module_loads_a_heavy_library_by_itself():
+    for file in FILES:
+        for statement in at_import(tree(file)):
+            roots = {name.split(".")[0] for name in imports_of(ast.Module([statement], []))}
+            assert not roots & (HEAVY | {"lightly", "cv2", "pydicom"}), f"{file}:{statement.lineno}"
+        everywhere = {name.split(".")[0] for name in imports_of(tree(file))}
+        assert not everywhere & {"sklearn", "transformers"}, f"{file} needs a library of the tests"
+
+
+def test_help_loads_no_torch_and_objectives_load_no_lightning():
+    output = run_python(f"""
+        import sys
+        import cxrbase, cxrbase.cli
+        print(sorted({HEAVY | {"torch", "timm", "lightning"}} & set(sys.modules)))
+        import cxrbase.objectives
+        print(sorted({HEAVY | {"lightning", "lightly"}} & set(sys.modules)))
+    """)
+    assert output.split() == ["[]", "[]"]
+
+
+def test_training_modules_load_no_heavy_library_beyond_lightnings_own():
+    output = run_python(f"""
+        import sys
+        import lightning  # torchmetrics imports matplotlib and transformers where it finds them
+        before = set(sys.modules)
+        import cxrbase.pretraining, cxrbase.data.datamodule
+        print(sorted({HEAVY} & (set(sys.modules) - before)), sorted({HEAVY - {"matplotlib", "transformers"}} & before))
+    """)
+    assert output.split() == ["[]", "[]"]
+
+
+def test_every_objective_runs_where_simpleitk_matplotlib_and_albumentations_are_absent():
+    # Wrapping the finders hides a library as if it were not installed: libraries that ask beforehand, as torchmetrics
+    # does by find_spec and by its metadata, hear that it is absent, and those that import it get an ImportError.
+    output = run_python("""
+        import sys
+
+        ABSENT = {"simpleitk", "matplotlib", "albumentations"}
+
+        class Lacking:
+            def __init__(self, finder):
+                self.finder = finder
+
+            def find_spec(self, name, path=None, target=None):
+                return None if name.split(".")[0].lower() in ABSENT else self.finder.find_spec(name, path, target)
+
+            def find_distributions(self, context):
+                found = getattr(self.finder, "find_distributions", lambda context: ())(context)
+                return (one for one in found if one.name.lower() not in ABSENT)
+
+            def __getattr__(self, name):
+                return getattr(self.finder, name)
+
+        sys.meta_path[:] = [Lacking(finder) for finder in sys.meta_path]
+        for name in ("SimpleITK", "matplotlib", "albumentations"):
+            try:
+                __import__(name)
+            except ImportError:
+                pass
+            else:
+                raise SystemExit(f"{name} is not hidden")
+
+        import cxrbase, cxrbase.cli, cxrbase.pretraining, cxrbase.data.datamodule, cxrbase.objectives
+        import torch
+        from cxrbase.backbones import create_backbone
+        from cxrbase.objectives import DINO, MAE, SimCLR
+        from cxrbase.views import Views
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        shape = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        for kind, options in [
+            (MAE, {"decoder_dim": 32, "decoder_depth": 1}),
+            (DINO, {"num_prototypes": 64, "hidden_dim": 64, "bottleneck_dim": 64}),
+            (SimCLR, {"hidden_dim": 64, "projection_dim": 32}),
+        ]:
+            objective = kind(create_backbone("vit_tiny_patch16_224", image_size=32, options=shape), **options)
+            large = [torch.randn(4, 1, 32, 32) for _ in range(kind.num_global_views)]
+            small = [torch.randn(4, 1, 16, 16) for _ in range(2)] if kind.uses_local_views else []
+            assert torch.isfinite(objective(Views(large, small), 0.0).loss)
+            print(kind.__name__)
+        assert not {name.lower() for name in sys.modules} & ABSENT
+    """)
+    assert output.split() == ["MAE", "DINO", "SimCLR"]
+
+
+def names(statement):
+    return {alias.name for alias in statement.names}
+
+
+def breaches(module):
+    """What no module may do, as (line, what)."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "eval", "exec"):
+            yield node.lineno, f"{node.func.id}()"
+        elif isinstance(node, ast.keyword) and node.arg == "strict" and getattr(node.value, "value", None) is False:
+            yield node.value.lineno, "strict=False"
+        elif isinstance(node, ast.ExceptHandler):
+            kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            if any(kind is None or getattr(kind, "id", "") in ("Exception", "BaseException") for kind in kinds):
+                yield node.lineno, "except Exception"
+        elif isinstance(node, ast.Import) and "pickle" in names(node):
+            yield node.lineno, "import pickle"
+        elif isinstance(node, ast.ImportFrom) and node.module == "pickle" and names(node) != {"UnpicklingError"}:
+            yield node.lineno, "from pickle import"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_is_short_and_does_nothing_that_hides_errors_or_runs_foreign_code(file):
+    assert list(breaches(tree(file))) == []
+    assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    assert Path(file).name not in ("utils.py", "helpers.py", "common.py")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(1)",
+        "eval('1')",
+        "model.load_state_dict(state, strict=False)",
+        "try:\n    f()\nexcept Exception:\n    pass",
+        "try:\n    f()\nexcept:\n    pass",
+        "try:\n    f()\nexcept (ValueError, Exception):\n    pass",
+        "import pickle",
+        "from pickle import UnpicklingError, loads",
+    ],
+)
+def test_each_breach_is_seen(code):
+    assert len(list(breaches(ast.parse(code)))) == 1
+
+
+def test_the_harmless_likes_of_them_are_not():
+    code = "model.eval()\nfingerprint(x)\nfrom pickle import UnpicklingError\nzip(a, b, strict=True)\n"
+    assert list(breaches(ast.parse(code))) == []
