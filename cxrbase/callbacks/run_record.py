@@ -1,6 +1,7 @@
 """Leaves behind what a run is for: the encoder, what is needed to feed it, and a summary."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.pretraining import Pretraining
+
+logger = logging.getLogger(__name__)
 
 
 class RunRecord(Callback):
@@ -39,6 +42,17 @@ class RunRecord(Callback):
     def wall_s(self) -> float:
         """Seconds of fitting, over all starts of the run."""
         return self._earlier_s + time.monotonic() - self._began
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the last step, which periodic checkpoints may miss; on all ranks, as the strategy wants it."""
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
+
+    @rank_zero_only
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Says how to go on after an interrupt."""
+        folder = Path(trainer.default_root_dir)
+        if isinstance(exception, KeyboardInterrupt) and (folder / "last.ckpt").is_file():
+            logger.warning("stopped at step %d; go on with --ckpt_path=%s", trainer.global_step, folder)
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
