@@ -129,6 +129,7 @@ class Pretraining(L.LightningModule):
         return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def _check(self, data: CXRDataModule) -> None:
+        self._check_sizes(data)
         name, needed = type(self.objective).__name__, self.objective.num_global_views
         if data.views.num_global != needed:
             raise ConfigError(
@@ -144,3 +145,14 @@ class Pretraining(L.LightningModule):
                 f"{name} needs at least {self.objective.min_batch_size} images per device, got data.batch_size "
                 f"{data.batch_size}"
             )
+
+    def _check_sizes(self, data: CXRDataModule) -> None:
+        patch = int(self.encoder.patch_embed.patch_size[0])
+        sizes = {"data.image_size": data.image_size}
+        if data.views.num_local:
+            sizes["data.views.local_size"] = data.views.local_pixels(data.image_size)
+        for option, size in sizes.items():
+            if size % patch:
+                raise ConfigError(
+                    f"{option} is {size}, which patches of {patch} pixels do not tile: set it to a multiple of {patch}"
+                )

@@ -159,6 +159,10 @@ class RandomViews:
         self.flip, self.jitter, self.blur, self.blur_sigma = flip, jitter, blur, blur_sigma
         self.brightness, self.contrast, self.gamma, self.crop_on = brightness, contrast, gamma, crop_on
 
+    def local_pixels(self, out: int) -> int:
+        """Side of a small crop where a large one has `out` pixels."""
+        return self.local_size or round(out * 3 / 7)
+
     def __call__(
         self, images: Tensor, sizes: Tensor, ids: Tensor, *, out: int, mean: float, std: float, seed: int, epoch: int
     ) -> Views:
@@ -179,7 +183,7 @@ class RandomViews:
         """
         source = images.to(torch.float32) / 255
         plan = [(out, self.global_scale)] * self.num_global
-        plan += [(self.local_size or round(out * 3 / 7), self.local_scale)] * self.num_local
+        plan += [(self.local_pixels(out), self.local_scale)] * self.num_local
         made = []
         for number, (side, scale) in enumerate(plan):
             draws = keyed_uniform(ids, _DRAWS_PER_VIEW, seed=seed, epoch=epoch, offset=number * _DRAWS_PER_VIEW)

@@ -101,6 +101,7 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
         (["--data.manifest=/no/such/manifest.csv"], "no manifest /no/such/manifest.csv"),
         (["--data.score_on=[effusion]"], "effusion"),
         (["--model.backbone=resnet50"], "resnet50"),
+        (["--data.image_size=36"], "a multiple of 8"),
         (["--model.lr=1e30", "--trainer.max_steps=20", "--model.warmup=0.0"], "the loss is"),
     ],
 )

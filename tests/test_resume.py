@@ -7,11 +7,11 @@ import time
 
 import pytest
 import torch
-from commands import command
 
+from commands import command
 from cxrbase.cli import main
 
-STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.every_n_train_steps=3", "--probe.monitor_every=1000"]
+STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.every_n_train_steps=3"]
 
 
 def start(words):

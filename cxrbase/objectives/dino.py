@@ -30,6 +30,8 @@ class DINO(Objective):
         teacher_warmup: Share of the run over which the teacher's temperature rises.
         momentum: The teacher's momentum at the start; it rises to 1 along a cosine.
         centre_momentum: Momentum of the centre that is subtracted from the teacher's logits.
+        batch_norm: Whether the head has BatchNorm. It keeps short trainings with small batches from collapsing, and
+            couples the images of a batch: accumulated micro-batches are then no longer the same as one large batch.
         freeze_prototypes: Share of the run for which the prototypes stay as they are (one epoch in the paper).
     """
 
@@ -52,6 +54,7 @@ class DINO(Objective):
         teacher_warmup: float = 0.0,
         momentum: float = 0.996,
         centre_momentum: float = 0.9,
+        batch_norm: bool = False,
         freeze_prototypes: float = 0.01,
     ) -> None:
         super().__init__(backbone)
@@ -63,7 +66,8 @@ class DINO(Objective):
         self.student_temperature, self.teacher_warmup = student_temperature, teacher_warmup
         self.teacher_temperatures = (teacher_temperature_start, teacher_temperature)
         self.momentum, self.centre_momentum, self.freeze_prototypes = momentum, centre_momentum, freeze_prototypes
-        self.head = DINOHead(backbone.embed_dim, num_prototypes, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
+        widths = {"hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
+        self.head = DINOHead(backbone.embed_dim, num_prototypes, **widths, batch_norm=batch_norm)
         self.teacher_backbone, self.teacher_head = MomentumTeacher(backbone), MomentumTeacher(self.head)
         self.register_buffer("centre", torch.zeros(num_prototypes))
         # Gathered by forward, spent by after_step, so not part of the state that a checkpoint holds.

@@ -16,17 +16,23 @@ class DINOHead(nn.Module):
         num_prototypes: Width of the output.
         hidden_dim: Width of the two hidden layers.
         bottleneck_dim: Width before the prototypes.
+        batch_norm: Whether the hidden layers have BatchNorm, as an option of the authors' code for small trainings.
     """
 
-    def __init__(self, dim: int, num_prototypes: int, *, hidden_dim: int = 2048, bottleneck_dim: int = 256) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_prototypes: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        )
+        layers: list[nn.Module] = []
+        for width in (dim, hidden_dim):
+            layers += [nn.Linear(width, hidden_dim), *([nn.BatchNorm1d(hidden_dim)] if batch_norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
         self.prototypes = nn.Linear(bottleneck_dim, num_prototypes, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):

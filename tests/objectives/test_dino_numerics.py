@@ -182,3 +182,18 @@ def test_head_gives_cosines_between_bottleneck_and_prototypes():
     torch.testing.assert_close(head(features), expected)
     # Weight norm by hooks could not be copied after a forward pass.
     torch.testing.assert_close(copy.deepcopy(head)(features), expected)
+
+
+def test_batch_norm_in_the_head_is_the_students_in_the_teacher_too(build, make_views):
+    dino = build("DINO", batch_norm=True, momentum=0.5)
+    views = make_views(dino)
+    loss = dino(views, 0.0).loss
+    loss.backward()
+    dino.after_step(0.0)
+    norms = [module for module in dino.head.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    assert len(norms) == 2
+    copies = [module for module in dino.teacher_head.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    for own, copied in zip(norms, copies, strict=True):
+        assert own.running_mean.abs().sum() > 0
+        assert torch.equal(own.running_mean, copied.running_mean)
+        assert not copied.training

@@ -1,0 +1,136 @@
+"""Every command and snippet of the README runs, on small networks and few images."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import REPOSITORY, command
+from cxrbase.cli import main
+
+README = (REPOSITORY / "README.md").read_text()
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+SMALL = [
+    "--data.image_size=32",
+    "--data.canvas_size=32",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the commands read, with an environment that counts as installed."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "README.md", "tests/test_layers.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def small(line, root):
+    """A README command with the user's path filled in and everything as small as it gets."""
+    words = shlex.split(line.replace("/path/to/images", str(root)))
+    of_size = "vit_" in line
+    extra = [*SMALL, *(["--model.backbone_options.depth=1"] if of_size else [])]
+    if "dino" in line:
+        extra.append("--data.views.init_args.local_size=16")
+    if "DATA=folder" not in line and words[0] == "make":
+        extra += ["--data.phantom.patients=40", "--data.phantom.image_size=32"]
+    if words[0] != "make":
+        return words + extra
+    given = next((word for word in words if word.startswith("ARGS=")), "ARGS=")
+    return [*(word for word in words if word != given), " ".join([given, *extra])]
+
+
+def test_readme_has_commands():
+    assert SHELL[:2] == ["make pretrain SSL=mae", "make test"]
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("make pretrain")])
+def test_make_pretrain_line(line, checkout, image_folder):
+    if "RUN_DIR" in line:
+        assert main(command("mae", root=image_folder, run_dir=checkout / "runs" / "example")) == 0
+        line = line.replace("SSL=mae", "SSL=mae DATA=folder").replace('ARGS="', f'ARGS="--data.root={image_folder} ')
+        # The same network and batch as the run that is taken up.
+        words = command("mae", root=image_folder, run_dir=checkout)
+        keep = [word for word in words if word.startswith(("--data.image", "--data.canvas", "--data.batch"))]
+        options = [f"'{word}'" for word in words if word.startswith("--model.backbone_options")]
+        line = line[:-1] + " " + " ".join([*keep, *options, "--trainer.max_steps=3"]) + '"'
+        run = subprocess.run(["bash", "-c", line], cwd=checkout, capture_output=True, text=True, check=False)
+    else:
+        run = subprocess.run(small(line, image_folder), cwd=checkout, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "encoder.safetensors" in run.stdout
+    assert "tensorboard --logdir" in run.stdout
+    assert list(checkout.glob("runs/*/summary.json"))
+
+
+def test_make_test_runs_pytest(checkout):
+    run = subprocess.run(["make", "--dry-run", "test"], cwd=checkout, capture_output=True, text=True, check=True)
+    assert "pytest" in run.stdout
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("cxrbase fit --config")])
+def test_fit_line(line, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert main([*small(line, image_folder)[1:], f"--run_dir={tmp_path / 'run'}"]) == 0
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("cxrbase fit") and "help" in line])
+def test_help_line(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line)[1:])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out
+
+
+def test_phantom_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = [line for line in SHELL if line.startswith("cxrbase phantom")]
+    words = shlex.split(line.replace("5000", "5").replace("256", "64"))
+    assert main(words[1:]) == 0
+    assert (tmp_path / words[words.index("--root") + 1] / "contact_sheet.png").is_file()
+
+
+def test_every_shell_line_is_covered():
+    kinds = ("make pretrain", "make test", "cxrbase fit --config", "cxrbase fit --help", "cxrbase phantom")
+    kinds += ("cxrbase fit --model.objective.help",)
+    assert [line for line in SHELL if not line.startswith(kinds)] == []
+
+
+def test_python_snippet(image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command("mae", root=image_folder, run_dir="runs/example")) == 0
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    subprocess.run([sys.executable, "-c", snippet], check=True)
+
+
+def test_yaml_snippet_and_links(cxr_root, tmp_path):
+    import yaml
+
+    from cxrbase.data.manifest import Manifest, Target
+
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    targets = yaml.safe_load(snippet)["data"]["targets"]
+    manifest = Manifest.read(
+        cxr_root / "manifest.csv", targets={name: Target(**target) for name, target in targets.items()}
+    )
+    assert manifest.labels == ("pneumonia",)
+
+
+def test_local_links_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (REPOSITORY / link).exists(), link
