@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cxrbase.data.decode import IMAGE_SUFFIXES
-from cxrbase.data.manifest_columns import LABEL_PREFIX, SPLITS, complete, distinct_names, pick, text_of
+from cxrbase.data.manifest_columns import (
+    LABEL_PREFIX,
+    SPLITS,
+    complete,
+    distinct_names,
+    pick,
+    text_of,
+    with_view_position,
+)
 from cxrbase.errors import ManifestError
 
 __all__ = ["LABEL_PREFIX", "SPLITS", "Manifest", "Target"]
@@ -93,6 +101,7 @@ class Manifest:
             raise ManifestError(f"no manifest {path}: give the path of an existing .parquet or .csv file")
         try:
             table = _read_csv(path) if path.suffix.lower() == ".csv" else pq.ParquetFile(path).read()
+            table = with_view_position(table)
             for name, target in (targets or {}).items():
                 table = _add_target(table, name, target)
             manifest = cls(table, path.parent if root is None else Path(root))
@@ -219,7 +228,9 @@ def _add_target(table: pa.Table, name: str, target: Target) -> pa.Table:
     label, where = LABEL_PREFIX + name, target.where or {}
     if label in distinct_names(table):
         raise ManifestError(f"target {name} would replace the column {label}: give it another name")
-    text = {column: text_of(table, column).to_numpy(zero_copy_only=False) for column in (target.column, *where)}
+    named = {column: "view_position" if column == "view" else column for column in (target.column, *where)}
+    found = {column: column if column in table.column_names else other for column, other in named.items()}
+    text = {column: text_of(table, name).to_numpy(zero_copy_only=False) for column, name in found.items()}
     inside = np.logical_and.reduce([text[column] == value for column, value in where.items()], axis=0)
     positive = inside & np.isin(text[target.column], target.positive)
     negative = np.isin(text[target.column], target.negative) if target.negative else text[target.column] != ""

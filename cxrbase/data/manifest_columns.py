@@ -16,10 +16,8 @@ LABEL_PREFIX = "label_"
 
 def complete(table: pa.Table) -> pa.Table:
     """Checks every column, gives it its type and adds the missing ones."""
-    names = distinct_names(table)
-    if "view_position" not in names:
-        names = ["view_position" if name == "view" else name for name in names]
-        table = table.rename_columns(names)
+    table = with_view_position(table)
+    names = table.column_names
     if not len(pick(table, "path")):
         raise ManifestError("the manifest has no rows: give one row per image")
     text = dict.fromkeys((*STRING_COLUMNS, "age"), pa.array([""] * len(table)))
@@ -33,6 +31,14 @@ def complete(table: pa.Table) -> pa.Table:
         if table[name].type not in (pa.string(), pa.large_string()) or _any_number(text[name]):
             done[name] = _numbers(name, text.pop(name), wanted="1, 0 or nothing")
     return pa.table(done | text)
+
+
+def with_view_position(table: pa.Table) -> pa.Table:
+    """Gives the column `view` its name; ManifestError where two columns are named the same."""
+    names = distinct_names(table)
+    if "view_position" in names:
+        return table
+    return table.rename_columns(["view_position" if name == "view" else name for name in names])
 
 
 def distinct_names(table: pa.Table) -> list[str]:

@@ -1,6 +1,6 @@
 """DINO: a student predicts what its momentum teacher says of other crops of the same image."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cxrbase.objectives.base import Loss, MomentumTeacher, Objective
 from cxrbase.objectives.heads import DINOHead
-from cxrbase.objectives.losses import distillation_loss, teacher_probabilities
+from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, teacher_probabilities
 from cxrbase.optim import cosine
 from cxrbase.views import Views
 
@@ -29,6 +29,9 @@ class DINO(Objective):
         teacher_temperature_start: The same at the start.
         teacher_warmup: Share of the run over which the teacher's temperature rises.
         momentum: The teacher's momentum at the start; it rises to 1 along a cosine.
+        centring: What keeps the teacher from saying the same of all images: "mean" subtracts a running mean (the paper);
+            "sinkhorn" balances prototypes over the batch (DINOv2, https://arxiv.org/abs/2304.07193), which lasts in
+            short trainings with small batches, and couples the images of a batch as `batch_norm` does.
         centre_momentum: Momentum of the centre that is subtracted from the teacher's logits.
         batch_norm: Whether the head has BatchNorm. It keeps short trainings with small batches from collapsing, and
             couples the images of a batch: accumulated micro-batches are then no longer the same as one large batch.
@@ -53,6 +56,7 @@ class DINO(Objective):
         teacher_temperature_start: float = 0.04,
         teacher_warmup: float = 0.0,
         momentum: float = 0.996,
+        centring: Literal["mean", "sinkhorn"] = "mean",
         centre_momentum: float = 0.9,
         batch_norm: bool = False,
         freeze_prototypes: float = 0.01,
@@ -61,10 +65,13 @@ class DINO(Objective):
         for name, value in {"momentum": momentum, "centre_momentum": centre_momentum}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if centring not in ("mean", "sinkhorn"):
+            raise ValueError(f"centring must be mean or sinkhorn, got {centring!r}")
         if min(student_temperature, teacher_temperature, teacher_temperature_start) <= 0:
             raise ValueError("temperatures must be above 0")
         self.student_temperature, self.teacher_warmup = student_temperature, teacher_warmup
         self.teacher_temperatures = (teacher_temperature_start, teacher_temperature)
+        self.centring: str = centring
         self.momentum, self.centre_momentum, self.freeze_prototypes = momentum, centre_momentum, freeze_prototypes
         widths = {"hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
         self.head = DINOHead(backbone.embed_dim, num_prototypes, **widths, batch_norm=batch_norm)
@@ -79,7 +86,7 @@ class DINO(Objective):
         large, count = torch.cat(views.global_), len(views.global_)
         logits = self.teacher_head(self.teacher_backbone(large)).float()
         self._gather(logits)
-        teacher = teacher_probabilities(logits, centre=self.centre, temperature=self.teacher_temperature(progress))
+        teacher = self._targets(logits, self.teacher_temperature(progress))
         frozen = progress < self.freeze_prototypes
         student = list(self.head(self.backbone(large), freeze_prototypes=frozen).chunk(count))
         if views.local:
@@ -125,6 +132,12 @@ class DINO(Objective):
         vit: nn.Module = self.teacher_backbone.module
         assert isinstance(vit, VisionTransformer)
         return vit
+
+    @torch.no_grad()
+    def _targets(self, logits: Tensor, temperature: float) -> Tensor:
+        if self.centring == "sinkhorn":
+            return balanced_probabilities(logits, temperature=temperature)
+        return teacher_probabilities(logits, centre=self.centre, temperature=temperature)
 
     @torch.no_grad()
     def _gather(self, logits: Tensor) -> None:

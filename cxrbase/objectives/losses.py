@@ -29,6 +29,38 @@ def teacher_probabilities(logits: Tensor, *, centre: Tensor, temperature: float)
     return F.softmax((logits.float() - centre) / temperature, dim=-1)
 
 
+def balanced_probabilities(logits: Tensor, *, temperature: float, iterations: int = 3) -> Tensor:
+    """Teacher probabilities that use all prototypes equally over the batch (Sinkhorn-Knopp).
+
+    SwAV (https://arxiv.org/abs/2006.09882, section 3.1), in place of centring as in DINOv2
+    (https://arxiv.org/abs/2304.07193, section 4). In logarithms, so that nothing underflows; over all devices.
+
+    Args:
+        logits: (N, K) of the teacher, all its views one below the other.
+        temperature: The teacher's.
+        iterations: Rounds of dividing by the sum of each prototype, then of each image.
+
+    Returns:
+        (N, K) float32, every row summing to 1.
+    """
+    logs = logits.float() / temperature
+    for _ in range(iterations):
+        logs = logs - _log_sum_over_images(logs)
+        logs = logs - logs.logsumexp(dim=1, keepdim=True)
+    return logs.exp()
+
+
+def _log_sum_over_images(logs: Tensor) -> Tensor:
+    highest = logs.max(dim=0).values
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if together:
+        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    total = (logs - highest).exp().sum(0)
+    if together:
+        torch.distributed.all_reduce(total)
+    return highest + total.log()
+
+
 def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor], *, temperature: float) -> Tensor:
     """Cross-entropy of every student view against every other teacher view (DINO, algorithm 1).
 

@@ -273,3 +273,11 @@ def test_damaged_parquet_is_read_or_refused(tmp_path_factory, parquet_bytes, dat
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)):
         damaged[place] = data.draw(st.integers(0, 255))
     reads_or_refuses(tmp_path_factory.getbasetemp() / "damaged.parquet", bytes(damaged))
+
+
+@pytest.mark.parametrize("asked", ["view", "view_position"])
+@pytest.mark.parametrize("held", ["view", "view_position"])
+def test_target_reads_the_view_position_by_either_name(asked, held, tmp_path):
+    (tmp_path / "manifest.csv").write_text(f"path,{held}\na.png,PA\nb.png,AP\nc.png,\n")
+    manifest = Manifest.read(tmp_path / "manifest.csv", targets={"pa": Target(asked, ["PA"], ["AP"])})
+    np.testing.assert_array_equal(manifest.label_matrix()[:, 0], [1, 0, np.nan])

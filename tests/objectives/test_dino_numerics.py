@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cxrbase.objectives.heads import DINOHead
-from cxrbase.objectives.losses import distillation_loss, teacher_probabilities
+from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, teacher_probabilities
 from cxrbase.views import Views
 
 
@@ -197,3 +197,41 @@ def test_batch_norm_in_the_head_is_the_students_in_the_teacher_too(build, make_v
         assert own.running_mean.abs().sum() > 0
         assert torch.equal(own.running_mean, copied.running_mean)
         assert not copied.training
+
+
+def naive_sinkhorn(logits, temperature, iterations):
+    """The algorithm of SwAV's appendix on plain numbers."""
+    table = (logits.double() / temperature).exp()
+    for _ in range(iterations):
+        table = table / table.sum(0, keepdim=True) / table.shape[1]
+        table = table / table.sum(1, keepdim=True) / table.shape[0]
+    return table * table.shape[0]
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_sinkhorn_is_the_naive_algorithm(iterations):
+    logits = torch.randn(12, 8).clamp(-1, 1)
+    expected = naive_sinkhorn(logits, 0.05, iterations)
+    given = balanced_probabilities(logits, temperature=0.05, iterations=iterations)
+    torch.testing.assert_close(given, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_sinkhorn_balances_prototypes_and_survives_extreme_logits():
+    logits = torch.randn(16, 4) + torch.tensor([5.0, 0.0, -5.0, 0.0])
+    balanced = balanced_probabilities(logits, temperature=0.5, iterations=200)
+    torch.testing.assert_close(balanced.sum(0), torch.full((4,), 4.0), rtol=1e-3, atol=1e-3)
+    extreme = balanced_probabilities(logits.bfloat16() * 1e4, temperature=0.01)
+    assert extreme.dtype == torch.float32
+    assert torch.isfinite(extreme).all()
+    torch.testing.assert_close(extreme.sum(1), torch.ones(16))
+
+
+def test_dino_with_sinkhorn_uses_balanced_targets(build, make_views):
+    dino = build("DINO", centring="sinkhorn", teacher_temperature=0.05)
+    views = make_views(dino)
+    logits = dino.teacher_head(dino.teacher_backbone(torch.cat(views.global_)))
+    targets = balanced_probabilities(logits, temperature=0.05)
+    entropy = -(targets * targets.log()).sum(1).mean()
+    torch.testing.assert_close(dino(views, 1.0).logs["teacher_entropy"], entropy)
+    with pytest.raises(ValueError, match="centring must be mean or sinkhorn"):
+        build("DINO", centring="none")
