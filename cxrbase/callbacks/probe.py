@@ -120,7 +120,7 @@ class FrozenProbe(Callback):
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
-        features = extract_features(_encoder(pl_module), batches, device=device, total=None)
+        features = extract_features(_encoder(pl_module), batches, device=device, description="")
         metrics = {"features/rankme": rankme(features), "features/std": feature_std(features)}
         self._log(trainer, metrics, trainer.global_step)
 
