@@ -37,7 +37,7 @@ def extract_features(
     width = encoder.embed_dim * (2 if encoder.has_class_token else 1)
     rows = [np.empty((0, width), dtype=np.float32)]
     with _evaluating(encoder), torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for images in tqdm(batches, total=total, desc=description, leave=False, disable=not description):
+        for images in tqdm(batches, total=total, desc=description, leave=False, disable=None if description else True):
             tokens = encoder.forward_features(images.to(device, torch.float32, non_blocking=True))
             rows.append(pool_tokens(encoder, tokens).cpu().numpy())
     return np.concatenate(rows)

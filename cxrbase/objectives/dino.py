@@ -29,7 +29,7 @@ class DINO(Objective):
         teacher_temperature_start: The same at the start.
         teacher_warmup: Share of the run over which the teacher's temperature rises.
         momentum: The teacher's momentum at the start; it rises to 1 along a cosine.
-        centring: What keeps the teacher from saying the same of all images: "mean" subtracts a running mean (the paper);
+        centring: What keeps the teacher from saying the same of all: "mean" subtracts a running mean (the paper);
             "sinkhorn" balances prototypes over the batch (DINOv2, https://arxiv.org/abs/2304.07193), which lasts in
             short trainings with small batches, and couples the images of a batch as `batch_norm` does.
         centre_momentum: Momentum of the centre that is subtracted from the teacher's logits.
