@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 import re
 import sys
 import warnings
@@ -106,6 +107,8 @@ class CXRBaseCLI(LightningCLI):
             config.run_dir = f"runs/{objective}_{config.model.backbone}_{datetime.now():%Y%m%d-%H%M%S}"
         if config.trainer.precision is None:
             config.trainer.precision = found_precision(str(config.trainer.accelerator))
+        # Unpickling can run code, and a checkpoint may come from anywhere.
+        config.weights_only = True
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = config.run_dir
 
@@ -193,7 +196,14 @@ def _seed(value: int | bool) -> int:
     return int(value)
 
 
+def _useful(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning tells somebody who starts a run something."""
+    text = record.getMessage()
+    return not any(part in text for part in ("Tip:", "TPU available", "estimate number of stepping"))
+
+
 def _quiet() -> None:
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_useful)
     # Each of these is known and harmless here, and would bury the progress bar.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*logging interval.*")
