@@ -1,6 +1,7 @@
 """Images/s of each objective, and what the views cost of it: alternating rounds, medians with spread.
 
-Run `make bench`; the result goes to benchmarks/results/throughput.json with machine, versions, date and command.
+Run `make bench`; the result goes to benchmarks/results/throughput_<size>_<device>.json with machine, versions, date and
+command.
 """
 
 import json
@@ -113,6 +114,7 @@ def throughput(size: str = "tiny", rounds: int = 5, repeats: int = 2, out: str =
         "objectives": {name: report(times[name], built[name][2]) for name in built},
     }
     path = Path(out or ROOT / "benchmarks" / "results" / f"throughput_{size}_{device.type}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     for name, row in result["objectives"].items():
         print(f"{name:8} {row['images_per_s']:8.1f} images/s [{row['low']:.1f}, {row['high']:.1f}], views "

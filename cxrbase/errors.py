@@ -26,10 +26,11 @@ class DecodeError(CXRBaseError):
         reason: What is wrong with it, as half a sentence.
     """
 
-    def __init__(self, source: str, key: str, reason: str) -> None:
-        super().__init__(f"cannot read {key}{f' ({source})' if source else ''}: {reason}")
+    def __init__(self, source: str, key: str = "", reason: str = "") -> None:
+        # A loader's worker process hands over the finished message alone.
+        super().__init__(f"cannot read {key}{f' ({source})' if source else ''}: {reason}" if key else source)
         self.source, self.key, self.reason = source, key, reason
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str, str]]:
-        # The default would call __init__ with the finished message, which breaks on the way out of a worker process.
+        # The default would lose the three parts.
         return type(self), (self.source, self.key, self.reason)

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -77,6 +77,8 @@ class Pretraining(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, CXRDataModule):
             self._check(data)
+            self._check_sizes(data)
+        self._warn_of_coupling()
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Runs the objective and logs its loss."""
@@ -129,7 +131,6 @@ class Pretraining(L.LightningModule):
         return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def _check(self, data: CXRDataModule) -> None:
-        self._check_sizes(data)
         name, needed = type(self.objective).__name__, self.objective.num_global_views
         if data.views.num_global != needed:
             raise ConfigError(
@@ -144,6 +145,13 @@ class Pretraining(L.LightningModule):
             raise ConfigError(
                 f"{name} needs at least {self.objective.min_batch_size} images per device, got data.batch_size "
                 f"{data.batch_size}"
+            )
+
+    def _warn_of_coupling(self) -> None:
+        if self.objective.batch_coupled and self.trainer.accumulate_grad_batches > 1:
+            rank_zero_warn(
+                f"{type(self.objective).__name__} compares the images of a batch with each other, so accumulated "
+                "batches are not the same as one large batch: raise data.batch_size instead where memory allows"
             )
 
     def _check_sizes(self, data: CXRDataModule) -> None:

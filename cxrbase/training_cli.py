@@ -89,6 +89,8 @@ class CXRBaseCLI(LightningCLI):
         # Lightning would let the checkpoint's settings win over the ones given, in silence (its issue 21455).
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
+        if not path:
+            refuse_used(config.get("run_dir"))
         if not path or path in _NAMED_BY_PATH:
             return
         checkpoint = Path(path) / "last.ckpt" if Path(path).is_dir() else Path(path)
@@ -162,6 +164,14 @@ def found_precision(accelerator: str) -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
+def refuse_used(run_dir: str | None) -> None:
+    """Raises a ConfigError where a new run would overwrite another one."""
+    if run_dir and (Path(run_dir) / "last.ckpt").is_file():
+        raise ConfigError(
+            f"{run_dir} holds a run already: go on with it by --ckpt_path={run_dir}, or set --run_dir to a new folder"
+        )
+
+
 def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
     """Compares what a checkpoint was trained with to what is asked for now.
 
@@ -170,14 +180,15 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
         model: The model's settings as parsed.
 
     Raises:
-        ConfigError: If the file is not a checkpoint, or objective or backbone differ.
+        ConfigError: If the file is not a checkpoint, or a setting of the model differs.
     """
     try:
         held = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
     except (RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         raise ConfigError(f"{checkpoint} is not a checkpoint of cxrbase fit, or is damaged: {error}") from error
-    for key in ("objective", "backbone", "backbone_options", "image_size"):
-        was, now = _shape(held.get(key)), _shape(model.get(key))
+    # The seed is the stream's to compare.
+    for key in sorted(set(held) & set(model) - {"seed"}, key=["objective", "backbone"].__contains__, reverse=True):
+        was, now = _plain(held[key]), _plain(model[key])
         if was != now:
             raise ConfigError(
                 f"{checkpoint} was trained with {key} {was}, the settings say {now}: use the same configuration to go "
@@ -185,11 +196,11 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
             )
 
 
-def _shape(setting: Any) -> Any:
-    """A setting in a form to compare: an objective is its class and the arguments that shape its weights."""
+def _plain(setting: Any) -> Any:
+    """A setting in the form that can be compared."""
     if isinstance(setting, dict) and "class_path" in setting:
-        return {"class": setting["class_path"].rsplit(".", 1)[-1], **dict(setting.get("init_args") or {})}
-    return setting or None
+        return {"class": setting["class_path"], **dict(setting.get("init_args") or {})}
+    return list(setting) if isinstance(setting, tuple) else setting or None
 
 
 def _seed(value: int | bool) -> int:

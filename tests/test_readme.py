@@ -72,7 +72,8 @@ def test_make_pretrain_line(line, checkout, image_folder):
         run = subprocess.run(small(line, image_folder), cwd=checkout, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "encoder.safetensors" in run.stdout
-    assert "tensorboard --logdir" in run.stdout
+    (curves,) = re.findall(r"curves +(\S+) --logdir", run.stdout)
+    assert (checkout / curves).is_file()
     assert list(checkout.glob("runs/*/summary.json"))
 
 

@@ -1,5 +1,6 @@
 """A killed run goes on where it stood, exactly; with other settings it refuses and says why."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,3 +97,40 @@ def test_interrupt_leaves_a_run_that_can_go_on(image_folder, tmp_path):
     assert process.returncode != 0
     assert "Traceback" not in error
     assert "--ckpt_path" in error
+
+
+def test_finished_run_is_left_as_it_is(fit, image_folder, capfd):
+    fit("mae")
+    before = (fit.run_dir / "summary.json").read_bytes()
+    assert main(command("mae", f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=fit.run_dir)) == 0
+    assert (fit.run_dir / "summary.json").read_bytes() == before
+    assert "finished already" in capfd.readouterr().err
+
+
+def test_new_run_does_not_overwrite_another(fit, image_folder, capfd):
+    fit("mae")
+    assert main(command("mae", root=image_folder, run_dir=fit.run_dir)) == 1
+    assert "holds a run already" in capfd.readouterr().err
+
+
+def test_another_learning_rate_is_refused(fit, image_folder, tmp_path, capfd):
+    fit("mae")
+    words = command("mae", "--model.lr=0.5", f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=tmp_path)
+    assert main(words) == 1
+    assert "with lr" in capfd.readouterr().err
+
+
+def test_other_images_are_refused(fit, image_folder, tmp_path, capfd):
+    fit("mae")
+    other = tmp_path / "other"
+    other.mkdir()
+    # As many images as before in each split, under other names.
+    for path in image_folder.glob("*.png"):
+        shutil.copy(path, other / path.name)
+    rows = [
+        f"{path.name},{'train' if number < 27 else 'val'}" for number, path in enumerate(sorted(other.glob("*.png")))
+    ]
+    (other / "manifest.csv").write_text("\n".join(["path,split", *rows]) + "\n")
+    words = command("mae", f"--ckpt_path={fit.run_dir}", "--trainer.max_steps=4", root=other, run_dir=tmp_path / "run")
+    assert main(words) == 1
+    assert "training images" in capfd.readouterr().err

@@ -1,5 +1,7 @@
 """Draws what a person would rather look at than read: reconstructions, attention, view pairs, patch features."""
 
+import importlib.util
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ from cxrbase.views import Views
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 
 class Figures(Callback):
     """Writes figures/*.png at the end of a run, and the same pictures to TensorBoard.
@@ -42,15 +46,18 @@ class Figures(Callback):
         """Draws all figures that the objective has."""
         if not self.enabled:
             return
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.warning("no figures: matplotlib is not installed")
+            return
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         assert isinstance(pl_module, Pretraining)
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for name, figure in draw_figures(data, pl_module.objective, self.images, pl_module.device):
             figure.savefig(folder / f"{name}.png", dpi=120)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(name, figure, global_step=trainer.global_step)
+            for log in trainer.loggers:
+                if isinstance(log, TensorBoardLogger):
+                    log.experiment.add_figure(name, figure, global_step=trainer.global_step)
 
 
 def draw_figures(

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.errors import ManifestError
 from cxrbase.evaluation.features import extract_features
 from cxrbase.evaluation.metrics import feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
@@ -56,7 +57,12 @@ class FrozenProbe(Callback):
             self.enabled = False
         if self.enabled and trainer.is_global_zero:
             encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
-            self.untrained = self._score(trainer, encoder, "untrained")
+            try:
+                self.untrained = self._score(trainer, encoder, "untrained")
+            except ManifestError as error:
+                logger.warning("frozen features are not scored: %s", error)
+                self.enabled = False
+                return
             self._report(trainer, self.untrained, step=0)
 
     @rank_zero_only
@@ -67,7 +73,7 @@ class FrozenProbe(Callback):
         step = trainer.global_step
         if step and step % self.monitor_every == 0:
             self._monitor(trainer, pl_module)
-        if self.enabled and self.every_n_steps and step and step % self.every_n_steps == 0:
+        if self.enabled and self._scores_at(trainer, step):
             result = self._score(trainer, _encoder(pl_module), "validation", test="val")
             self._report(trainer, result, step=step, prefix="val_probe")
 
@@ -78,6 +84,11 @@ class FrozenProbe(Callback):
         if self.enabled:
             self.pretrained = self._score(trainer, _encoder(pl_module), "pretrained")
             self._report(trainer, self.pretrained, step=trainer.global_step)
+
+    def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
+        return due and len(data.labelled_rows("val")) > 0
 
     def summary(self) -> dict[str, Any] | None:
         """Scores of both networks and their paired difference, for summary.json."""

@@ -33,6 +33,7 @@ class RunRecord(Callback):
     def __init__(self, throughput: Throughput, probe: FrozenProbe) -> None:
         self.throughput, self.probe = throughput, probe
         self._earlier_s, self._began = 0.0, time.monotonic()
+        self._trained = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the wall clock."""
@@ -44,8 +45,14 @@ class RunRecord(Callback):
         return self._earlier_s + time.monotonic() - self._began
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves the last step, which periodic checkpoints may miss; on all ranks, as the strategy wants it."""
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
+        """Saves the last step, which periodic checkpoints may miss, and the encoder, before anything else can fail."""
+        folder = Path(trainer.default_root_dir)
+        # On all ranks, as some strategies gather here.
+        trainer.save_checkpoint(folder / "last.ckpt")
+        assert isinstance(pl_module, Pretraining)
+        if trainer.is_global_zero:
+            save_encoder(pl_module.encoder, folder, self._card(trainer, pl_module, self.throughput.images))
+        self._trained = True
 
     @rank_zero_only
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -56,11 +63,13 @@ class RunRecord(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the files; runs after every other callback has finished its own."""
+        """Writes the summary; runs after every other callback has finished its own."""
         folder = Path(trainer.default_root_dir)
+        if not self._trained:
+            logger.warning("the run was finished already, at step %d: raise --trainer.max_epochs", trainer.global_step)
+            return
         assert isinstance(pl_module, Pretraining)
         summary = self.summary(trainer, pl_module)
-        save_encoder(pl_module.encoder, folder, self._card(trainer, pl_module, summary))
         temporary = folder / "summary.json.tmp"
         temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         os.replace(temporary, folder / "summary.json")
@@ -100,7 +109,7 @@ class RunRecord(Callback):
         self._earlier_s = state_dict["wall_s"]
 
     @staticmethod
-    def _card(trainer: L.Trainer, pl_module: Pretraining, summary: dict[str, Any]) -> dict[str, Any]:
+    def _card(trainer: L.Trainer, pl_module: Pretraining, images_seen: int) -> dict[str, Any]:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         arguments = {"in_chans": 1, "num_classes": 0, "img_size": pl_module.image_size, **pl_module.backbone_options}
         return {
@@ -112,5 +121,8 @@ class RunRecord(Callback):
             "intensity": INTENSITY_CONVENTION,
             "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
             "features": "class token and mean of the patch tokens of forward_features",
-            **{key: summary[key] for key in ("objective", "images_seen", "steps", "version")},
+            "objective": type(pl_module.objective).__name__,
+            "images_seen": images_seen,
+            "steps": trainer.global_step,
+            "version": cxrbase.__version__,
         }

@@ -1,6 +1,7 @@
 """The few lines that stand on the screen when a run has ended."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,14 +29,19 @@ def _lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     ]
     probe = summary["probe"]
     if probe is None:
-        lines.append("  frozen probe  none: the data has no labels to score on")
+        lines.append("  frozen probe  none: no labels to score on, or switched off")
     else:
         lines += _probe_lines(probe)
-    return [
-        *lines,
-        f"  figures       {run_dir / 'figures'}",
-        f"  curves        tensorboard --logdir {run_dir}",
-    ]
+    if (run_dir / "figures").is_dir():
+        lines.append(f"  figures       {run_dir / 'figures'}")
+    if any(run_dir.glob("events.out.tfevents.*")):
+        # The whole path, because nothing says that the environment is active.
+        lines.append(f"  curves        {_here(Path(sys.executable).with_name('tensorboard'))} --logdir {run_dir}")
+    return lines
+
+
+def _here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _probe_lines(probe: dict[str, Any]) -> list[str]:

@@ -1,5 +1,7 @@
 """One data module for all objectives, sizes and places."""
 
+import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from cxrbase.data.stream import Item, StreamDataset, StreamLoader, StreamSampler
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.views import RandomViews, Views, centre_view
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class CXRDataModule(L.LightningDataModule):
         self.cache_gb, self.max_bad, self.mean, self.std, self.seed = cache_gb, max_bad, mean, std, seed
         self._loader: StreamLoader | None = None
         self._resume: dict[str, int] | None = None
+        self._resume_images: str | None = None
+        self._images = ""
 
     def prepare_data(self) -> None:
         """Makes the phantom where it is missing and decodes every image once."""
@@ -126,8 +132,15 @@ class CXRDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
         # Applied here and not by the Trainer, which drops loader state when the number of steps is asked for early.
+        paths = self.manifest.column("path")[rows]
+        self._images = hashlib.sha256("\n".join(paths).encode()).hexdigest()
         if self._resume is not None:
             loader.load_state_dict(self._resume)
+            if self._resume_images != self._images:
+                raise ConfigError(
+                    "the training images are not those of the checkpoint: use the data of that run, or start "
+                    "a new run without --ckpt_path"
+                )
         self._loader = loader
         return loader
 
@@ -141,11 +154,11 @@ class CXRDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training stream."""
-        return {"stream": self._loader.state_dict()} if self._loader is not None else {}
+        return {"stream": self._loader.state_dict(), "images": self._images} if self._loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers the position until the loader is built."""
-        self._resume = state_dict.get("stream")
+        self._resume, self._resume_images = state_dict.get("stream"), state_dict.get("images")
 
     @property
     def stream(self) -> StreamLoader:
@@ -206,7 +219,12 @@ class CXRDataModule(L.LightningDataModule):
             manifest.check_files()
         else:
             manifest = Manifest.from_folder(self.root)
-        return manifest if (manifest.column("split") != "").any() else manifest.with_splits()
+        blank = int((manifest.column("split") == "").sum())
+        if blank == len(manifest):
+            return manifest.with_splits()
+        if blank:
+            logger.warning("%d of %d images have no split and are left out", blank, len(manifest))
+        return manifest
 
     def _read_rows(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         items: list[Item] = [StreamDataset(self.store)[int(row)] for row in rows]

@@ -38,7 +38,7 @@ class Objective(nn.Module):
     num_global_views: ClassVar[int] = 1
     uses_local_views: ClassVar[bool] = False
     min_batch_size: ClassVar[int] = 1
-    batch_coupled: ClassVar[bool] = False
+    batch_coupled: bool = False
 
     def __init__(self, backbone: VisionTransformer) -> None:
         super().__init__()

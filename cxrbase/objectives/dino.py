@@ -16,8 +16,8 @@ from cxrbase.views import Views
 class DINO(Objective):
     """Self-distillation with no labels (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
 
-    Accumulating micro-batches gives the same update as one large batch: the teacher and the centre move once per
-    optimizer step.
+    Accumulating micro-batches gives the same update as one large batch, because teacher and centre move once per
+    optimizer step; not so with `centring: sinkhorn` or `batch_norm`, which couple the images of a batch.
 
     Args:
         backbone: The shared ViT; the student.
@@ -72,6 +72,7 @@ class DINO(Objective):
         self.student_temperature, self.teacher_warmup = student_temperature, teacher_warmup
         self.teacher_temperatures = (teacher_temperature_start, teacher_temperature)
         self.centring: str = centring
+        self.batch_coupled = batch_norm or centring == "sinkhorn"
         self.momentum, self.centre_momentum, self.freeze_prototypes = momentum, centre_momentum, freeze_prototypes
         widths = {"hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
         self.head = DINOHead(backbone.embed_dim, num_prototypes, **widths, batch_norm=batch_norm)

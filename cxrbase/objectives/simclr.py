@@ -24,7 +24,7 @@ class SimCLR(Objective):
 
     num_global_views: ClassVar[int] = 2
     min_batch_size: ClassVar[int] = 2
-    batch_coupled: ClassVar[bool] = True
+    batch_coupled = True
 
     def __init__(
         self,

@@ -150,7 +150,7 @@ def test_one_file_and_one_yaml_pretrain_through_the_command_line(user_folder, im
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["objective"], summary["steps"]) == ("MoCoV3", 2)
     restored = Pretraining.load_from_checkpoint(run / "last.ckpt", weights_only=True, map_location="cpu")
-    images = torch.randn(2, 1, 64, 64)
+    images = torch.randn(2, 1, summary["image_size"], summary["image_size"])
     expected = restored.encoder.eval().forward_features(images)
     torch.testing.assert_close(load_encoder(run).forward_features(images), expected, atol=0, rtol=0)
 

@@ -1,0 +1,109 @@
+"""Options of a run do what they say: each is set, and what it changes is looked at."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from commands import command
+from cxrbase.cli import main
+from cxrbase.errors import DecodeError
+from cxrbase.training_cli import found_precision
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def optimizer_group(folder: Path) -> dict:
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    return state["optimizer_states"][0]["param_groups"][0]
+
+
+def test_learning_rate_warms_up_and_falls_to_its_end(fit):
+    words = ["--model.lr=0.032", "--model.min_lr=0.25", "--model.warmup=0.5", "--trainer.max_steps=8"]
+    fit("mae", *words, "--trainer.max_epochs=9", "--trainer.log_every_n_steps=1")
+    rates = curve(fit.run_dir, "lr-AdamW/pg1")
+    peak = 0.032 * 8 / 256
+    assert max(rates) == pytest.approx(peak, rel=1e-5)
+    assert rates[0] < rates[2] < max(rates)
+    assert optimizer_group(fit.run_dir)["lr"] == pytest.approx(0.25 * peak, rel=1e-5)
+
+
+def test_weight_decay_and_betas_reach_the_optimiser(fit):
+    words = ["--model.weight_decay=0.1", "--model.weight_decay_end=0.5", "--model.betas=[0.8,0.9]"]
+    fit("mae", *words, "--trainer.max_steps=4", "--trainer.max_epochs=9")
+    group = optimizer_group(fit.run_dir)
+    assert tuple(group["betas"]) == (0.8, 0.9)
+    assert 0.3 < group["weight_decay"] <= 0.5
+
+
+def test_accumulated_batches_count_as_one_step_and_scale_the_learning_rate(fit):
+    words = ["--trainer.accumulate_grad_batches=3", "--data.batch_size=3", "--trainer.max_steps=2", "--model.lr=0.256"]
+    summary = fit("mae", *words, "--model.warmup=0", "--model.min_lr=1")
+    assert (summary["steps"], summary["images_seen"]) == (2, 18)
+    assert optimizer_group(fit.run_dir)["lr"] == pytest.approx(0.256 * 9 / 256)
+
+
+def test_accumulation_is_warned_of_where_it_is_not_one_large_batch(fit, recwarn):
+    fit("simclr", "--trainer.accumulate_grad_batches=2", "--trainer.max_steps=1")
+    assert any("not the same as one large batch" in str(warning.message) for warning in recwarn)
+
+
+def test_probe_and_figures_can_be_switched_off(fit, capfd):
+    assert fit("mae", "--probe.enabled=false", "--figures.enabled=false")["probe"] is None
+    assert not (fit.run_dir / "figures").exists()
+    out = capfd.readouterr().out
+    assert "switched off" in out
+    assert "figures  " not in out
+
+
+def test_probe_is_limited_and_monitors_as_told(fit, tmp_path):
+    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=60", "--data.phantom.image_size=32"]
+    words += ["--probe.limit=40", "--probe.resamples=20", "--probe.monitor_images=4", "--probe.monitor_every=1"]
+    probe = fit("mae", *words, data="phantom")["probe"]
+    assert (probe["n_train"], probe["n_test"]) == (40, min(40, probe["n_test"]))
+    assert max(curve(fit.run_dir, "features/rankme")) <= 4.01
+
+
+def test_canvases_that_are_not_kept_train_the_same(fit, image_folder, tmp_path):
+    fit("mae")
+    kept = (fit.run_dir / "encoder.safetensors").read_bytes()
+    words = ["--data.cache_gb=0", f"--data.cache_dir={tmp_path / 'cache'}"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "again")) == 0
+    assert (tmp_path / "again" / "encoder.safetensors").read_bytes() == kept
+
+
+def test_labels_of_one_kind_leave_the_run_unscored(image_folder, tmp_path, capfd):
+    names = sorted(path.name for path in image_folder.glob("*.png"))
+    splits = ["train", "train", "val", "test"]
+    rows = [f"{name},{splits[number % 4]},1" for number, name in enumerate(names)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,split,label_x", *rows]) + "\n")
+    words = [f"--data.manifest={tmp_path / 'manifest.csv'}", "--probe.every_n_steps=1"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "run")) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["probe"] is None
+    assert "not scored" in capfd.readouterr().err
+
+
+def test_rows_without_a_split_are_counted(image_folder, tmp_path, capfd):
+    names = sorted(path.name for path in image_folder.glob("*.png"))
+    rows = [f"{name},{'train' if number < 30 else ''}" for number, name in enumerate(names)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,split", *rows]) + "\n")
+    words = [f"--data.manifest={tmp_path / 'manifest.csv'}"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "run")) == 0
+    assert "10 of 40 images have no split" in capfd.readouterr().err
+
+
+def test_precision_on_a_cpu_is_full():
+    assert found_precision("cpu") == "32-true"
+
+
+def test_decode_error_survives_a_worker_and_a_pickle():
+    error = DecodeError("nih", "a.png", "the file is empty")
+    assert str(DecodeError(str(error))) == str(error)
+    assert pickle.loads(pickle.dumps(error)).key == "a.png"
