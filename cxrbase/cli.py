@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"cxrbase {__version__}\n")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {"fit": _fit, "phantom": _phantom}
+    commands: dict[str, Callable[[list[str]], int]] = {"fit": _fit, "phantom": _phantom, "sources": _sources}
     if words[0] not in commands:
         return _complain(f"no command {words[0]!r}; there are {', '.join(commands)}", code=2)
     _show_messages()
@@ -82,3 +82,9 @@ def _phantom(words: list[str]) -> int:
     from cxrbase.phantom_cli import phantom
 
     return phantom(words)
+
+
+def _sources(words: list[str]) -> int:
+    from cxrbase.sources_cli import sources
+
+    return sources(words)

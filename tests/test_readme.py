@@ -135,3 +135,9 @@ def test_local_links_exist():
     assert links
     for link in links:
         assert (REPOSITORY / link).exists(), link
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("cxrbase sources")])
+def test_sources_line(line, capsys):
+    assert main(shlex.split(line)[1:]) == 0
+    assert "NIH Clinical Center" in capsys.readouterr().out

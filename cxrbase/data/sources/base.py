@@ -81,7 +81,9 @@ class Source:
         first = f", first missing {', '.join(absent)}" if absent else ""
         said = f"{manifest.root} holds {found:,} of the {wanted:,} images of {self.title}{first}"
         if not partial:
-            raise ManifestError(f"{said}: finish the download, or go on with what is there with partial=True")
+            raise ManifestError(
+                f"{said}: finish the download, or go on with what is there with partial=True (--partial)"
+            )
         if not found:
             raise ManifestError(f"{said}: there is nothing to go on with")
         logger.warning("%s; going on with those", said)
