@@ -105,7 +105,14 @@ def test_phantom_line(tmp_path, monkeypatch):
 
 
 def test_every_shell_line_is_covered():
-    kinds = ("make pretrain", "make test", "cxrbase fit --config", "cxrbase fit --help", "cxrbase phantom")
+    kinds = (
+        "make pretrain",
+        "make test",
+        "cxrbase fit --config",
+        "cxrbase fit --help",
+        "cxrbase phantom",
+        "cxrbase sources",
+    )
     kinds += ("cxrbase fit --model.objective.help",)
     assert [line for line in SHELL if not line.startswith(kinds)] == []
 
