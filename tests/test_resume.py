@@ -88,7 +88,7 @@ def test_longer_run_goes_on_from_a_finished_one(fit, image_folder, tmp_path):
 def test_interrupt_leaves_a_run_that_can_go_on(image_folder, tmp_path):
     run = tmp_path / "run"
     words = command("mae", "--checkpoint.every_n_train_steps=2", root=image_folder, run_dir=run)
-    process = start([*words, "--trainer.max_steps=2000"])
+    process = start([*words, "--trainer.max_steps=100000", "--trainer.max_epochs=-1"])
     while not (run / "last.ckpt").is_file():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
