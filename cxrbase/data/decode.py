@@ -1,26 +1,43 @@
 """Reads one radiograph of any usual format: one channel, bone bright, no bit clipped."""
 
 import struct
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from cxrbase.errors import DecodeError
+from cxrbase.data.decode_dicom import read_dicom
+from cxrbase.data.decode_image import MAX_PIXELS, Pixels, Radiograph, Refused, shrink
+from cxrbase.data.decode_raster import read_raster
+from cxrbase.errors import ConfigError, DecodeError
 
+__all__ = [
+    "DICOM_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "INTENSITY_CONVENTION",
+    "MAX_PIXELS",
+    "Pixels",
+    "Window",
+    "crop_borders",
+    "decode",
+    "decode_uint8",
+    "intensity_convention",
+    "to_uint8",
+]
+
+Window = Literal["percentile", "dicom"]
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 IMAGE_SUFFIXES = DICOM_SUFFIXES | {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".jp2"}
-# 10,000 x 10,000; detectors have up to 25 million pixels.
-MAX_PIXELS = 100_000_000
 INTENSITY_CONVENTION = (
     "bone bright; 8-bit images as stored, deeper ones mapped linearly from their 0.1st and 99.9th percentile to 0..255"
 )
-_PHOTOMETRIC = 262  # TIFF tag
-Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+_BY_FILE = (
+    "bone bright; DICOM images by the VOI LUT or first window of their file; where there is none, 8-bit images as "
+    "stored and deeper ones mapped linearly from their 0.1st and 99.9th percentile to 0..255"
+)
 
 # What the readers were seen to raise on damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
@@ -28,19 +45,94 @@ _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, Ty
 
 
 def decode(path: str | Path, *, source: str = "") -> Pixels:
-    """Reads an image.
+    """Reads an image in full size and depth.
 
     Args:
         path: A DICOM, PNG (8 or 16 bit, palette, alpha), JPEG, TIFF, WebP, BMP or JPEG 2000 file.
         source: Data set that it belongs to, for the error.
 
     Returns:
-        (H, W) with bone bright, of the depth of the file: uint8, uint16, or float32 for what fits neither.
+        (H, W) with bone bright, of the depth of the file: uint8, uint16, or float32 for what fits neither. Padding of
+        a DICOM image is as dark as the darkest of its other pixels.
 
     Raises:
         DecodeError: The file is missing, empty, damaged, too large, or holds several frames.
     """
-    path = Path(path)
+    return _read(Path(path), source, None).bone_bright()
+
+
+def decode_uint8(
+    path: str | Path,
+    *,
+    source: str = "",
+    window: Window = "percentile",
+    min_side: int | None = None,
+    crop: bool = False,
+) -> NDArray[np.uint8]:
+    """Reads an image as 8 bits, in reduced resolution where that is enough.
+
+    Args:
+        path: As of `decode`.
+        source: Data set that it belongs to, for the error.
+        window: How deeper images become 8 bits, see `intensity_convention`.
+        min_side: Halves the sides repeatedly as long as the shorter one keeps this many pixels; None reads the full
+            size.
+        crop: Cut off black borders, see `crop_borders`; the shorter side is counted without them.
+
+    Returns:
+        (H, W) uint8 with bone bright; padding of a DICOM image is 0 and has no part in the window.
+
+    Raises:
+        DecodeError: The file is missing, empty, damaged, too large, or holds several frames.
+    """
+    intensity_convention(window)
+    image = _eight_bits(_read(Path(path), source, min_side), window, min_side)
+    if not crop:
+        return image
+    top, left, height, width = crop_borders(image)
+    if min_side is not None and min(height, width) < min_side:
+        return decode_uint8(path, source=source, window=window, crop=True)
+    return image[top : top + height, left : left + width]
+
+
+def intensity_convention(window: Window = "percentile") -> str:
+    """What brightness means in the images of `decode_uint8`, for records of a run.
+
+    Raises:
+        ConfigError: There is no such window.
+    """
+    if window not in get_args(Window):
+        raise ConfigError(f"window must be one of {', '.join(get_args(Window))}, got {window!r}")
+    return _BY_FILE if window == "dicom" else INTENSITY_CONVENTION
+
+
+def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
+    """Brings pixels of any depth to 8 bits, see INTENSITY_CONVENTION; a constant image becomes 0.
+
+    Args:
+        pixels: (H, W) uint8, uint16 or finite float32.
+    """
+    return _stretch(pixels, *_limits(pixels))
+
+
+def crop_borders(image: NDArray[np.uint8], *, tolerance: int = 8) -> tuple[int, int, int, int]:
+    """Finds the part of an image inside borders that are black throughout.
+
+    Args:
+        image: (H, W) uint8.
+        tolerance: Largest value that counts as black; a lossy format does not keep 0 exactly.
+
+    Returns:
+        Top, left, height and width of the part; the whole of an image that is black everywhere.
+    """
+    rows = np.flatnonzero(image.max(1) > tolerance)
+    columns = np.flatnonzero(image.max(0) > tolerance)
+    if not rows.size:
+        return 0, 0, *image.shape
+    return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+
+
+def _read(path: Path, source: str, min_side: int | None) -> Radiograph:
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -51,8 +143,8 @@ def decode(path: str | Path, *, source: str = "") -> Pixels:
         with path.open("rb") as file:
             head = file.read(132)
         dicom = head[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
-        pixels = _read_dicom(path) if dicom else _read_raster(path)
-    except _Refused as error:
+        image = read_dicom(path, min_side) if dicom else Radiograph(read_raster(path, min_side))
+    except Refused as error:
         raise DecodeError(source, str(path), str(error)) from error
     except Image.DecompressionBombError as error:
         raise DecodeError(source, str(path), f"it has more than {MAX_PIXELS:,} pixels") from error
@@ -61,131 +153,50 @@ def decode(path: str | Path, *, source: str = "") -> Pixels:
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DecodeError(source, str(path), f"it is damaged ({reason})") from error
-    if 0 in pixels.shape:
+    if 0 in image.values.shape:
         raise DecodeError(source, str(path), "it has no pixels")
-    return pixels
+    return image
 
 
-def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
-    """Brings pixels of any depth to 8 bits, see INTENSITY_CONVENTION; a constant image becomes 0.
+def _eight_bits(image: Radiograph, window: Window, min_side: int | None) -> NDArray[np.uint8]:
+    # Small images convert faster, but padding must not be averaged with its neighbours.
+    before, after = (min_side, None) if image.padding is None else (None, min_side)
+    shown = None
+    if window == "dicom" and image.voi is not None:
+        brightness = image.voi(shrink(image.values, before))
+        brightness = brightness if image.mirror is None else 1 - brightness
+        shown = np.asarray(np.rint(brightness * 255), np.uint8)
+        if shown.min() == shown.max():
+            shown = None  # a window beside all values shows nothing
+    if shown is None:
+        pixels = image.bone_bright()
+        low, high = _limits(pixels, image.padding)
+        shown = _stretch(shrink(pixels, before), low, high)
+    if image.padding is not None:
+        shown = np.where(image.padding, np.uint8(0), shown)
+    return np.asarray(shrink(shown, after), np.uint8)
 
-    Args:
-        pixels: (H, W) uint8, uint16 or finite float32.
-    """
+
+def _limits(pixels: Pixels, padding: NDArray[np.bool_] | None = None) -> tuple[float, float]:
+    """Values that become 0 and 255; the same twice for an image without contrast."""
     if pixels.dtype == np.uint8:
-        return pixels.astype(np.uint8, copy=False)
+        return 0.0, 255.0
     # Every 4th pixel of large images is enough for a percentile and saves most of the time.
     step = 1 if pixels.size < 1_000_000 else 4
-    low, high = np.percentile(pixels[::step, ::step], [0.1, 99.9])
-    if high <= low:
-        low, high = float(pixels.min()), float(pixels.max())
+    counted = pixels[::step, ::step]
+    if padding is not None and not padding[::step, ::step].all():
+        counted = counted[~padding[::step, ::step]]
+    low, high = np.percentile(counted, [0.1, 99.9])
+    return (low, high) if low < high else (float(pixels.min()), float(pixels.max()))
+
+
+def _stretch(pixels: Pixels, low: float, high: float) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint8, copy=False)
     if high <= low:
         return np.zeros(pixels.shape, np.uint8)
+    if pixels.dtype == np.uint16 and pixels.size > 2**18:
+        # A table of all values is filled faster than the image, and holds the same results.
+        return np.asarray(_stretch(np.arange(2**16, dtype=np.float32)[None], low, high)[0][pixels])
     scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return np.asarray(np.rint(scaled.clip(0, 255)), np.uint8)
-
-
-class _Refused(Exception):
-    """What a reader does not take, as half a sentence."""
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _Refused(f"it is {width} x {height} pixels, more than {MAX_PIXELS:,}")
-
-
-def _read_raster(path: Path) -> Pixels:
-    with warnings.catch_warnings():
-        # Pillow only warns between one and two times its own limit; ours is checked below.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image: Image.Image = Image.open(path)
-    with image:
-        _check_size(*image.size)
-        if getattr(image, "n_frames", 1) > 1 and image.format not in ("PNG", "MPO"):
-            raise _Refused(f"it holds {image.n_frames} frames")  # type: ignore[attr-defined]
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-        # Viewers turn a photograph by its EXIF tag, so whoever labelled the image saw it turned.
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "L":
-            return np.array(image)
-        if image.mode.startswith("I;16"):
-            values = np.array(image).astype(np.uint16)
-            # Pillow turns white-is-zero TIFFs of 8 bits itself, and leaves those of 16 as they are.
-            return np.uint16(65535) - values if white_is_zero else values
-        if image.mode in ("I", "F"):
-            return _narrow(np.array(image))
-        if image.mode == "LA":
-            return np.array(image.getchannel("L"))
-        return np.array(image.convert("RGB").convert("L"))
-
-
-def _narrow(values: NDArray[Any]) -> Pixels:
-    """The smallest of uint8, uint16 and float32 that holds all values unchanged."""
-    if not np.isfinite(values).all():
-        raise _Refused("it holds NaN or infinite values")
-    if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() < 2**16:
-        return values.astype(np.uint8) if values.dtype == np.uint8 else values.astype(np.uint16)
-    return values.astype(np.float32)
-
-
-def _read_dicom(path: Path) -> Pixels:
-    """Modality rescale applied and MONOCHROME1 turned bone bright, both by the DICOM library of ITK."""
-    import SimpleITK
-
-    _check_dicom(path)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        _check_size(size[0], size[1])
-        if len(size) > 2 and size[2] > 1:
-            raise _Refused(f"it holds {size[2]} frames")
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _Refused(f"the DICOM file cannot be read ({_itk_reason(error)})") from error
-    values = SimpleITK.GetArrayFromImage(image)
-    values = values[0] if len(size) > 2 else values
-    return _narrow(values.mean(-1) if values.ndim == 3 else values)
-
-
-def _check_dicom(path: Path) -> None:
-    """Refuses a file that holds less than it declares.
-
-    ITK would reserve up to 4 GB for the rest, or fill up the image with whatever is in memory.
-    """
-    import pydicom
-    from pydicom.dataelem import RawDataElement
-    from pydicom.errors import BytesLengthException
-
-    try:
-        header = pydicom.dcmread(path, defer_size=1024, force=True)
-        width, height = int(header.get("Columns", 0)), int(header.get("Rows", 0))
-        samples, bits = header.get("SamplesPerPixel", 1), int(header.get("BitsAllocated", 16))
-    except BytesLengthException as error:
-        raise _Refused(f"its header is damaged ({error})") from error
-    if width < 1 or height < 1:
-        raise _Refused("its header declares no pixels")
-    _check_size(width, height)
-    size = path.stat().st_size
-    for element in (header.get_item(tag, keep_deferred=True) for tag in list(header.keys())):
-        # Other elements are sequences, or compressed pixels, which have no length of their own.
-        if not isinstance(element, RawDataElement) or element.length == 0xFFFFFFFF:
-            continue
-        if element.value_tell + element.length > size and not _deflated(header):
-            raise _Refused(f"it ends {element.value_tell + element.length - size} bytes early")
-        # Colour may be stored at half the resolution.
-        needed = width * height * bits // 8
-        if element.tag == 0x7FE00010 and samples == 1 and element.length < needed:
-            raise _Refused(f"it holds {element.length} of {needed} bytes of pixels")
-
-
-def _deflated(header: Any) -> bool:
-    return bool(header.file_meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99")
-
-
-def _itk_reason(error: RuntimeError) -> str:
-    lines = [line.split("ERROR:")[-1].strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else "no reason given")[:200]

@@ -16,8 +16,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_rescale
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from cxrbase.data.decode import decode, to_uint8
-from cxrbase.errors import DecodeError
+from cxrbase.data.decode import (
+    INTENSITY_CONVENTION,
+    crop_borders,
+    decode,
+    decode_uint8,
+    intensity_convention,
+    to_uint8,
+)
+from cxrbase.errors import ConfigError, DecodeError
 
 RAMP_16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 RAMP_12 = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -198,11 +205,13 @@ def valid(tmp_path_factory):
     image.save(folder / "a.jpg")
     image.save(folder / "a.tiff")
     image.save(folder / "b.tiff", compression="tiff_lzw")
+    image.save(folder / "a.webp", lossless=True)
+    image.save(folder / "a.bmp")
     write_dicom(folder / "a.dcm", photo().astype(np.uint16) * 16)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-NAMES = ["a.png", "b.png", "a.jpg", "a.tiff", "b.tiff", "a.dcm"]
+NAMES = ["a.png", "b.png", "a.jpg", "a.tiff", "b.tiff", "a.webp", "a.bmp", "a.dcm"]
 
 
 def refused(path, reason=None):
@@ -299,3 +308,130 @@ def test_to_uint8_gives_a_few_extreme_pixels_no_say():
     clean = to_uint8(pixels)
     pixels[0, :10] = 65535
     assert np.abs(to_uint8(pixels)[1:].astype(int) - clean[1:]).max() <= 1
+
+
+def large(height=1300, width=1050):
+    rows, columns = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).normal(0, 2, rows.shape)
+    return np.uint8(np.clip(127 + 70 * np.sin(rows / 70) + 40 * np.cos(columns / 60) + noise, 0, 255))
+
+
+SAVED = {
+    "png8.png": (1, {}),
+    "png16.png": (257, {}),
+    "deep.tiff": (257, {}),
+    "a.jpg": (1, {"quality": 95}),
+    "progressive.jpg": (1, {"quality": 95, "progressive": True}),
+    "lossless.webp": (1, {"lossless": True}),
+    "lossy.webp": (1, {"quality": 90}),
+    "a.bmp": (1, {}),
+    "a.jp2": (1, {"irreversible": False}),
+    "deep.jp2": (257, {"irreversible": False}),
+}
+
+
+def save_large(folder, name, image=None):
+    scale, options = SAVED[name]
+    image = large() if image is None else image
+    Image.fromarray(image if scale == 1 else image.astype(np.uint16) * np.uint16(scale)).save(folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", sorted(SAVED))
+def test_readers_of_other_libraries_give_the_pixels_of_pillow(tmp_path, name):
+    path = save_large(tmp_path, name)
+    with Image.open(path) as image:
+        expected = np.array(image if image.mode in ("L", "I;16") else image.convert("RGB").convert("L"))
+    pixels = decode(path)
+    assert pixels.dtype == expected.dtype
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 80}])
+def test_webp_of_colours_and_alpha_gives_the_pixels_of_pillow(tmp_path, mode, options):
+    channels = np.random.default_rng(0).integers(0, 256, (90, 70, len(mode)), np.uint8)
+    Image.fromarray(channels, mode=mode).save(tmp_path / "a.webp", **options)
+    with Image.open(tmp_path / "a.webp") as image:
+        expected = np.array(image.convert("RGB").convert("L"))
+    np.testing.assert_array_equal(decode(tmp_path / "a.webp"), expected)
+
+
+@pytest.mark.parametrize("name", ["png8.png", "a.jpg", "lossless.webp"])
+def test_images_are_turned_by_their_exif_tag_whatever_reads_them(tmp_path, name):
+    path = save_large(tmp_path, name)
+    upright, exif = decode(path), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(large()).save(path, exif=exif, **SAVED[name][1])
+    np.testing.assert_array_equal(decode(path), np.rot90(upright, -1))
+    assert decode_uint8(path, min_side=512).shape == (525, 650)
+
+
+@pytest.mark.parametrize("name", sorted(SAVED))
+@pytest.mark.parametrize(
+    ("min_side", "factor"), [(None, 1), (600, 1), (525, 2), (512, 2), (200, 4), (100, 8), (20, 32)]
+)
+def test_reduced_resolution_equals_the_full_one_averaged(tmp_path, name, min_side, factor):
+    import cv2
+
+    path = save_large(tmp_path, name)
+    small = decode_uint8(path, min_side=min_side)
+    height, width = -(-1300 // factor), -(-1050 // factor)
+    assert small.shape == (height, width)
+    expected = cv2.resize(decode_uint8(path), (width, height), interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.999
+    assert np.abs(small.astype(int) - expected).mean() < 2
+
+
+def test_jpeg_2000_without_lower_resolutions_is_read_in_full_and_then_reduced(tmp_path):
+    Image.fromarray(large()).save(tmp_path / "a.jp2", num_resolutions=1, irreversible=False)
+    assert decode_uint8(tmp_path / "a.jp2", min_side=200).shape == (325, 263)
+
+
+def test_colour_jpeg_is_reduced_to_its_brightness(tmp_path):
+    Image.fromarray(large()).convert("RGB").save(tmp_path / "a.jpg", quality=95)
+    small = decode_uint8(tmp_path / "a.jpg", min_side=512)
+    full = decode_uint8(tmp_path / "a.jpg").astype(float)
+    np.testing.assert_allclose(small, full.reshape(650, 2, 525, 2).mean((1, 3)), atol=6)
+
+
+def test_eight_bits_of_decode_uint8_are_those_of_decode(tmp_path):
+    for name in ("png8.png", "png16.png"):
+        path = save_large(tmp_path, name)
+        for window in ("percentile", "dicom"):
+            np.testing.assert_array_equal(decode_uint8(path, window=window), to_uint8(decode(path)))
+
+
+def test_convention_names_the_window():
+    assert intensity_convention() == intensity_convention("percentile") == INTENSITY_CONVENTION
+    assert "VOI" in intensity_convention("dicom")
+    with pytest.raises(ConfigError, match=r"one of percentile, dicom, got 'lung'"):
+        intensity_convention("lung")
+
+
+def test_black_borders_are_found_and_cut_off(tmp_path):
+    image = np.zeros((1500, 1400), np.uint8)
+    image[100:1400, 250:1300] = np.maximum(large(), 9)
+    image[:100] = 5  # left by a lossy format
+    assert crop_borders(image) == (100, 250, 1300, 1050)
+    assert crop_borders(image, tolerance=4) == (0, 0, 1400, 1400)
+    path = save_large(tmp_path, "png8.png", image)
+    np.testing.assert_array_equal(decode_uint8(path, crop=True), np.maximum(large(), 9))
+    assert crop_borders(np.zeros((4, 5), np.uint8)) == (0, 0, 4, 5)
+    assert crop_borders(np.full((4, 5), 9, np.uint8)) == (0, 0, 4, 5)
+
+
+@pytest.mark.parametrize(("min_side", "shape"), [(512, (650, 525)), (600, (1300, 1050))])
+def test_what_is_left_of_a_cropped_image_is_not_below_the_side_asked_for(tmp_path, min_side, shape):
+    image = np.zeros((1500, 1400), np.uint8)
+    image[100:1400, 250:1300] = np.maximum(large(), 9)
+    path = save_large(tmp_path, "png8.png", image)
+    assert decode_uint8(path, crop=True, min_side=min_side).shape == shape
+
+
+@pytest.mark.parametrize("name", ["png16.png", "a.jpg", "lossless.webp", "lossy.webp"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
+def test_readers_of_other_libraries_fill_up_no_truncated_file(tmp_path, name, share):
+    path = save_large(tmp_path, name)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    refused(path)

@@ -1,0 +1,170 @@
+"""How long decoding takes beside OpenCV, Pillow and torchvision, in alternating rounds on one core.
+
+OMP_NUM_THREADS=1 python benchmarks/decode.py
+"""
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import torch
+from jsonargparse import auto_cli
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from torchvision.io import ImageReadMode, decode_image
+
+from cxrbase.data.decode import decode, decode_uint8
+
+MIN_SIDE = 512
+
+
+def benchmark(
+    rounds: int = 7, height: int = 2500, width: int = 2000, out: str = "benchmarks/results/decode_cpu.json"
+) -> None:
+    """Times all readers of all formats.
+
+    Args:
+        rounds: Each reads every file with every reader once, in another order.
+        height: Of the images.
+        width: Of the images.
+        out: JSON to write.
+    """
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {path: readers(path) for path in write_files(Path(folder), radiograph(height, width))}
+        times = measure(jobs, rounds)
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "versions": {
+            name: version(name)
+            for name in ("cxrbase", "numpy", "pillow", "opencv-python-headless", "torchvision", "pydicom", "simpleitk")
+        },
+        "image": {"height": height, "width": width, "min_side": MIN_SIDE},
+        "rounds": rounds,
+        "formats": {path.name: summary(times[path]) for path in jobs},
+    }
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    for name, rows in result["formats"].items():
+        print(
+            f"{name:12}",
+            "  ".join(f"{reader} {row['ms']:.0f} ms (x{row['speed']:.2f})" for reader, row in rows.items()),
+        )
+
+
+def radiograph(height: int, width: int) -> np.ndarray:
+    """(height, width) uint16 of 12 bits, smooth with noise."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    smooth = 2000 + 1200 * np.sin(rows / 300) * np.cos(columns / 250)
+    return np.uint16((smooth + np.random.default_rng(0).normal(0, 20, smooth.shape)).clip(0, 4095))
+
+
+def write_files(folder: Path, image: np.ndarray) -> list[Path]:
+    """One file of each format; lossless ones hold the same pixels."""
+    small = Image.fromarray(np.uint8(image >> 4))
+    small.save(folder / "png8.png")
+    Image.fromarray(image).save(folder / "png16.png")
+    small.save(folder / "jpeg.jpg", quality=90)
+    small.save(folder / "tiff.tiff")
+    small.save(folder / "webp.webp", lossless=True, method=0)
+    write_dicom(folder / "raw.dcm", image)
+    write_dicom(folder / "j2k.dcm", image, compress=True)
+    return sorted(folder.iterdir())
+
+
+def write_dicom(path: Path, image: np.ndarray, *, compress: bool = False) -> None:
+    meta, data = FileMetaDataset(), Dataset()
+    meta.TransferSyntaxUID = JPEG2000Lossless if compress else ExplicitVRLittleEndian
+    data.SOPClassUID = meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
+    data.file_meta = meta
+    data.Rows, data.Columns = image.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = (16, 16, 15) if compress else (16, 12, 11)
+    data.PixelData = image.tobytes()
+    if compress:
+        codestream = path.with_suffix(".j2k")
+        Image.fromarray(image).save(codestream, irreversible=False)
+        data.PixelData = encapsulate([codestream.read_bytes()])
+        codestream.unlink()
+    data.save_as(path, enforce_file_format=True)
+
+
+def readers(path: Path) -> dict[str, Callable[[], object]]:
+    """Ways of reading a file; the first of a foreign library is what the others are compared with."""
+    ours = {"decode": partial(decode, path), "decode_uint8_512": partial(decode_uint8, path, min_side=MIN_SIDE)}
+    if path.suffix == ".dcm":
+        foreign = {"simpleitk": partial(by_simpleitk, path)}
+        return foreign | ({"pydicom": partial(by_pydicom, path)} if path.stem == "raw" else {}) | ours
+    flag = cv2.IMREAD_GRAYSCALE | (cv2.IMREAD_ANYDEPTH if path.stem == "png16" else 0)
+    foreign = {"opencv": lambda: cv2.imread(str(path), flag), "pillow": lambda: np.array(Image.open(path))}
+    if path.suffix == ".jpg":
+        foreign["opencv_reduced"] = lambda: cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    if path.suffix == ".png":
+        foreign["simpleitk"] = partial(by_simpleitk, path)
+    if path.suffix != ".tiff":
+        mode = ImageReadMode.UNCHANGED
+        foreign["torchvision"] = lambda: decode_image(str(path), mode)
+    return foreign | ours
+
+
+def by_simpleitk(path: Path) -> np.ndarray:
+    import SimpleITK
+
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
+def by_pydicom(path: Path) -> np.ndarray:
+    return pydicom.dcmread(path).pixel_array
+
+
+def measure(jobs: dict[Path, dict], rounds: int) -> dict[Path, dict[str, list[float]]]:
+    """Milliseconds of each reader in each round, after one round to warm up."""
+    times = {path: {name: [] for name in jobs[path]} for path in jobs}
+    for number in range(rounds + 1):
+        for path, by_name in jobs.items():
+            names = list(by_name)
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                start = time.perf_counter()
+                by_name[name]()
+                if number:
+                    times[path][name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Median, quartiles, and speed as the ratio to the first reader."""
+    first = statistics.median(next(iter(times.values())))
+    rows = {}
+    for name, values in times.items():
+        low, median, high = np.percentile(values, [25, 50, 75])
+        rows[name] = {"ms": float(median), "low_ms": float(low), "high_ms": float(high), "speed": float(first / median)}
+    return rows
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    auto_cli(benchmark, as_positional=False)

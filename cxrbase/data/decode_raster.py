@@ -1,0 +1,138 @@
+"""Reads PNG, JPEG, TIFF, WebP, BMP and JPEG 2000 files."""
+
+import warnings
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cxrbase.data.decode_image import Pixels, Refused, check_size, narrow, reduction
+
+_PHOTOMETRIC = 262  # TIFF tag
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNED = (b"eXIf", b"adobe.xmp", b"Raw profile")  # chunks of a PNG that Pillow looks into for the tag
+
+
+def read_raster(path: Path, min_side: int | None = None) -> Pixels:
+    """Reads an image, turned as its EXIF tag says.
+
+    Args:
+        path: File of any format of Pillow.
+        min_side: Sides of JPEG and JPEG 2000 may come halved, repeatedly, as long as none gets shorter than this.
+
+    Returns:
+        (H, W) uint8, uint16 or float32 with bone as bright as the file has it.
+
+    Raises:
+        Refused: Too many pixels, several frames, or values that are not numbers.
+    """
+    with _open(path) as image:
+        if image.format == "JPEG2000" and reduction(*image.size, min_side) > 1:
+            # Lower resolutions drift off the averages of blocks by half a pixel of theirs; these are averaged later.
+            return _reduced_jpeg2000(path, min(8, reduction(*image.size, min_side)))
+        if image.format in ("JPEG", "MPO"):
+            factor = reduction(*image.size, min_side)
+            if factor > 1:
+                image.draft("L", (image.width // factor, image.height // factor))
+                return _pixels(image)
+        pixels = _sooner(path, image)
+        return _pixels(image) if pixels is None else pixels
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow only warns between one and two times its own limit; ours is checked below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image: Image.Image = Image.open(path)
+    try:
+        check_size(*image.size)
+        if getattr(image, "n_frames", 1) > 1 and image.format not in ("PNG", "MPO"):
+            raise Refused(f"it holds {image.n_frames} frames")  # type: ignore[attr-defined]
+    except Refused:
+        image.close()
+        raise
+    return image
+
+
+def _sooner(path: Path, image: Image.Image) -> Pixels | None:
+    """The pixels that Pillow would give, from a faster reader.
+
+    None where there is none, or where it found damage, of which Pillow's account is the better one.
+    """
+    if image.format not in ("PNG", "JPEG", "WEBP"):
+        return None
+    content = path.read_bytes()
+    if image.format == "PNG":
+        # Bits of a sample and kind of colour. A note on how to turn the image may follow the pixels.
+        if content[24:26] not in (b"\x08\x00", b"\x10\x00") or any(mark in content for mark in _TURNED):
+            return None
+        pixels = _by_itk(path)
+    elif image.getexif().get(_ORIENTATION, 1) != 1:
+        return None
+    else:
+        pixels = _by_opencv(content, image)
+    return pixels if pixels is not None and pixels.shape == image.size[::-1] else None
+
+
+def _by_itk(path: Path) -> Pixels | None:
+    try:
+        import SimpleITK
+    except ImportError:
+        return None  # only DICOM cannot do without
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        image = SimpleITK.ReadImage(str(path), imageIO="PNGImageIO")
+    except RuntimeError:
+        return None
+    return cast(Pixels, SimpleITK.GetArrayFromImage(image))
+
+
+def _by_opencv(content: bytes, image: Image.Image) -> Pixels | None:
+    import cv2
+
+    # OpenCV may fill up a truncated JPEG with grey.
+    whole = image.format == "WEBP" or content.rstrip(b"\0").endswith(b"\xff\xd9")
+    if not whole or image.mode not in ("L", "RGB", "RGBA") or (image.format == "JPEG") != (image.mode == "L"):
+        return None
+    flag = cv2.IMREAD_GRAYSCALE if image.mode == "L" else cv2.IMREAD_COLOR
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.ndim == 2:
+        return cast(Pixels | None, pixels)
+    blue, green, red = cv2.split(pixels)
+    if np.array_equal(blue, green) and np.array_equal(green, red):
+        return cast(Pixels, blue)
+    # OpenCV weights the colours with other roundings.
+    return np.array(Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).convert("L"))
+
+
+def _reduced_jpeg2000(path: Path, factor: int) -> Pixels:
+    """A file need not hold as many resolutions as are asked for, which shows on loading only."""
+    with _open(path) as image:
+        image.reduce = factor.bit_length() - 1  # type: ignore[assignment, method-assign]
+        try:
+            image.load()
+        except OSError:
+            with _open(path) as full:
+                return _pixels(full)
+        return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    # Viewers turn a photograph by its EXIF tag, so whoever labelled the image saw it turned.
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "L":
+        return np.array(image)
+    if image.mode.startswith("I;16"):
+        values = np.array(image).astype(np.uint16)
+        # Pillow turns white-is-zero TIFFs of 8 bits itself, and leaves those of 16 as they are.
+        return np.uint16(65535) - values if white_is_zero else values
+    if image.mode in ("I", "F"):
+        return narrow(np.array(image))
+    if image.mode == "LA":
+        return np.array(image.getchannel("L"))
+    return np.array(image.convert("RGB").convert("L"))
