@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -79,7 +79,8 @@ def save_encoder(vit: VisionTransformer, folder: Path, card: dict[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / ENCODER_FILE
     state = {key: value.detach().cpu().contiguous() for key, value in vit.state_dict().items()}
-    save_file(state, weights, metadata={"format": "pt"})
+    # save_file would make a file that only its owner can read.
+    weights.write_bytes(save(state, metadata={"format": "pt"}))
     weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     return weights
 
@@ -90,6 +91,8 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         EncoderError: If it is missing or lacks what is needed.
     """
+    if not path.exists() and not path.with_suffix(".json").exists():
+        raise EncoderError(f"no encoder at {path}: give a run folder or its {ENCODER_FILE}")
     card_path = (path / ENCODER_FILE if path.is_dir() else path).with_suffix(".json")
     if not card_path.is_file():
         raise EncoderError(f"no encoder description at {card_path}: give a run folder or its {ENCODER_FILE}")

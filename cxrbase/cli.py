@@ -17,6 +17,7 @@ commands:
             cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\
                         --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml
   phantom   make the embedded data set of simulated radiographs, with a contact sheet
+  audit     find copies, leaks between splits, labels that the source tells, and odd images in manifests
 
 options:
   -h, --help     this text; `cxrbase <command> --help` for a command's options
@@ -42,7 +43,12 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"cxrbase {__version__}\n")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {"fit": _fit, "phantom": _phantom, "sources": _sources}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "fit": _fit,
+        "phantom": _phantom,
+        "sources": _sources,
+        "audit": _audit,
+    }
     if words[0] not in commands:
         return _complain(f"no command {words[0]!r}; there are {', '.join(commands)}", code=2)
     _show_messages()
@@ -88,3 +94,9 @@ def _sources(words: list[str]) -> int:
     from cxrbase.sources_cli import sources
 
     return sources(words)
+
+
+def _audit(words: list[str]) -> int:
+    from cxrbase.audit_cli import audit
+
+    return audit(words)

@@ -112,6 +112,7 @@ def test_every_shell_line_is_covered():
         "cxrbase fit --help",
         "cxrbase phantom",
         "cxrbase sources",
+        "cxrbase audit",
     )
     kinds += ("cxrbase fit --model.objective.help",)
     assert [line for line in SHELL if not line.startswith(kinds)] == []
@@ -148,3 +149,10 @@ def test_local_links_exist():
 def test_sources_line(line, capsys):
     assert main(shlex.split(line)[1:]) == 0
     assert "NIH Clinical Center" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("cxrbase audit")])
+def test_audit_line(line, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line.replace("/path/to/images", str(image_folder)))[1:]) == 0
+    assert (tmp_path / "runs" / "audit" / "report.html").is_file()

@@ -81,7 +81,10 @@ def draw_figures(
             "masked": [data.to_grey(i) for i in seen],
             "reconstructed": [data.to_grey(i) for i in filled],
         }
-        yield "reconstruction", _grid(columns, "MAE: masked patches are grey, then as predicted")
+        yield (
+            "reconstruction",
+            _grid(columns, "MAE: hidden patches grey, then as predicted; their mean and spread are the true ones"),
+        )
     if objective.num_global_views > 1:
         views = data.random_views(rows, device=device)
         yield "views", _grid(_view_columns(data, views), "Random views of the same images")

@@ -107,6 +107,8 @@ class MAE(Objective):
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Shows what the model sees and what it makes of it, with `norm_pix` undone.
 
+        With `norm_pix` only the texture inside a patch is predicted: its mean and spread are taken from the true one.
+
         Args:
             images: (B, C, H, W) normalised.
 

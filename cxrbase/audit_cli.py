@@ -1,0 +1,33 @@
+"""`cxrbase audit`: finds copies, leaks, confounded labels and odd images in manifests."""
+
+import os
+import sys
+
+from jsonargparse import ArgumentParser
+
+
+def audit(words: list[str]) -> int:
+    """Runs `cxrbase audit` with the words after it and returns the exit code."""
+    from cxrbase.data.audit import audit_sets
+
+    parser = ArgumentParser(
+        prog="cxrbase audit", description="Finds copies, leaks, confounded labels and odd images in manifests."
+    )
+    parser.add_argument(
+        "manifests", nargs="+", type=str, help="manifests, .parquet or .csv, or folders of images; audited together"
+    )
+    parser.add_argument("--out", type=str, required=True, help="folder for report.md, report.html, exclude.csv, ...")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads that decode and compare (default: all cores)"
+    )
+    options = parser.parse_args(words)
+    result = audit_sets(options.manifests, options.out, threads=max(1, options.threads))
+    images = sum(entry["images"] for entry in result["sets"])
+    leaks = len(result["split_leaks"]) + len(result["patient_leaks"])
+    flagged = sum(row["flagged"] for row in result["confounding"])
+    odd = sum(len(found) for found in result["odd"].values())
+    sys.stdout.write(
+        f"{images} images: {len(result['groups'])} groups of copies, {leaks} leaks between splits, {flagged} labels "
+        f"that the source tells, {odd} odd, {len(result['unreadable'])} unreadable; see {options.out}/report.html\n"
+    )
+    return 0

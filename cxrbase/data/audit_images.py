@@ -1,0 +1,214 @@
+"""Reads the images of several sets once and keeps what an audit needs of each."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
+from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_columns import text_of
+from cxrbase.errors import DecodeError, ManifestError
+
+_FIELDS: dict[str, Any] = {
+    "sha1": str, "phash": str, "height": np.int32, "width": np.int32, "std": np.float32, "border": np.float32,
+    "extreme": np.float32, "error": str,
+}  # fmt: skip
+# Changes when the same file would give another fingerprint.
+_VERSION = f"1 {INTENSITY_CONVENTION}"
+
+
+@dataclass(frozen=True)
+class AuditSet:
+    """One manifest under audit.
+
+    Args:
+        name: Name in the reports.
+        manifest: Its images; the column `split` is blank, because a manifest with leaks is refused.
+        splits: (N,) of str, the splits as they are in the file.
+    """
+
+    name: str
+    manifest: Manifest
+    splits: NDArray[Any]
+
+    @property
+    def sources(self) -> NDArray[Any]:
+        """Source of each image, (N,) of str; the name of the set stands in for a blank one."""
+        sources = self.manifest.column("source")
+        return np.where(sources == "", self.name, sources)
+
+
+def open_set(path: str | Path) -> AuditSet:
+    """Opens a manifest, .parquet or .csv, or a folder of images; ManifestError where it is neither."""
+    path = Path(path)
+    if path.is_dir():
+        manifest = Manifest.from_folder(path)
+        return AuditSet(path.resolve().name, manifest, manifest.column("split"))
+    if path.suffix.lower() not in (".parquet", ".csv") or not path.is_file():
+        raise ManifestError(f"cannot audit {path}: give an existing .parquet or .csv manifest, or a folder of images")
+    try:
+        table = _read_csv(path) if path.suffix.lower() == ".csv" else pq.ParquetFile(path).read()
+        splits = [""] * len(table)
+        if "split" in table.column_names:
+            splits = text_of(table, "split").to_pylist()
+            table = table.drop_columns(["split"])
+        manifest = Manifest(table, path.parent)
+    except (ManifestError, pa.ArrowException, UnicodeError) as error:
+        raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    stem = path.stem if path.stem != "manifest" else path.resolve().parent.name
+    return AuditSet(stem, manifest, np.asarray(splits, object))
+
+
+def _read_csv(path: Path) -> pa.Table:
+    parse = pacsv.ParseOptions(newlines_in_values=True)
+    with pacsv.open_csv(path, parse_options=parse) as reader:
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    return pacsv.read_csv(path, parse_options=parse, convert_options=convert)
+
+
+def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[str, NDArray[Any]]:
+    """Fingerprints and simple statistics of all images, in the order of the sets.
+
+    Args:
+        sets: Sets to read.
+        cache: Parquet file of earlier results; files whose size and time are unchanged are not read again.
+        threads: Threads that decode.
+
+    Returns:
+        Arrays (N,): `sha1` and `phash` of str, "" where the image is unreadable, in which case `error` says why;
+        `height` and `width` int32, 0 where unknown; `std`, `border` and `extreme` float32, NaN where unknown.
+    """
+    known = _read_cache(cache)
+    rows: list[dict[str, Any] | None] = []
+    todo: list[tuple[int, Path, tuple[str, int, int]]] = []
+    keys: list[tuple[str, int, int]] = []
+    for entry in sets:
+        packed = _packed(entry.manifest)
+        for row, path in enumerate(entry.manifest.paths):
+            key = _key(path)
+            found = packed(row) or known.get(key)
+            if found is None:
+                todo.append((len(rows), path, key))
+            rows.append(found)
+            keys.append(key)
+    with ThreadPoolExecutor(threads) as pool:
+        bar = tqdm(total=len(todo), desc="reading images", unit="image", mininterval=1.0, disable=len(todo) < 100)
+        for start in range(0, len(todo), 256):
+            part = todo[start : start + 256]
+            for (row, _, _), result in zip(part, pool.map(_measured, [path for _, path, _ in part]), strict=True):
+                rows[row] = result
+                bar.update()
+        bar.close()
+    done = [row for row in rows if row is not None]
+    columns = {name: np.array([row[name] for row in done], _dtype(kind)) for name, kind in _FIELDS.items()}
+    if todo:
+        _write_cache(cache, keys, columns)
+    return columns
+
+
+def statistics(image: NDArray[np.uint8]) -> dict[str, float]:
+    """What the image checks look at.
+
+    Args:
+        image: (H, W) uint8.
+
+    Returns:
+        `std` of the grey values; `border`, how much brighter the outer rim and corners are than the middle, in shares
+        of the pixels (-1 to 1); `extreme`, share of the pixels within 8 of the darkest or the brightest value.
+    """
+    small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BOX), np.float32)
+    ranks = np.argsort(np.argsort(small, axis=None, kind="stable"), kind="stable").reshape(64, 64) / small.size
+    rim = np.concatenate([ranks[:4].ravel(), ranks[4:40, :3].ravel(), ranks[4:40, -3:].ravel()])
+    low, high = int(image.min()), int(image.max())
+    counts = np.bincount(image.ravel(), minlength=256) / image.size
+    extreme = counts[low : low + 9].sum() + counts[max(low + 9, high - 8) : high + 1].sum()
+    return {
+        "std": float(image.std()),
+        "border": float(np.median(rim) - np.median(ranks[16:56, 26:38])),
+        "extreme": float(extreme),
+    }
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    try:
+        image = to_uint8(decode(path))
+    except DecodeError as error:
+        return _row(error=error.reason)
+    size = {"height": image.shape[0], "width": image.shape[1]}
+    return _row(sha1=pixel_sha1(image), phash=perceptual_hash(image), **size, **statistics(image))
+
+
+def _row(**values: Any) -> dict[str, Any]:
+    empty = {name: "" if kind is str else 0 if kind is np.int32 else np.nan for name, kind in _FIELDS.items()}
+    return empty | values
+
+
+def _packed(manifest: Manifest) -> Callable[[int], dict[str, Any] | None]:
+    """Fingerprints that the manifest brings along, by row; those of another length were made in another way."""
+    if not {"sha1", "phash"} <= set(manifest.table.column_names):
+        return lambda row: None
+    sha1, phash = manifest.column("sha1"), manifest.column("phash")
+
+    def find(row: int) -> dict[str, Any] | None:
+        good = len(sha1[row]) == 40 and len(phash[row]) == DIGITS
+        return _row(sha1=str(sha1[row]), phash=str(phash[row])) if good else None
+
+    return find
+
+
+def _key(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.abspath(path), -1, -1
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _dtype(kind: Any) -> Any:
+    return object if kind is str else kind
+
+
+def _read_cache(cache: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+    if not cache.is_file():
+        return {}
+    try:
+        table = pq.ParquetFile(cache).read()
+    except (pa.ArrowException, OSError):
+        return {}
+    if (table.schema.metadata or {}).get(b"version") != _VERSION.encode():
+        return {}
+    keys = zip(*(table[name].to_pylist() for name in ("path", "size", "mtime")), strict=True)
+    return dict(zip(keys, _rows_of(table), strict=True))
+
+
+def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in table.select(list(_FIELDS)).to_pylist():
+        yield {name: np.nan if value is None else value for name, value in row.items()}
+
+
+def _write_cache(cache: Path, keys: list[tuple[str, int, int]], columns: dict[str, NDArray[Any]]) -> None:
+    paths, sizes, times = zip(*keys, strict=True)
+    # A missing file has no state that could tell when it comes back; what the packer wrote is in the manifest already.
+    kept = np.array(sizes) >= 0
+    kept &= columns["width"] + (columns["error"] != "") > 0
+    table = pa.table({"path": paths, "size": sizes, "mtime": times} | {k: pa.array(v) for k, v in columns.items()})
+    table = table.filter(pa.array(kept)).replace_schema_metadata({"version": _VERSION})
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary)
+        os.replace(temporary, cache)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""Fingerprints of decoded images: one that finds exact copies and one that finds changed ones."""
+
+import hashlib
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_SIDE = 32
+_FREQUENCIES = 11
+DIGITS = _FREQUENCIES**2 - 1
+HASH_BITS = 4 * DIGITS
+
+
+def pixel_sha1(image: NDArray[np.uint8]) -> str:
+    """SHA-1 of the shape and the pixels of an (H, W) uint8 image, as 40 hex digits."""
+    digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def perceptual_hash(image: NDArray[np.uint8]) -> str:
+    """Describes the coarse layout of an image, whatever its size, window, gamma or compression.
+
+    Args:
+        image: (H, W) uint8.
+
+    Returns:
+        HASH_BITS bits as hex, a digit for each low frequency of the cosine transform of the ranks of the grey values:
+        0 very negative, 15 very positive. Compare with `digits_of`; hashes of copies differ by little in few digits.
+    """
+    transform, scale = _basis(), _scale()
+    coefficients = transform @ _ranks(_shrink(image)) @ transform.T / scale
+    digits = np.clip(16 / (1 + np.exp(-1.7 * coefficients.ravel()[1:])), 0, 15).astype(np.uint8)
+    return "".join(f"{digit:x}" for digit in digits)
+
+
+def digits_of(hashes: list[str]) -> NDArray[np.uint8]:
+    """Digits of hashes, (N, DIGITS) uint8 from 0 to 15; ValueError where one has another length or is not hex."""
+    for text in hashes:
+        if len(text) != DIGITS:
+            raise ValueError(f"a perceptual hash has {DIGITS} hex digits, got {len(text)}: {text[:20]!r}")
+    packed = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), DIGITS // 2)
+    return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(hashes), DIGITS)
+
+
+def mirrored(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Digits, (N, DIGITS), of the images flipped left to right: odd columns of a cosine transform change sign."""
+    odd = (np.arange(DIGITS) + 1) % _FREQUENCIES % 2 == 1
+    return np.where(odd, 15 - digits, digits).astype(np.uint8)
+
+
+def trimmed(digits: NDArray[np.uint8], top: float, bottom: float, left: float, right: float) -> NDArray[np.float32]:
+    """Estimates how the images would be described without a share of each side.
+
+    Args:
+        digits: (N, DIGITS) uint8.
+        top: Share of the height that is cut off above.
+        bottom: The same below.
+        left: Share of the width that is cut off at the left.
+        right: The same at the right.
+
+    Returns:
+        Coefficients, (N, DIGITS) float32 with about unit variance, as `trimmed(digits, 0, 0, 0, 0)` gives them.
+    """
+    transform, scale = _basis(), _scale()
+    rows = transform @ _resampled(top, bottom)
+    columns = transform @ _resampled(left, right)
+    values = (rows @ _coefficients(digits) @ columns.T) / scale
+    return np.asarray(values.reshape(len(digits), -1)[:, 1:], np.float32)
+
+
+def _coefficients(digits: NDArray[np.uint8]) -> NDArray[np.float32]:
+    middle = (np.arange(16) + 0.5) / 16
+    values = np.zeros((len(digits), DIGITS + 1), np.float32)
+    values[:, 1:] = (np.log(middle / (1 - middle)) / 1.7).astype(np.float32)[digits]
+    return values.reshape(-1, _FREQUENCIES, _FREQUENCIES) * _scale()
+
+
+@cache
+def _scale() -> NDArray[np.float32]:
+    """Usual size of each coefficient; on radiographs it falls with about the 1.4th power of the frequency."""
+    row, column = np.indices((_FREQUENCIES, _FREQUENCIES))
+    return np.asarray(12.0 / (0.5 + np.hypot(row, column)) ** 1.4, np.float32)
+
+
+def _resampled(before: float, after: float) -> NDArray[np.float32]:
+    """Cosine functions on the part of a side that is left, (_SIDE, _FREQUENCIES)."""
+    place = before + (np.arange(_SIDE) + 0.5) / _SIDE * (1 - before - after)
+    frequencies = np.arange(_FREQUENCIES)
+    weights: NDArray[np.float64] = np.sqrt(np.where(frequencies == 0, 1, 2) / _SIDE)
+    return np.asarray(weights * np.cos(np.pi * np.outer(place, frequencies)), np.float32)
+
+
+@cache
+def _basis() -> NDArray[np.float32]:
+    """Orthonormal cosine transform, (_FREQUENCIES, _SIDE)."""
+    return _resampled(0, 0).T
+
+
+def _shrink(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    small = Image.fromarray(image)
+    # Averages in 8 bits down to a few pixels per cell, because floating point on all pixels takes longer than decoding.
+    small = small.reduce((max(1, small.width // 256), max(1, small.height // 256)))
+    return np.asarray(small.convert("F").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rank of each value from -1 to 1, which no monotone change of grey alters; equal values share a rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray((2 * ranks - 1)[inverse.reshape(values.shape)] / values.size - 1, np.float32)

@@ -1,0 +1,208 @@
+"""Copies, leaks, confounded labels and odd images."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from cxrbase.data import audit_duplicates
+from cxrbase.data.audit import audit_sets
+from cxrbase.data.audit_checks import Rows, confounding, exclusions, groups_of, split_leaks
+from cxrbase.data.audit_duplicates import candidates
+from cxrbase.data.audit_images import AuditSet, measure, open_set
+from cxrbase.data.audit_verify import near_pairs
+from cxrbase.data.decode import decode
+from cxrbase.data.fingerprint import DIGITS, perceptual_hash
+from cxrbase.data.manifest import Manifest
+
+
+def texture(seed, size=160):
+    """Smooth structure of several scales, another for each seed."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((size, size))
+    for cells, weight in ((5, 1.0), (12, 0.6), (40, 0.35)):
+        noise = Image.fromarray(generator.standard_normal((cells, cells)).astype(np.float32))
+        total += weight * np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC))
+    return np.uint8(np.clip(128 + 45 * total, 0, 255))
+
+
+def altered(image, generator):
+    """Cropped, windowed, scaled, flipped, compressed; each by chance."""
+    height, width = image.shape
+    top, bottom, left, right = generator.uniform(0, 0.08, 4) * (generator.random() < 0.75)
+    image = image[int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)]
+    low, high, gamma = generator.uniform(0, 0.08), generator.uniform(0.92, 1), generator.uniform(0.6, 1.6)
+    picture = Image.fromarray(np.uint8(255 * ((image / 255 - low) / (high - low)).clip(0, 1) ** gamma))
+    scale = generator.uniform(0.6, 1.4)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    picture = ImageOps.mirror(picture) if generator.random() < 0.2 else picture
+    picture.save(data, "JPEG", quality=int(generator.integers(30, 96)))
+    return data.getvalue()
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """Two sets: copies inside one, a copy of a test image in the other, odd and broken files."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(12):
+        Image.fromarray(texture(number)).save(images / f"{number}.png")
+    Image.fromarray(texture(0)).save(images / "same.png")
+    (images / "near.jpg").write_bytes(altered(texture(1), np.random.default_rng(3)))
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(images / "blank.png")
+    Image.fromarray(texture(50)[:40]).save(images / "long.png")
+    (images / "broken.png").write_bytes(b"\x89PNG nothing more")
+    one = [f"images/{n}.png" for n in range(12)] + ["images/same.png", "images/blank.png", "images/long.png"]
+    splits = ["test" if n < 2 else "train" for n in range(12)] + ["train"] * 3
+    labels = [n % 2 for n in range(15)]
+    table = {"path": one, "split": splits, "patient_id": [f"secret{n}" for n in range(15)], "label_a": labels}
+    (tmp_path / "one.csv").write_text(
+        "\n".join([",".join(table), *(",".join(map(str, row)) for row in zip(*table.values(), strict=True))])
+    )
+    (tmp_path / "two.csv").write_text(
+        "path,split,patient_id\nimages/near.jpg,,secret5\nimages/broken.png,val,secret4\n"
+    )
+    return tmp_path
+
+
+def test_audit_finds_what_was_planted(leaky):
+    result = audit_sets([leaky / "one.csv", leaky / "two.csv"], leaky / "out")
+    groups = [sorted(x["path"] for x in group) for group in result["groups"]]
+    assert sorted(groups) == [["images/0.png", "images/same.png"], ["images/1.png", "images/near.jpg"]]
+    assert sorted(leak["kind"] for leak in result["split_leaks"]) == ["across sets", "within a set"]
+    assert [leak["kind"] for leak in result["patient_leaks"]] == ["across sets"]
+    assert [x["path"] for x in result["odd"]["blank"]] == ["images/blank.png"]
+    assert [x["path"] for x in result["odd"]["long"]] == ["images/long.png"]
+    assert [x["path"] for x in result["unreadable"]] == ["images/broken.png"]
+    with (leaky / "out" / "exclude.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["source"], row["path"]) for row in rows] == [("one", "images/same.png"), ("two", "images/near.jpg")]
+    assert "copy of a test image: one: images/0.png" in rows[0]["reason"]
+
+
+def test_reports_name_no_patients(leaky):
+    audit_sets([leaky / "one.csv", leaky / "two.csv"], leaky / "out")
+    for name in ("report.md", "report.html", "audit.json", "exclude.csv"):
+        assert "secret" not in (leaky / "out" / name).read_text()
+    assert "data:image/png;base64," in (leaky / "out" / "report.html").read_text()
+
+
+def test_names_cannot_become_markup(tmp_path):
+    folder = tmp_path / "<b>set"
+    folder.mkdir()
+    for name in ("<script>alert(1)&|.png", "b.png"):
+        Image.fromarray(texture(1)).save(folder / name)
+    audit_sets([folder], tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "<script" not in text
+        assert "<b>" not in text
+        assert "&lt;script&gt;" in text
+
+
+def test_second_run_reads_nothing_again(leaky, monkeypatch):
+    first = audit_sets([leaky / "one.csv"], leaky / "out")
+    monkeypatch.setattr("cxrbase.data.audit_images.perceptual_hash", None)
+    assert audit_sets([leaky / "one.csv"], leaky / "out") == json.loads((leaky / "out" / "audit.json").read_text())
+    assert first == json.loads((leaky / "out" / "audit.json").read_text())
+
+
+def test_changed_file_is_read_again(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(texture(1)).save(tmp_path / name)
+    assert audit_sets([tmp_path], tmp_path / "out")["exact_pairs"] == 1
+    Image.fromarray(texture(2)).save(tmp_path / "b.png")
+    assert audit_sets([tmp_path], tmp_path / "out")["exact_pairs"] == 0
+
+
+def test_fingerprints_of_the_packer_are_used(tmp_path):
+    Image.fromarray(texture(1)).save(tmp_path / "a.png")
+    phash = perceptual_hash(texture(1))
+    Manifest.from_columns({"path": ["a.png"], "sha1": ["0" * 40], "phash": [phash]}, root=tmp_path).write(
+        tmp_path / "m.parquet"
+    )
+    found = measure([open_set(tmp_path / "m.parquet")], tmp_path / "hashes.parquet")
+    assert found["sha1"].tolist() == ["0" * 40]
+    assert found["width"].tolist() == [0]
+
+
+def test_a_patient_in_two_splits_is_reported_and_not_refused(tmp_path):
+    for number in range(2):
+        Image.fromarray(texture(number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "m.csv").write_text("path,patient_id,split\n0.png,p,train\n1.png,p,test\n")
+    leaks = audit_sets([tmp_path / "m.csv"], tmp_path / "out")["patient_leaks"]
+    assert leaks[0]["kind"] == "within a set"
+
+
+def test_groups_join_through_a_shared_image():
+    assert groups_of(6, np.array([[0, 3], [3, 5], [1, 2]])) == [[0, 3, 5], [1, 2]]
+
+
+def test_exclusions_keep_the_test_image_and_otherwise_the_largest():
+    split = np.array(["train", "test", "train", "train"], object)
+    same = np.full(4, "s", object)
+    rows = Rows(same, np.array(list("abcd"), object), same, split, same)
+    found = exclusions([[0, 1], [2, 3]], rows, np.array([9, 1, 1, 9]), np.array(list("xxyz"), object))
+    assert [(row["path"], row["reason"].split(":")[0]) for row in found] == [
+        ("a", "exact copy of a test image"),
+        ("c", "near copy"),
+    ]
+
+
+def test_copies_in_one_split_or_between_pools_are_no_leak():
+    sets, split = np.array(list("aab"), object), np.array(["train", "train", "train"], object)
+    rows = Rows(sets, sets, sets, split, sets)
+    assert split_leaks([[0, 1, 2]], rows) == []
+
+
+def confounded(labels, sources):
+    columns = {"path": [str(n) for n in range(len(labels))], "label_x": labels, "source": sources}
+    manifest = Manifest.from_columns(columns, root=".")
+    return confounding([AuditSet("s", manifest, manifest.column("split"))])[0]
+
+
+def test_label_that_equals_the_source_is_flagged():
+    found = confounded([1.0] * 20 + [0.0] * 20, ["a"] * 20 + ["b"] * 20)
+    assert found["flagged"]
+    assert found["auroc"] == pytest.approx(1)
+    assert found["information"] == pytest.approx(1)
+
+
+def test_label_that_is_alike_in_all_sources_is_not():
+    found = confounded([1.0, 0.0] * 20, ["a"] * 20 + ["b"] * 20)
+    assert not found["flagged"]
+    assert found["auroc"] == pytest.approx(0.5)
+    assert found["information"] == pytest.approx(0)
+
+
+def test_index_finds_what_comparing_all_pairs_finds(monkeypatch):
+    generator = np.random.default_rng(0)
+    digits = generator.integers(0, 16, (3000, DIGITS)).astype(np.uint8)
+    digits[2900:] = np.clip(digits[:100].astype(int) + generator.integers(-1, 2, (100, DIGITS)), 0, 15)
+    planted = {(n, 2900 + n) for n in range(100)}
+    assert set(map(tuple, candidates(digits).pairs.tolist())) >= planted
+    monkeypatch.setattr(audit_duplicates, "_EXHAUSTIVE", 0)
+    assert len(planted & set(map(tuple, candidates(digits, similar=0.6).pairs.tolist()))) >= 99
+
+
+def test_recall_and_precision_on_radiographs(cxr_root, tmp_path):
+    generator = np.random.default_rng(7)
+    files = sorted((cxr_root / "images").iterdir())[::9]
+    for number, path in enumerate(files[:150]):
+        (tmp_path / f"{number:04}.jpg").write_bytes(altered(decode(path), generator))
+    copies = sorted(tmp_path.iterdir())
+    paths = files + copies
+    pairs, _, _ = near_pairs(paths, [perceptual_hash(decode(path)) for path in paths])
+    planted = {(n, len(files) + n) for n in range(150)}
+    found = set(map(tuple, pairs.tolist()))
+    assert len(planted & found) >= 0.95 * len(planted)
+    assert len(planted & found) >= 0.99 * len(found)
+
+
+def test_no_leak_in_the_reference_set(cxr_root):
+    found = confounding([open_set(cxr_root / "manifest.csv")])
+    assert [row["label"] for row in found if row["flagged"]] == ["label = COVID-19"]
