@@ -16,7 +16,13 @@ STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.eve
 
 
 def start(words):
-    return subprocess.Popen([sys.executable, "-m", "cxrbase", *words], stderr=subprocess.PIPE, text=True)
+    # A test run in the background of a shell hands an ignored SIGINT down to its children.
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxrbase", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.parametrize("objective", ["mae", "dino", "simclr"])
