@@ -7,6 +7,12 @@ For each objective and seed, on the embedded data set:
 and then
 
     python benchmarks/gain.py
+
+The same for four times as long, with the curve on validation patients (300 epochs of MAE, 60 of SimCLR, 48 of DINO):
+
+    make pretrain SSL=mae RUN_DIR=runs/long_mae ARGS="--trainer.max_epochs=300 --probe.every_n_steps=150"
+    python benchmarks/gain.py --pattern "runs/long_*" --out benchmarks/results/longer_phantom.json \\
+        --figure docs/longer.png
 """
 
 import json
@@ -20,19 +26,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 from jsonargparse import auto_cli
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
-def gain(pattern: str = "runs/gain_*", out: str = "benchmarks/results/gain_phantom.json") -> None:
+def gain(pattern: str = "runs/gain_*", out: str = "benchmarks/results/gain_phantom.json", figure: str = "") -> None:
     """Collects summaries of finished runs.
 
     Args:
         pattern: Run folders, with wildcards, seen from here.
         out: JSON to write.
+        figure: PNG of the scores over images seen, of runs that have them; "" draws none.
     """
     by_objective = defaultdict(list)
     for path in sorted(Path().glob(f"{pattern}/summary.json")):
         summary = json.loads(path.read_text())
-        by_objective[summary["objective"]].append(summary)
+        by_objective[summary["objective"]].append(summary | {"folder": path.parent})
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
@@ -42,9 +51,11 @@ def gain(pattern: str = "runs/gain_*", out: str = "benchmarks/results/gain_phant
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    if figure:
+        draw(result["objectives"], Path(figure))
     for name, row in result["objectives"].items():
         for probe in ("linear", "knn"):
-            print(f"{name:8} {probe:6} mean difference {row[probe]['mean']:+.3f} over {len(row['runs'])} seeds")
+            print(f"{name:8} {probe:6} mean difference {row[probe]['mean']:+.3f} over {len(row['runs'])} runs")
 
 
 def rows(summaries: list[dict]) -> dict:
@@ -52,15 +63,40 @@ def rows(summaries: list[dict]) -> dict:
     runs = []
     for summary in summaries:
         probe = summary["probe"]
-        run = {key: summary[key] for key in ("images_seen", "wall_s", "images_per_s", "loss_first", "loss_last")}
+        keys = ("images_seen", "steps", "wall_s", "images_per_s", "loss_first", "loss_last")
+        run = {"folder": summary["folder"].name} | {key: summary[key] for key in keys}
         for name in ("linear", "knn"):
             run[name] = {key: probe[name][key]["value"] for key in ("random_init", "pretrained")}
             run[name]["difference"] = {key: probe["difference"][name][key] for key in ("value", "low", "high")}
+            if points := curve(summary, name):
+                run[name]["validation"] = points
         runs.append(run)
     means = {
         name: {"mean": statistics.mean(run[name]["difference"]["value"] for run in runs)} for name in ("linear", "knn")
     }
     return {"runs": runs, **means}
+
+
+def curve(summary: dict, name: str) -> list[list[float]]:
+    """Images seen and macro AUROC on validation patients, of a run that was scored on its way."""
+    events = EventAccumulator(str(summary["folder"]), size_guidance={"scalars": 0}).Reload()
+    tag = f"val_probe/{name}_macro_auroc"
+    points = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
+    per_step = summary["images_seen"] / summary["steps"]
+    return [[round(point.step * per_step), round(point.value, 4)] for point in points]
+
+
+def draw(objectives: dict, path: Path) -> None:
+    """Scores over images seen."""
+    panels = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, name in zip(panels.subplots(1, 2, sharey=True), ("linear", "knn"), strict=True):
+        for objective, row in objectives.items():
+            axes.plot(*zip(*row["runs"][0][name]["validation"], strict=True), marker=".", label=objective)
+        axes.set(title={"linear": "linear probe", "knn": "kNN"}[name], xlabel="images seen", xscale="log")
+        axes.grid(alpha=0.3)
+    panels.axes[0].set_ylabel("macro AUROC, validation patients")
+    panels.axes[0].legend()
+    panels.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
