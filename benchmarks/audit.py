@@ -96,6 +96,7 @@ def copies(paths: list[Path], seed: int, threads: int) -> dict:
         found = candidates(digits_of(hashes), threads=threads)
         pairs, scores, _ = near_pairs(paths + made, hashes, threads=threads)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        indexed = candidates(digits_of(hashes), threads=threads, index_for=1_040_000)
     planted = {(n, len(paths) + n) for n in range(len(paths))}
     hits = planted & set(map(tuple, pairs.tolist()))
     hit = np.array([(n, len(paths) + n) in hits for n in range(len(paths))])
@@ -108,6 +109,7 @@ def copies(paths: list[Path], seed: int, threads: int) -> dict:
         "recall_uncropped": hit[~cropped].mean(),
         "recall_flipped": hit[flipped].mean(),
         "recall_of_candidates": len(planted & set(map(tuple, found.pairs.tolist()))) / len(paths),
+        "recall_of_candidates_as_of_a_million": len(planted & set(map(tuple, indexed.pairs.tolist()))) / len(paths),
         "candidates_per_image": len(found.pairs) / len(hashes),
         "precision": right.mean(),
         "wrong": int((~right).sum()),

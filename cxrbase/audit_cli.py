@@ -4,6 +4,7 @@ import os
 import sys
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 
 def audit(words: list[str]) -> int:
@@ -14,14 +15,20 @@ def audit(words: list[str]) -> int:
         prog="cxrbase audit", description="Finds copies, leaks, confounded labels and odd images in manifests."
     )
     parser.add_argument(
-        "manifests", nargs="+", type=str, help="manifests, .parquet or .csv, or folders of images; audited together"
+        "manifests",
+        nargs="+",
+        type=str,
+        help="manifests, .parquet or .csv, or folders of images with or without one; audited together",
     )
     parser.add_argument("--out", type=str, required=True, help="folder for report.md, report.html, exclude.csv, ...")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="threads that decode and compare (default: all cores)"
+        "--threads",
+        type=PositiveInt,
+        default=os.cpu_count() or 1,
+        help="threads that decode and compare (default: all cores)",
     )
     options = parser.parse_args(words)
-    result = audit_sets(options.manifests, options.out, threads=max(1, options.threads))
+    result = audit_sets(options.manifests, options.out, threads=options.threads)
     images = sum(entry["images"] for entry in result["sets"])
     leaks = len(result["split_leaks"]) + len(result["patient_leaks"])
     flagged = sum(row["flagged"] for row in result["confounding"])

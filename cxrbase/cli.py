@@ -17,6 +17,7 @@ commands:
             cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\
                         --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml
   phantom   make the embedded data set of simulated radiographs, with a contact sheet
+  sources   list the public data sets that are known, or write the manifest of a downloaded one
   audit     find copies, leaks between splits, labels that the source tells, and odd images in manifests
 
 options:
@@ -25,6 +26,9 @@ options:
 
 Set CXRBASE_DEBUG=1 to see the full traceback of an error.
 """
+
+# What to do after Ctrl-C.
+_STOPPED = {"fit": "start again with --ckpt_path=<run folder> to go on"}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -52,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] not in commands:
         return _complain(f"no command {words[0]!r}; there are {', '.join(commands)}", code=2)
     _show_messages()
-    return _guarded(commands[words[0]], words[1:])
+    return _guarded(commands[words[0]], words[1:], stopped=_STOPPED.get(words[0], "run it again to start over"))
 
 
 def _show_messages() -> None:
@@ -62,7 +66,7 @@ def _show_messages() -> None:
     logger.setLevel(logging.INFO)
 
 
-def _guarded(command: Callable[[list[str]], int], words: list[str]) -> int:
+def _guarded(command: Callable[[list[str]], int], words: list[str], *, stopped: str) -> int:
     if os.environ.get("CXRBASE_DEBUG"):
         return command(words)
     try:
@@ -70,7 +74,7 @@ def _guarded(command: Callable[[list[str]], int], words: list[str]) -> int:
     except (CXRBaseError, ValueError, OSError) as error:
         return _complain(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        return _complain("stopped; start again with --ckpt_path=<run folder> to go on", code=130)
+        return _complain(f"stopped; {stopped}", code=130)
 
 
 def _complain(message: str, *, code: int = 1) -> int:

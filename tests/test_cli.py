@@ -1,6 +1,7 @@
 """The command line: help, suggestions, one-sentence errors with a non-zero exit code, and its two commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,13 @@ def test_help_answers_at_once():
     # Loose, because the machine may be busy; what matters is that torch is not imported.
     assert time.perf_counter() - start < 3
     assert "fit" in done.stdout
+
+
+def test_help_lists_every_command(capsys):
+    assert main([]) == 2
+    listed = re.findall(r"^  ([a-z]+) ", capsys.readouterr().out.split("options:")[0], re.MULTILINE)
+    assert main(["nothing"]) == 2
+    assert capsys.readouterr().err.strip().endswith("there are " + ", ".join(listed))
 
 
 def test_fit_help_shows_what_docstrings_say(capsys):

@@ -43,24 +43,31 @@ class Candidates:
 
 
 def candidates(
-    digits: NDArray[np.uint8], *, similar: float = 0.5, per_image: float = 8.0, threads: int = 2
+    digits: NDArray[np.uint8],
+    *,
+    similar: float = 0.5,
+    per_image: float = 8.0,
+    threads: int = 2,
+    index_for: int | None = None,
 ) -> Candidates:
     """Finds the pairs worth looking at.
 
-    Up to 20,000 images all pairs are compared. Beyond, an index misses some: with as many bits as a million images get,
-    it found 77 % of the copies of benchmarks/audit.py, three of four of them cropped, where all pairs gave over 99 %.
+    Up to 20,000 images all pairs are compared. Beyond, an index misses some, more of them the larger it is; how many is
+    in benchmarks/results/audit_cpu.json (`recall_of_candidates` and `recall_of_candidates_as_of_a_million`).
 
     Args:
         digits: (N, DIGITS) uint8; equal images should be there once, because they crowd the index.
         similar: Smallest cosine.
         per_image: At most this many pairs per image are kept, the most similar ones.
         threads: Threads, each of which takes about 1 GB for a million images.
+        index_for: Number of images that the index is laid out for; None takes the number there is.
     """
     if len(digits) < 2:
         return Candidates(np.zeros((0, 2), np.int64), np.zeros(0, bool), np.zeros(0, np.float32))
     mean, directions = embedding(digits)
     base = _embedded(trimmed(digits, 0, 0, 0, 0), mean, directions)
-    index = None if len(digits) <= _EXHAUSTIVE else _Index(base)
+    size = index_for or len(digits)
+    index = None if size <= _EXHAUSTIVE else _Index(base, size)
     views = [(trim, flip) for trim in TRIMS for flip in (False, True)]
 
     def search(view: tuple[tuple[float, ...], bool]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -154,10 +161,10 @@ def _all_pairs(
 class _Index:
     """Rows sorted by the signs of random projections, in several bands."""
 
-    def __init__(self, base: NDArray[np.float32], *, seed: int = 0) -> None:
+    def __init__(self, base: NDArray[np.float32], size: int, *, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
         self.base = base
-        bits = max(1, round(np.log2(len(base) / _BUCKET)))
+        bits = max(1, round(np.log2(size / _BUCKET)))
         self.planes = generator.standard_normal((_BANDS, base.shape[1], bits)).astype(np.float32)
         self.signature_planes = generator.standard_normal((base.shape[1], 128)).astype(np.float32)
         signatures = _signatures(base, self.signature_planes)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_columns import text_of
+from cxrbase.data.manifest_columns import read_table, text_of
 from cxrbase.errors import DecodeError, ManifestError
 
 _FIELDS: dict[str, Any] = {
@@ -51,15 +50,17 @@ class AuditSet:
 
 
 def open_set(path: str | Path) -> AuditSet:
-    """Opens a manifest, .parquet or .csv, or a folder of images; ManifestError where it is neither."""
+    """Opens a manifest, .parquet or .csv, or a folder of images, with the manifest in it; ManifestError otherwise."""
     path = Path(path)
+    # As the data module does, because without the manifest splits and patients are unknown.
+    path = next((path / name for name in ("manifest.parquet", "manifest.csv") if (path / name).is_file()), path)
     if path.is_dir():
         manifest = Manifest.from_folder(path)
         return AuditSet(path.resolve().name, manifest, manifest.column("split"))
     if path.suffix.lower() not in (".parquet", ".csv") or not path.is_file():
         raise ManifestError(f"cannot audit {path}: give an existing .parquet or .csv manifest, or a folder of images")
     try:
-        table = _read_csv(path) if path.suffix.lower() == ".csv" else pq.ParquetFile(path).read()
+        table = read_table(path)
         splits = [""] * len(table)
         if "split" in table.column_names:
             splits = text_of(table, "split").to_pylist()
@@ -69,14 +70,6 @@ def open_set(path: str | Path) -> AuditSet:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     stem = path.stem if path.stem != "manifest" else path.resolve().parent.name
     return AuditSet(stem, manifest, np.asarray(splits, object))
-
-
-def _read_csv(path: Path) -> pa.Table:
-    parse = pacsv.ParseOptions(newlines_in_values=True)
-    with pacsv.open_csv(path, parse_options=parse) as reader:
-        types = dict.fromkeys(reader.schema.names, pa.string())
-    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    return pacsv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
 def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from cxrbase.data.manifest_columns import (
     complete,
     distinct_names,
     pick,
+    read_table,
     text_of,
     with_view_position,
 )
@@ -100,7 +100,7 @@ class Manifest:
         if not path.is_file():
             raise ManifestError(f"no manifest {path}: give the path of an existing .parquet or .csv file")
         try:
-            table = _read_csv(path) if path.suffix.lower() == ".csv" else pq.ParquetFile(path).read()
+            table = read_table(path)
             table = with_view_position(table)
             for name, target in (targets or {}).items():
                 table = _add_target(table, name, target)
@@ -213,15 +213,6 @@ class Manifest:
     def __len__(self) -> int:
         """Number of images."""
         return int(self.table.num_rows)
-
-
-def _read_csv(path: Path) -> pa.Table:
-    """Every column as text, so that patient 007 stays 007; one thread, because only then errors name the row."""
-    parse = pacsv.ParseOptions(newlines_in_values=True)
-    with pacsv.open_csv(path, parse_options=parse) as reader:
-        types = dict.fromkeys(reader.schema.names, pa.string())
-    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    return pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), parse, convert)
 
 
 def _add_target(table: pa.Table, name: str, target: Target) -> pa.Table:

@@ -1,17 +1,31 @@
-"""Checks and parses the columns of a manifest: names, paths, splits, ages and labels."""
+"""Reads, checks and parses the columns of a manifest: names, paths, splits, ages and labels."""
 
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from cxrbase.errors import ManifestError
 
 STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label_"
+
+
+def read_table(path: Path) -> pa.Table:
+    """Reads a .parquet or .csv file; of the latter every column as text, so that patient 007 stays 007."""
+    if path.suffix.lower() != ".csv":
+        return pq.ParquetFile(path).read()
+    parse = pacsv.ParseOptions(newlines_in_values=True)
+    with pacsv.open_csv(path, parse_options=parse) as reader:
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    # One thread, because only then errors name the row.
+    return pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), parse, convert)
 
 
 def complete(table: pa.Table) -> pa.Table:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cxrbase.data.sources.base import Columns, Source
 from cxrbase.data.sources.labels import UNKNOWN, sexes, years
-from cxrbase.data.sources.tables import files_below
+from cxrbase.data.sources.tables import files_below, read_note
 
 _NAME = re.compile(r"MCUCXR_\d+_([01])\.png", re.ASCII | re.IGNORECASE)
 _SEX = re.compile(r"Sex:\s*(\w+)", re.IGNORECASE)
@@ -16,7 +16,7 @@ def _read(root: Path) -> Columns:
     base = "MontgomerySet/" if (root / "MontgomerySet").is_dir() else ""
     # Below CXR_png alone: the masks in ManualMask have the images' names.
     names = [name for name in files_below(root / f"{base}CXR_png", {".png"}) if _NAME.fullmatch(name)]
-    readings = [_reading(root / f"{base}ClinicalReadings" / f"{Path(name).stem}.txt") for name in names]
+    readings = [read_note(root / f"{base}ClinicalReadings" / f"{Path(name).stem}.txt") for name in names]
     return {
         "path": [f"{base}CXR_png/{name}" for name in names],
         "sex": sexes([found[1] if (found := _SEX.search(text)) else "" for text in readings]),
@@ -24,11 +24,6 @@ def _read(root: Path) -> Columns:
         "reading": readings,
         "label_tuberculosis": [float(found[1]) if (found := _NAME.fullmatch(name)) else UNKNOWN for name in names],
     }
-
-
-def _reading(path: Path) -> str:
-    """Text of a reading on one line; blank where there is none, for the images are complete without."""
-    return " ".join(path.read_bytes().decode("utf-8", "replace").split()) if path.is_file() else ""
 
 
 SOURCE = Source(

@@ -57,6 +57,11 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in lines if line.strip()]
 
 
+def read_note(path: Path) -> str:
+    """Text that accompanies an image, on one line; blank where there is none, for the image is complete without."""
+    return " ".join(path.read_bytes().decode("utf-8", "replace").split()) if path.is_file() else ""
+
+
 def files_below(root: Path, suffixes: Collection[str]) -> list[str]:
     """Files below a folder with one of the suffixes, such as .png, in any case: sorted paths relative to it."""
     wanted = {suffix.lower() for suffix in suffixes}
