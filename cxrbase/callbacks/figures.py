@@ -81,10 +81,10 @@ def draw_figures(
             "masked": [data.to_grey(i) for i in seen],
             "reconstructed": [data.to_grey(i) for i in filled],
         }
-        yield (
-            "reconstruction",
-            _grid(columns, "MAE: hidden patches grey, then as predicted; their mean and spread are the true ones"),
-        )
+        title = "MAE: hidden patches grey, then as predicted"
+        if objective.norm_pix:
+            title += "\n(mean and spread of each hidden patch are the true ones)"
+        yield "reconstruction", _grid(columns, title)
     if objective.num_global_views > 1:
         views = data.random_views(rows, device=device)
         yield "views", _grid(_view_columns(data, views), "Random views of the same images")
