@@ -1,9 +1,12 @@
 """The command line: dispatches verbs, and answers a user's mistake with one sentence and a non-zero exit code."""
 
+import difflib
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from cxrbase import __version__
 from cxrbase.errors import CXRBaseError
@@ -13,12 +16,7 @@ _USAGE = """usage: cxrbase <command> [options]
 Self-supervised pretraining of Vision Transformers on chest radiographs.
 
 commands:
-  fit       pretrain from YAML files:
-            cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\
-                        --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml
-  phantom   make the embedded data set of simulated radiographs, with a contact sheet
-  sources   list the public data sets that are known, or write the manifest of a downloaded one
-  audit     find copies, leaks between splits, labels that the source tells, and odd images in manifests
+{commands}
 
 options:
   -h, --help     this text; `cxrbase <command> --help` for a command's options
@@ -27,8 +25,29 @@ options:
 Set CXRBASE_DEBUG=1 to see the full traceback of an error.
 """
 
-# What to do after Ctrl-C.
-_STOPPED = {"fit": "start again with --ckpt_path=<run folder> to go on"}
+
+class _Command(NamedTuple):
+    """One verb: `cxrbase.<module>.<function>(words)` returns the exit code; imported only when it is asked for."""
+
+    module: str
+    function: str
+    help: str
+    stopped: str = "run it again to start over"  # what to do after Ctrl-C
+
+
+_COMMANDS = {
+    "fit": _Command(
+        "training_cli",
+        "fit",
+        "pretrain from YAML files:\n"
+        "cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\\n"
+        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml",
+        "start again with --ckpt_path=<run folder> to go on",
+    ),
+    "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
+    "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
+    "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -42,21 +61,26 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(_USAGE)
+        sys.stdout.write(_USAGE.format(commands=_listed()))
         return 0 if words else 2
     if words[0] == "--version":
         sys.stdout.write(f"cxrbase {__version__}\n")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "fit": _fit,
-        "phantom": _phantom,
-        "sources": _sources,
-        "audit": _audit,
-    }
-    if words[0] not in commands:
-        return _complain(f"no command {words[0]!r}; there are {', '.join(commands)}", code=2)
+    if words[0] not in _COMMANDS:
+        near = difflib.get_close_matches(words[0], _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
+        return _complain(f"no command {words[0]!r}; {hint}", code=2)
     _show_messages()
-    return _guarded(commands[words[0]], words[1:], stopped=_STOPPED.get(words[0], "run it again to start over"))
+    return _guarded(_COMMANDS[words[0]], words[1:])
+
+
+def _listed() -> str:
+    """The commands with their help, aligned."""
+    width = max(map(len, _COMMANDS)) + 2
+    return "\n".join(
+        f"  {name:{width}}{command.help.replace(chr(10), chr(10) + ' ' * (width + 2))}"
+        for name, command in _COMMANDS.items()
+    )
 
 
 def _show_messages() -> None:
@@ -66,41 +90,25 @@ def _show_messages() -> None:
     logger.setLevel(logging.INFO)
 
 
-def _guarded(command: Callable[[list[str]], int], words: list[str], *, stopped: str) -> int:
-    if os.environ.get("CXRBASE_DEBUG"):
-        return command(words)
+def _guarded(command: _Command, words: list[str]) -> int:
+    run = _run if os.environ.get("CXRBASE_DEBUG") else _run_quietly
+    return run(command, words)
+
+
+def _run(command: _Command, words: list[str]) -> int:
+    module = importlib.import_module(f"cxrbase.{command.module}")
+    return int(getattr(module, command.function)(words))
+
+
+def _run_quietly(command: _Command, words: list[str]) -> int:
     try:
-        return command(words)
+        return _run(command, words)
     except (CXRBaseError, ValueError, OSError) as error:
         return _complain(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        return _complain(f"stopped; {stopped}", code=130)
+        return _complain(f"stopped; {command.stopped}", code=130)
 
 
 def _complain(message: str, *, code: int = 1) -> int:
     sys.stderr.write(f"cxrbase: error: {message}\n")
     return code
-
-
-def _fit(words: list[str]) -> int:
-    from cxrbase.training_cli import fit
-
-    return fit(words)
-
-
-def _phantom(words: list[str]) -> int:
-    from cxrbase.phantom_cli import phantom
-
-    return phantom(words)
-
-
-def _sources(words: list[str]) -> int:
-    from cxrbase.sources_cli import sources
-
-    return sources(words)
-
-
-def _audit(words: list[str]) -> int:
-    from cxrbase.audit_cli import audit
-
-    return audit(words)

@@ -54,7 +54,10 @@ def floors():
     """Patterns of each floor, from the table of docs/architecture.md."""
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \|(.*)\|$", text, re.MULTILINE)
-    return {int(number): re.findall(r"`([^`]+\.py)`", modules) for number, modules in rows}
+    found: dict[int, list[str]] = {}
+    for number, modules in rows:
+        found.setdefault(int(number), []).extend(re.findall(r"`([^`]+\.py)`", modules))
+    return found
 
 
 def floor_of(file):
