@@ -25,8 +25,8 @@ NIH: Stats = ((0.506,), (0.252,))  # Medical MAE, https://github.com/lambert-x/m
 EVA_X: Stats = ((0.49185243,), (0.28509309,))  # https://github.com/hustvl/EVA-X, classification/utils/datasets.py
 
 # What torch.load raises on bytes that are not its own.
-_DAMAGED = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
-_DAMAGED += (struct.error, OverflowError, MemoryError)
+_DAMAGED: tuple[type[Exception], ...] = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError)
+_DAMAGED += (AttributeError, AssertionError, struct.error, OverflowError, MemoryError)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "module", "student")
 _STEM = re.compile(r"^(.*?)(patch_embed\.proj\.weight|embeddings\.patch_embeddings\.projection\.weight)$")
