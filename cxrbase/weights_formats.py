@@ -25,8 +25,10 @@ NIH: Stats = ((0.506,), (0.252,))  # Medical MAE, https://github.com/lambert-x/m
 EVA_X: Stats = ((0.49185243,), (0.28509309,))  # https://github.com/hustvl/EVA-X, classification/utils/datasets.py
 
 # What torch.load raises on bytes that are not its own.
-_DAMAGED: tuple[type[Exception], ...] = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError)
-_DAMAGED += (AttributeError, AssertionError, struct.error, OverflowError, MemoryError)
+_DAMAGED: tuple[type[Exception], ...] = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, MemoryError, struct.error, SafetensorError),
+)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "module", "student")
 _STEM = re.compile(r"^(.*?)(patch_embed\.proj\.weight|embeddings\.patch_embeddings\.projection\.weight)$")
@@ -142,7 +144,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} holds Python objects beside its tensors, and loading those can run code: save its state dict as "
             f"safetensors where you trust it ({' '.join(str(error).split())[:120]})"
         ) from error
-    except (*_DAMAGED, SafetensorError) as error:
+    except _DAMAGED as error:
         raise EncoderError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
         raise EncoderError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
