@@ -47,6 +47,8 @@ _COMMANDS = {
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
+    "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
+    "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }
 
 
