@@ -23,7 +23,8 @@ def choose_thresholds(scores: npt.ArrayLike, labels: npt.ArrayLike, *, criterion
 
     Returns:
         (K,): an image with at least this score is called positive. It lies midway between two neighbouring scores, or
-        at an end of them; of equally good ones the lowest is taken. NaN where a class has no scores, no positive or no negative.
+        at an end of them; of equally good ones the lowest is taken. NaN where a class has no scores, no positive or no
+        negative.
 
     Raises:
         ValueError: If the shapes or labels do not fit, or the criterion is unknown.
