@@ -89,8 +89,8 @@ class _Order:
         allowed = (1.0 - specificity) * negatives * (1 + 1e-9)
         found = (gain * (reached <= allowed)).sum(0) / positives
         undefined = (positives == 0) | (negatives == 0)
-        area, average, found = (values.masked_fill(undefined, torch.nan).numpy() for values in (area, average, found))
-        return area, average, found
+        first, second, third = (values.masked_fill(undefined, torch.nan).numpy() for values in (area, average, found))
+        return first, second, third
 
 
 def _sums(rows: Tensor, places: Tensor, count: int) -> Tensor:
