@@ -120,16 +120,16 @@ def read_table(storage: Storage, name: str) -> pa.Table:
     data = storage.read(name)
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read()
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"cannot read {storage.url}/{name} ({' '.join(str(error).split())}): pack it again") from error
-    try:
         version = metadata_of(table.schema).get("version")
+        names = list(table.column_names)
     except ShardError as error:
         raise ShardError(f"{storage.url}/{name}: {error}") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise ShardError(f"cannot read {storage.url}/{name} ({' '.join(str(error).split())}): pack it again") from error
     if version != FORMAT_VERSION:
         raise ShardError(f"{storage.url}/{name} has format {version}, this version reads {FORMAT_VERSION}")
     for field in PACKED_FIELDS:
-        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+        if names.count(field.name) != 1 or table.schema.field(field.name).type != field.type:
             raise ShardError(f"{storage.url}/{name} has no column {field.name} of {field.type}: pack the images again")
     return table
 

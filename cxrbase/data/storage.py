@@ -99,7 +99,7 @@ class Storage:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, *_remote_errors()) as error:
+        except _failures() as error:
             raise ShardError(f"{what} {self.url} ({_reason(error)}): {_remedy(error)}") from error
 
 
@@ -120,13 +120,13 @@ def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-def _remote_errors() -> tuple[type[BaseException], ...]:
-    """What object storage raises that is no OSError."""
+def _failures() -> tuple[type[BaseException], ...]:
+    """What file systems raise; that of object storage is no OSError."""
     try:
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        return ()
-    return (BotoCoreError,)
+        return (OSError,)
+    return OSError, BotoCoreError
 
 
 def _reason(error: BaseException) -> str:
