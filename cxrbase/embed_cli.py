@@ -10,7 +10,7 @@ def embed(words: list[str]) -> int:
     """Runs `cxrbase embed` with the words after it and returns the exit code."""
     parser = ArgumentParser(
         prog="cxrbase embed",
-        description="Writes class-token and mean-patch features of images, in order. A killed job goes on where it was.",
+        description="Writes class-token and mean-patch features of images, in order. A killed job goes on.",
     )
     parser.add_argument("images", nargs="+", type=str, help="files, folders, globs, manifests, or packed folders")
     parser.add_argument("--encoder", type=str, required=True, help="run folder, weight file of others, or timm:<name>")

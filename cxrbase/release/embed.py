@@ -60,8 +60,8 @@ def embed(
     Args:
         encoder: As of `load_any_encoder`.
         images: As of `find_images`.
-        out: A .parquet file. While the job runs, finished parts are in a folder beside it; the same command goes on from
-            there. The file appears complete or not at all.
+        out: A .parquet file. While the job runs, finished parts are in a folder beside it; the same command goes on
+            from there. The file appears complete or not at all.
         batch_size: Images per step of the network.
         device: cpu, cuda, cuda:1 ...; None takes a GPU where there is one.
         threads: That decode; None takes every core.

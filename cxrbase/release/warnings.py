@@ -39,8 +39,8 @@ def image_warnings(image: NDArray[np.uint8]) -> tuple[str, ...]:
 def _looks_inverted(small: NDArray[np.float32]) -> bool:
     """Whether the outer border is brighter than nearly all of the middle.
 
-    In a radiograph with bright bone the air beside the patient is darkest. Lungs are dark too, so the border is compared
-    with the brighter half of the middle.
+    In a radiograph with bright bone the air beside the patient is darkest. Lungs are dark too, so the border is
+    compared with the brighter part of the middle.
     """
     edge = max(1, round(_BORDER * len(small)))
     upper = np.concatenate([small[:edge].ravel(), small[edge:-edge, :edge].ravel(), small[edge:-edge, -edge:].ravel()])
