@@ -25,7 +25,7 @@ def write(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str, Any
     """
     write_weights(network.state_dict(), folder)
     (folder / "config.json").write_text(json.dumps(_config(network, card), indent=2) + "\n")
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    again: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = sample(card, batch=2)
     with torch.inference_mode():
         ours = pool_tokens(network, network.forward_features(images))

@@ -65,7 +65,7 @@ def _plain(network: Encoder, card: dict[str, Any]) -> VisionTransformer:
     if not isinstance(network, VisionTransformer) or strange or not network.has_class_token:
         what = ", ".join(strange[:3]) or f"{type(network).__name__} without a class token"
         raise EncoderError(f"transformers' ViTModel has no place for {what}: use --to timm, which AutoModel opens too")
-    block = network.blocks[0]
+    block: Any = network.blocks[0]
     if not isinstance(block.mlp.act, nn.GELU) or block.mlp.act.approximate != "none":
         raise EncoderError(f"transformers' export takes exact GELU only, this has {block.mlp.act}: use --to timm")
     if not isinstance(card["image_size"], int):
@@ -90,7 +90,7 @@ def _renamed(vit: VisionTransformer) -> dict[str, Tensor]:
 
 
 def _config(vit: VisionTransformer, card: dict[str, Any]) -> dict[str, Any]:
-    block = vit.blocks[0]
+    block: Any = vit.blocks[0]
     return {
         "architectures": ["ViTModel"],
         "model_type": "vit",
@@ -151,10 +151,10 @@ class _quiet:
         from transformers.utils import logging
 
         self._was = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *stop: object) -> None:
         from transformers.utils import logging
 
         if self._was:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
