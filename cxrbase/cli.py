@@ -48,6 +48,7 @@ _COMMANDS = {
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
     "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
+    "explain": _Command("explain_cli", "explain", "where a model or an encoder looks, as pictures over the image"),
     "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }
 

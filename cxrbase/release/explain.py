@@ -44,7 +44,8 @@ def explain(network: Encoder, images: Tensor, *, method: Method, score: Score | 
         # Weights may be frozen; the gradient of the input reaches the attention all the same.
         tokens = network.forward_features(images.detach().requires_grad_())
         tokens.retain_grad()
-        (score or _whole(network, tokens))(tokens).sum().backward()
+        chosen = (score or _whole(network, tokens))(tokens)
+        chosen.sum().backward()  # type: ignore[no-untyped-call]
         network.zero_grad(set_to_none=True)
     assert tokens.grad is not None
     share = (tokens.grad * tokens).sum(-1).abs().detach()

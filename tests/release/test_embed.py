@@ -171,12 +171,12 @@ def test_packed_images_are_found_and_read(encoder_folder, tmp_path):
 def test_warnings_name_what_is_odd():
     rows, columns = np.mgrid[:300, :300]
     body = np.uint8(np.clip(220 - 0.012 * ((rows - 150) ** 2 + (columns - 150) ** 2), 0, 255))
-    assert image_warnings(body) == ()
-    assert image_warnings(255 - body) == ("perhaps inverted",)
-    assert image_warnings(np.full((300, 300), 7, np.uint8)) == ("constant",)
-    assert image_warnings(np.uint8(100 + body // 64)) == ("low contrast",)
+    assert "perhaps inverted" not in image_warnings(body)
+    assert "perhaps inverted" in image_warnings(255 - body)
+    assert image_warnings(np.full((300, 300), 7, np.uint8)) == ("no contrast",)
     assert image_warnings(body[::4, ::4]) == ("small",)
-    assert "elongated" in image_warnings(np.repeat(body, 3, 0))
+    assert "elongated" in image_warnings(np.repeat(np.repeat(body, 4, 0), 1, 1))
+    assert "black and white only" in image_warnings(np.uint8(255 * (body > 128)))
 
 
 @settings(max_examples=40, deadline=None)
