@@ -57,7 +57,8 @@ def write_refused(storage: Storage, records: Records) -> None:
 
 def write_index(storage: Storage, records: Records, options: ImageOptions) -> None:
     """Writes index.parquet, sorted by shard and offset; ManifestError where the sources are no manifest together."""
-    tables = [record.table for blocks in records.values() for record in blocks.values() if len(record.table)]
+    found = [record for _, blocks in sorted(records.items()) for _, record in sorted(blocks.items())]
+    tables = [record.table for record in found if len(record.table)]
     table = join(tables).sort_by([("shard", "ascending"), ("offset", "ascending")])
     metadata = {
         "version": shards.FORMAT_VERSION,
