@@ -1,4 +1,4 @@
-"""Tasks: every file in experiments/task/ is read on a folder with the layout of its data, or refuses in one sentence."""
+"""Tasks: every file in experiments/task/ is read on a folder with the layout of its data, or says what to get."""
 
 import contextlib
 import logging
