@@ -57,8 +57,8 @@ class CXRDataModule(L.LightningDataModule):
             kept up to this size.
         on_corrupt: `skip` names an unreadable image, reads another in its place and goes on; `raise` ends the run.
         max_bad: Largest share of unreadable images that is tolerated.
-        mean: Mean of the images, in [0, 1]; 0.506 is NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
-        std: Standard deviation of the images, in [0, 1]; 0.252 is NIH ChestX-ray14's.
+        mean: Mean of the images, in [0, 1]; NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
+        std: Standard deviation of the images, in [0, 1]; from there too.
         seed: Seed of order and views.
     """
 
@@ -186,15 +186,22 @@ class CXRDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-        loader.decode_threads, loader.on_epoch, loader.on_position = self.decode_threads, self._begin_epoch, self._at
+        sampler.on_epoch, loader.on_begin, loader.on_position = self._tell_length, self._begin, self._at
+        loader.decode_threads = self.decode_threads
         if self.trainer:
             loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
         return loader
 
-    def _begin_epoch(self, batches: int) -> None:
-        """Tells the Trainer the length of an epoch that was begun with other batches, and looks ahead for shards."""
-        if self.trainer and self.trainer.limit_train_batches == 1.0:
-            self.trainer.fit_loop.max_batches = batches
+    def _tell_length(self) -> None:
+        """Tells the Trainer the length of an epoch after one that was begun with other batches.
+
+        It asks once, when it starts, and would end all later epochs early or wait for more.
+        """
+        if self.trainer and self.trainer.fit_loop._combined_loader and self.trainer.limit_train_batches == 1.0:
+            self.trainer.fit_loop.max_batches = len(self.stream)
+            self.trainer.fit_loop._combined_loader.limits = [len(self.stream)]
+
+    def _begin(self) -> None:
         if self._look_ahead is not None:
             self._look_ahead.begin(self.stream.sampler)
 
@@ -209,11 +216,7 @@ class CXRDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Views:
         """Makes the views of a training batch on the device."""
-        images, sizes, ids = batch
-        epoch = self.stream.sampler.epoch
-        return self.views(
-            images, sizes, ids, out=self.image_size, mean=self.mean, std=self.std, seed=self.seed, epoch=epoch
-        )
+        return self._views(*batch, epoch=self.stream.sampler.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training stream."""
@@ -248,13 +251,11 @@ class CXRDataModule(L.LightningDataModule):
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Labels of some rows, (N, number of classes), NaN where unknown."""
         columns = [self.manifest.labels.index(name) for name in self.classes]
-        labels: NDArray[np.float32] = self.manifest.label_matrix()[rows][:, columns]
-        return labels
+        return np.asarray(self.manifest.label_matrix()[rows][:, columns])
 
     def patients(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Patients of some rows, (N,)."""
-        patients: NDArray[Any] = self.manifest.patients()[rows]
-        return patients
+        return np.asarray(self.manifest.patients()[rows])
 
     def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
         """The evaluation view of some rows, (B, 1, image_size, image_size) normalised, in order."""
@@ -265,18 +266,20 @@ class CXRDataModule(L.LightningDataModule):
     def random_views(self, rows: NDArray[np.int64], *, device: torch.device) -> Views:
         """Training views of some rows, as the first epoch draws them."""
         images, sizes = self._read_rows(rows, device)
-        ids = torch.tensor(rows, device=device)
-        return self.views(
-            images, sizes, ids, out=self.image_size, mean=self.mean, std=self.std, seed=self.seed, epoch=0
-        )
+        return self._views(images, sizes, torch.tensor(rows, device=device), epoch=0)
 
     def to_grey(self, image: Tensor) -> NDArray[np.float32]:
         """Undoes the normalisation of one image, (1, H, W) -> (H, W) in [0, 1]."""
         grey: NDArray[np.float32] = (image[0].float() * self.std + self.mean).clamp(0, 1).cpu().numpy()
         return grey
 
+    def _views(self, images: Tensor, sizes: Tensor, ids: Tensor, *, epoch: int) -> Views:
+        mean, std, out = self.mean, self.std, self.image_size
+        return self.views(images, sizes, ids, out=out, mean=mean, std=std, seed=self.seed, epoch=epoch)
+
     def _read_rows(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        items: list[Item] = [StreamDataset(self.store)[int(row)] for row in rows]
+        dataset = StreamDataset(self.store)
+        items: list[Item] = [dataset[int(row)] for row in rows]
         images, sizes = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
         return images.to(device), sizes.to(device)
 

@@ -33,7 +33,12 @@ class StreamSampler(DistributedSampler[Any]):
 
     Raises:
         ConfigError: There are too few images for one batch.
+
+    Attributes:
+        on_epoch: Called when another epoch was set, whose length may differ.
     """
+
+    on_epoch: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -66,6 +71,8 @@ class StreamSampler(DistributedSampler[Any]):
         """Starts another epoch; the same epoch keeps the position that was restored."""
         if epoch != self.epoch:
             self.epoch, self.start, self.batches_before, self.plan = epoch, 0, 0, self._own
+            if self.on_epoch is not None:
+                self.on_epoch()
 
     def restore(self, epoch: int, *, images: int, batches: int, plan: Plan) -> None:
         """Goes on within an epoch that perhaps was begun with other batches, in the order it was begun with."""
@@ -99,7 +106,7 @@ class StreamLoader(DataLoader[Item]):
 
     Attributes:
         decode_threads: Threads that decode in place of worker processes; 0 for none.
-        on_epoch: Told the number of batches of an epoch as it begins.
+        on_begin: Called as an epoch begins.
         on_position: Told the images of the global stream that were handed out in this epoch.
         quarantine_file: CSV that names unreadable images; None for none.
         waited_s: Seconds spent waiting for batches so far.
@@ -109,7 +116,7 @@ class StreamLoader(DataLoader[Item]):
     sampler: StreamSampler
     dataset: StreamDataset
     decode_threads = 0
-    on_epoch: Callable[[int], None] | None = None
+    on_begin: Callable[[], None] | None = None
     on_position: Callable[[int], None] | None = None
     quarantine_file: Path | None = None
     waited_s = 0.0
@@ -122,8 +129,8 @@ class StreamLoader(DataLoader[Item]):
         sampler = self.sampler
         self._images, self._batches = sampler.start, sampler.batches_before
         self.dataset.epoch.fill_(sampler.epoch)
-        if self.on_epoch is not None:
-            self.on_epoch(len(self))
+        if self.on_begin is not None:
+            self.on_begin()
         asked = time.perf_counter()
         for batch in self._batches_of_epoch():
             self._images += len(batch[2]) * sampler.num_replicas
