@@ -1,0 +1,63 @@
+"""Checkpoints written whole or not at all, so that a kill at any moment leaves the last good one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, forces it to the disk, renames; Lightning's own moves a file from /tmp, unforced."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves one checkpoint.
+
+        Args:
+            checkpoint: What Lightning gathered.
+            path: Where it goes; object storage is left to Lightning, as it has no half-written objects.
+            storage_options: Not used.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # One name, so that what a killed process left is overwritten by the next.
+        temporary = target.with_name(target.name + ".tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def mend_position(loops: dict[str, Any]) -> None:
+    """Makes a run that was finished go on where it ended, when it is given more epochs or steps.
+
+    In what Lightning saves after training, the last epoch counts as done even where the last step fell into the middle
+    of it, and a full one is entered again with no batch left: either way an epoch's images would be skipped.
+
+    Args:
+        loops: The "loops" of a checkpoint, changed in place.
+    """
+    epoch, batch = loops["fit_loop"]["epoch_progress"], loops["fit_loop"]["epoch_loop.batch_progress"]
+    if epoch["current"]["processed"] < epoch["current"]["ready"]:
+        return
+    if batch["is_last_batch"]:
+        batch["is_last_batch"] = False
+        batch["current"] = dict.fromkeys(batch["current"], 0)
+    else:
+        for count in (epoch["current"], epoch["total"]):
+            count["processed"], count["completed"] = count["processed"] - 1, count["completed"] - 1
