@@ -41,23 +41,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def mend_position(loops: dict[str, Any]) -> None:
-    """Makes a run that was finished go on where it ended, when it is given more epochs or steps.
-
-    In what Lightning saves after training, the last epoch counts as done even where the last step fell into the middle
-    of it, and a full one is entered again with no batch left: either way an epoch's images would be skipped.
-
-    Args:
-        loops: The "loops" of a checkpoint, changed in place.
-    """
-    epoch, batch = loops["fit_loop"]["epoch_progress"], loops["fit_loop"]["epoch_loop.batch_progress"]
-    if epoch["current"]["processed"] < epoch["current"]["ready"]:
-        return
-    if batch["is_last_batch"]:
-        batch["is_last_batch"] = False
-        batch["current"] = dict.fromkeys(batch["current"], 0)
-    else:
-        for count in (epoch["current"], epoch["total"]):
-            count["processed"], count["completed"] = count["processed"] - 1, count["completed"] - 1

@@ -11,7 +11,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrbase.backbones import create_backbone
-from cxrbase.checkpoints import mend_position
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
@@ -133,7 +132,6 @@ class Pretraining(L.LightningModule):
         Raises:
             ConfigError: If images per step or accumulated batches differ.
         """
-        mend_position(checkpoint["loops"])
         held, mine = checkpoint.get("batch"), self._batch()
         if held is None or mine is None or held == mine:
             return
