@@ -16,7 +16,6 @@ from cxrbase.backbones import save_encoder
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ class RunRecord(Callback):
             "image_size": pl_module.image_size,
             "mean": data.mean,
             "std": data.std,
-            "intensity": INTENSITY_CONVENTION,
+            "intensity": data.intensity,
             "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
             "features": "class token and mean of the patch tokens of forward_features",
             "objective": type(pl_module.objective).__name__,
