@@ -43,6 +43,10 @@ class ShardError(CXRBaseError):
     """Packed images, or a place for them, that are missing, damaged, full, forbidden or of other settings."""
 
 
+class ModelError(CXRBaseError):
+    """A model folder that is missing, damaged or of another shape than it says."""
+
+
 class CorruptError(ShardError):
     """A packed image that cannot be read.
 
