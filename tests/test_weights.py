@@ -1,0 +1,287 @@
+"""Encoders of others give on one grey channel what their own model gives on the image repeated three times."""
+
+import json
+import pickle
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+
+from cxrbase.backbones import create_backbone, save_encoder
+from cxrbase.errors import EncoderError
+from cxrbase.evaluation.features import pool_tokens
+from cxrbase.weights import initialise, load_any_encoder
+from cxrbase.weights_fit import fold_stem
+from weight_files import FORMATS, IMAGENET, dino, dinov2, eva_x, mae, timm_pth, vit
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def grey(size, count=2):
+    return torch.rand(count, 1, size, size)
+
+
+def rgb(image, stats):
+    mean, std = (torch.tensor(part).expand(3)[:, None, None] for part in stats)
+    return (image.expand(-1, 3, -1, -1) - mean) / std
+
+
+def one(image, card):
+    return (image - card["mean"]) / card["std"]
+
+
+@pytest.mark.parametrize("make", FORMATS, ids=[make.__name__ for make in FORMATS])
+def test_features_are_those_of_the_original_model(make, tmp_path, caplog):
+    path, original, stats = make(tmp_path)
+    with caplog.at_level("INFO", "cxrbase"):
+        network, card = load_any_encoder(str(path))
+    image = grey(card["image_size"])
+    with torch.no_grad():
+        expected = original.forward_features(rgb(image, stats))
+        torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+        pool_tokens(network, expected)
+    assert not network.training
+    assert "none missing" in caplog.text
+    assert "stem of 3 channels summed to one" in caplog.text
+    assert card["source"].startswith(str(path))
+
+
+@pytest.mark.parametrize("make", FORMATS, ids=[make.__name__ for make in FORMATS])
+def test_a_card_is_enough_to_make_the_network_again(make, tmp_path):
+    path, _, _ = make(tmp_path)
+    network, card = load_any_encoder(str(path))
+    card = json.loads(json.dumps(card))
+    assert {"timm_name", "timm_args", "image_size", "mean", "std", "intensity", "source"} <= card.keys()
+    again = timm.create_model(card["timm_name"], **card["timm_args"])
+    again.load_state_dict(network.state_dict())
+    image = one(grey(card["image_size"]), card)
+    with torch.no_grad():
+        assert torch.equal(again.eval().forward_features(image), network.forward_features(image))
+
+
+def save_hugging_face(folder, kind, **options):
+    import transformers
+
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 14}
+    shape |= {"intermediate_size": 128} if kind == "ViTMAE" else {}
+    names = {"ViTMAE": "ViTMAEForPreTraining"}
+    config = getattr(transformers, f"{kind}Config")(**shape | options)
+    model = getattr(transformers, names.get(kind, f"{kind}Model"))(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"use_swiglu_ffn": True}])
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
+def test_rad_dinos_format_gives_the_features_of_transformers(kind, options, tmp_path):
+    model = save_hugging_face(tmp_path, kind, image_size=70, **options)
+    # As RAD-DINO's preprocessor has it, from MIMIC-CXR.
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5307] * 3, "image_std": [0.2583] * 3})
+    )
+    network, card = load_any_encoder(str(tmp_path))
+    assert (card["mean"], card["std"], card["image_size"]) == (0.5307, 0.2583, 70)
+    image = grey(70)
+    with torch.no_grad():
+        expected = model(rgb(image, ((0.5307,), (0.2583,)))).last_hidden_state
+    torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+
+
+def test_hugging_faces_mae_gives_the_features_of_transformers(tmp_path):
+    model = save_hugging_face(tmp_path, "ViTMAE", image_size=56, mask_ratio=0.0)
+    network, card = load_any_encoder(str(tmp_path / "model.safetensors"))
+    image = grey(56)
+    noise = torch.arange(16.0).expand(2, -1)  # keeps every patch, in order
+    with torch.no_grad():
+        expected = model.vit(rgb(image, IMAGENET), noise=noise).last_hidden_state
+    torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+
+
+def test_a_network_of_518_pixels_runs_at_224(tmp_path):
+    model = vit("vit_base_patch14_dinov2", size=518)
+    torch.save(model.state_dict(), tmp_path / "large.pth")
+    network, card = load_any_encoder(str(tmp_path / "large.pth"), image_size=224)
+    assert card["image_size"] == 224
+    assert network.pos_embed.shape[1] == 1 + 16 * 16
+    model.set_input_size(img_size=(224, 224))
+    image = grey(224, count=1)
+    with torch.no_grad():
+        expected = model.forward_features(rgb(image, IMAGENET))
+        torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("make", [mae, eva_x])
+def test_size_may_be_a_rectangle(make, tmp_path):
+    path, _, _ = make(tmp_path)
+    network, card = load_any_encoder(str(path), image_size=(64, 96))
+    assert card["image_size"] == [64, 96]
+    assert network(torch.randn(1, 1, 64, 96)).shape == (1, 64)
+
+
+def test_another_patch_size_gives_nearly_the_same_token_on_a_smooth_image(tmp_path):
+    path, _, _ = mae(tmp_path)
+    coarse, card = load_any_encoder(str(path))
+    fine, _ = load_any_encoder(str(path), patch_size=8, image_size=32)
+    image = torch.nn.functional.interpolate(torch.randn(1, 1, 4, 4), 64, mode="bicubic")
+    small = torch.nn.functional.interpolate(image, 32, mode="area")
+    tokens, expected = fine.patch_embed(one(small, card)), coarse.patch_embed(one(image, card))
+    assert (tokens - expected).norm() < 0.1 * expected.norm()
+
+
+def test_own_encoders_keep_their_card_and_change_size(tmp_path):
+    network = create_backbone("test_vit", image_size=64)
+    card = {"timm_name": "test_vit", "timm_args": {"in_chans": 1, "num_classes": 0, "img_size": 64}}
+    save_encoder(network, tmp_path, card | {"image_size": 64, "mean": 0.4, "std": 0.3, "objective": "MAE"})
+    same, found = load_any_encoder(str(tmp_path))
+    assert (found["mean"], found["objective"], found["format"]) == (0.4, "MAE", "cxrbase")
+    image = torch.randn(1, 1, 64, 64)
+    torch.testing.assert_close(
+        same.forward_features(image), network.eval().forward_features(image), atol=1e-5, rtol=1e-4
+    )
+    larger, found = load_any_encoder(str(tmp_path / "encoder.json"), image_size=96)
+    assert found["image_size"] == found["timm_args"]["img_size"] == 96
+    assert larger.pos_embed.shape[1] == 1 + 36
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vit_tiny_patch16_224", VisionTransformer), ("eva02_tiny_patch14_224", Eva)]
+)
+def test_timm_names_are_made_untrained(name, kind):
+    network, card = load_any_encoder(f"timm:{name}", image_size=112)
+    assert isinstance(network, kind)
+    assert (card["format"], card["image_size"], card["mean"]) == ("untrained", 112, 0.506)
+    assert network(torch.randn(1, 1, 112, 112)).shape == (1, 192)
+
+
+def test_a_named_network_takes_its_file_and_its_own_mean_and_std(tmp_path):
+    # Twelve heads at width 384, as MoCo-v3's ViT-S has, cannot be told from the file; timm's AugReg models expect 0.5.
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    model = timm.create_model(name, num_classes=0).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    network, card = load_any_encoder(f"timm:{name}={tmp_path / 'w.pth'}")
+    assert (card["mean"], card["std"]) == (0.5, 0.5)
+    image = grey(224, count=1)
+    with torch.no_grad():
+        expected = model.forward_features(rgb(image, ((0.5,), (0.5,))))
+        torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+
+
+def test_mean_and_std_can_be_said(tmp_path):
+    path, original, _ = timm_pth(tmp_path)
+    network, card = load_any_encoder(str(path), mean=0.3, std=0.2)
+    image = grey(64)
+    with torch.no_grad():
+        expected = original.forward_features(rgb(image, ((0.3,), (0.2,))))
+        torch.testing.assert_close(network.forward_features(one(image, card)), expected, atol=2e-4, rtol=2e-4)
+    with pytest.raises(EncoderError, match="both mean and std"):
+        load_any_encoder(str(path), mean=0.3)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    st.lists(st.floats(0.05, 1), min_size=3, max_size=3),
+    st.tuples(st.floats(0, 1), st.floats(0.05, 1)),
+)
+@settings(max_examples=30, deadline=None)
+def test_folding_is_exact_for_any_mean_and_std(mean, std, to):
+    weight, bias, image = torch.randn(5, 3, 4, 4), torch.randn(5), torch.rand(2, 1, 8, 8)
+    conv = torch.nn.functional.conv2d
+    expected = conv(rgb(image, (mean, std)).double(), weight.double(), bias.double(), stride=4)
+    stem = fold_stem(weight, bias, stats=(tuple(mean), tuple(std)), to=to)
+    got = conv(((image - to[0]) / to[1]).double(), stem[0].double(), stem[1].double(), stride=4)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("code in a weight file was run",))
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    for name, write in (("zip.pth", torch.save), ("old.pt", lambda o, p: p.write_bytes(pickle.dumps(o)))):
+        write({"model": {"patch_embed.proj.weight": Evil()}}, tmp_path / name)
+        with pytest.raises(EncoderError):
+            load_any_encoder(str(tmp_path / name))
+
+
+def test_weights_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
+    path, model, _ = timm_pth(tmp_path)
+    state = model.state_dict()
+    cases = [
+        ({"classifier.weight": torch.zeros(2)}, "no Vision Transformer"),
+        (
+            {key: value for key, value in state.items() if key != "blocks.1.norm1.weight"},
+            r"1 missing \(blocks\.1\.norm1\.weight",
+        ),
+        (state | {"blocks.0.adapter.weight": torch.zeros(2)}, r"1 without a place \(blocks\.0\.adapter\.weight"),
+        (state | {"norm.weight": torch.zeros(2)}, "1 of another shape"),
+        (state | {"pos_embed": torch.zeros(1, 12, 64)}, "not those of a square"),
+        (state | {"dist_token": torch.zeros(1, 1, 64)}, "DeiT's distillation token"),
+        (state | {"blocks.0.attn.relative_position_bias_table": torch.zeros(3)}, "BEiT"),
+        (state | {"norm_pre.weight": torch.zeros(64)}, "CLIP"),
+        ({key: value for key, value in state.items() if key != "pos_embed"}, "lacks"),
+        ({}, "no Vision Transformer"),
+    ]
+    for content, message in cases:
+        torch.save(content, path)
+        with pytest.raises(EncoderError, match=message):
+            load_any_encoder(str(path))
+    torch.save([1], path)
+    with pytest.raises(EncoderError, match="holds a list"):
+        load_any_encoder(str(path))
+    for name, message in [
+        ("vit_small_patch16_224", "write timm:vit_small_patch16_224"),
+        ("/no/such.pth", "no weights at"),
+        (str(tmp_path), "neither encoder.json nor model.safetensors"),
+        ("timm:resnet18", "must be a Vision Transformer|cannot make"),
+        ("timm:vit_enormous", "cannot make 'vit_enormous'"),
+        (__file__, "not a weight file"),
+    ]:
+        with pytest.raises(EncoderError, match=message):
+            load_any_encoder(name)
+
+
+@given(st.binary(max_size=200), st.sampled_from([".pth", ".safetensors", ".bin"]))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_refused_in_a_sentence(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("bytes") / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(EncoderError):
+        load_any_encoder(str(path))
+
+
+@pytest.mark.parametrize("make", [mae, dino, dinov2])
+def test_a_backbone_starts_from_another_encoder_under_its_own_mean_and_std(make, tmp_path):
+    path, original, stats = make(tmp_path)
+    size, patch = original.patch_embed.img_size[0], original.patch_embed.patch_size[0]
+    options = {"patch_size": patch, "embed_dim": 64, "depth": 2, "num_heads": 1}
+    options |= {"init_values": 1.0} if make is dinov2 else {}
+    backbone = create_backbone("vit_small_patch16_224", image_size=size, options=options)
+    initialise(backbone, str(path), mean=0.506, std=0.252)
+    image = grey(size)
+    with torch.no_grad():
+        expected = original.forward_features(rgb(image, stats))
+        got = backbone.eval().forward_features((image - 0.506) / 0.252)
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_a_backbone_of_other_shape_or_family_is_refused(tmp_path):
+    path, _, _ = mae(tmp_path)
+    backbone = create_backbone(
+        "vit_small_patch16_224", image_size=64, options={"embed_dim": 64, "depth": 3, "num_heads": 1}
+    )
+    with pytest.raises(EncoderError, match="do not fit the network, 30 of 42 keys match: 12 missing"):
+        initialise(backbone, str(path), mean=0.5, std=0.25)
+    path, _, _ = eva_x(tmp_path)
+    with pytest.raises(EncoderError, match="is a Eva"):
+        initialise(backbone, str(path), mean=0.5, std=0.25)
