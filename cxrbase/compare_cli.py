@@ -26,7 +26,7 @@ def compare(words: list[str]) -> int:
     parser.add_class_arguments(Plan, as_group=False)
     parser.add_function_arguments(_where)
     # The parser ends the process itself on --help and on wrong options.
-    given = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    given = parser.instantiate(parser.parse_args(words)).as_dict()
     out, engine, jobs = (given.pop(name) for name in ("out", "engine", "jobs"))
     given.pop("config")
     return _run(Plan(**given), out, engine, jobs)

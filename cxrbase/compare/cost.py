@@ -31,7 +31,7 @@ def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
     given["model"] |= {"image_size": given["data"].get("image_size", 224), "seed": seed}
     given["data"] |= {"seed": seed}
     torch.manual_seed(seed)
-    made = parser.instantiate_classes(parser.parse_object(given))
+    made = parser.instantiate(parser.parse_object(given))
     return made.model, made.data
 
 

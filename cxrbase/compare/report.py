@@ -12,7 +12,7 @@ from cxrbase.compare.verdict import LEVEL
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PICTURES = {
-    "reconstruction.png": "Original, masked and reconstructed (the mean and spread of hidden patches are the true ones)",
+    "reconstruction.png": "Original, masked, reconstructed (mean and spread of hidden patches are the true ones)",
     "views.png": "Views of the same image",
     "attention.png": "Attention of the class token",
     "patch_features.png": "Principal components of patch features",
@@ -54,8 +54,8 @@ def _tables(content: Mapping[str, Any], arms: Sequence[str]) -> list[dict[str, A
         rows = [row for row in content["values"] if row["protocol"] == protocol]
         tasks = list(dict.fromkeys(row["task"] for row in rows))
         found = {(row["arm"], row["task"]): row for row in rows}
-        tables.append({"protocol": protocol, "tasks": tasks,
-                       "rows": [{"arm": arm, "cells": [found.get((arm, task)) for task in tasks]} for arm in arms]})  # fmt: skip
+        lines = [{"arm": arm, "cells": [found.get((arm, task)) for task in tasks]} for arm in arms]
+        tables.append({"protocol": protocol, "tasks": tasks, "rows": lines})
     return tables
 
 

@@ -18,7 +18,7 @@ def start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byte
     """
     command = [sys.executable, "-m", "cxrbase.compare.worker", str(folder)]
     with (folder / LOG).open("ab") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  (this interpreter and a folder, no shell)
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(environment)
         )
 

@@ -99,7 +99,8 @@ def answer(results: Results, *, protocol: str, seeds: int) -> str:
     tied = [row["arm"] for row in trained if row["rank"] == best["rank"]]
     said = f"{best['arm']} is best: macro AUROC {best['value']:.3f} by {protocol}"
     if len(tied) > 1:
-        said = f"No difference is established between {_listed(tied)}: {best['arm']} scores {best['value']:.3f} by {protocol}"
+        said = f"No difference is established between {_listed(tied)}: "
+        said += f"{best['arm']} scores {best['value']:.3f} by {protocol}"
     elif len(trained) > 1:
         gap = trained[1]["behind_next_above"]
         said += f", {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] against {trained[1]['arm']}"
@@ -127,7 +128,7 @@ def _questions(results: Results) -> list[tuple[str, str]]:
 
 
 def _over_tasks(results: Results, arm: str, tasks: Sequence[str], protocol: str) -> list[np.ndarray[Any, Any]]:
-    """For each seed the mean over tasks; resamples of different test sets are independent, so they are paired at will."""
+    """For each seed the mean over tasks; resamples of different test sets are independent, and may be paired."""
     by_task = [samples(results, arm, task, protocol) for task in tasks]
     seeds = min((len(runs) for runs in by_task), default=0)
     return [np.mean([runs[number] for runs in by_task], axis=0) for number in range(seeds)]
