@@ -52,7 +52,17 @@ _COMMANDS = {
         "pretrain a grid of objectives at equal compute and say which is best",
         "run it again to do what is missing",
     ),
+    "pack": _Command(
+        "pack_cli",
+        "pack",
+        "write originals of any source into shards for training",
+        "run the same command again to go on where it stopped",
+    ),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
+    "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
+    "explain": _Command("explain_cli", "explain", "where a model or an encoder looks, as pictures over the image"),
+    "demo": _Command("demo_cli", "demo", "a page on this machine to try a model on one radiograph", "start it again"),
+    "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }
 
 
