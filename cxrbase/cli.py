@@ -44,6 +44,13 @@ _COMMANDS = {
         "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml",
         "start again with --ckpt_path=<run folder> to go on",
     ),
+    "evaluate": _Command(
+        "evaluate_cli",
+        "evaluate",
+        "score frozen encoders on tasks:\n"
+        "cxrbase evaluate --encoder runs/mae --encoder runs/dino --config experiments/task/phantom.yaml",
+        "run it again to go on",
+    ),
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
     "compare": _Command(

@@ -16,7 +16,6 @@ from cxrbase.backbones import save_encoder
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def encoder_card(module: Pretraining, data: CXRDataModule, *, images_seen: int, 
         "image_size": module.image_size,
         "mean": data.mean,
         "std": data.std,
-        "intensity": INTENSITY_CONVENTION,
+        "intensity": data.intensity,
         "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
         "features": "class token and mean of the patch tokens of forward_features",
         "objective": type(module.objective).__name__,

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -14,7 +13,7 @@ from cxrbase.weights_fit import Encoder
 
 
 def extract_features(
-    encoder: VisionTransformer,
+    encoder: Encoder,
     batches: Iterable[Tensor],
     *,
     device: torch.device | str,

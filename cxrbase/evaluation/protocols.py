@@ -112,7 +112,7 @@ def score(features: Features, splits: Splits, protocol: Protocol, *, seed: int) 
     Raises:
         EncoderError: If features are not finite or do not fit the splits.
     """
-    _check(features, splits)
+    check_features(features, splits)
     rows, labels = np.arange(len(splits.train)), np.asarray(splits.train.labels, np.float64)
     if protocol.shots is not None:
         rows, labels = k_shot(splits.train, protocol.shots, seed=seed)
@@ -138,7 +138,8 @@ def _log_odds(shares: npt.NDArray[np.float32]) -> Floats:
     return np.asarray(np.log(chances) - np.log1p(-chances), np.float64)
 
 
-def _check(features: Features, splits: Splits) -> None:
+def check_features(features: Features, splits: Splits) -> None:
+    """Refuses features that are not finite or not of these splits, with an EncoderError."""
     for name, part in splits.parts():
         table, wanted = features[name], (len(part), features["train"].shape[-1])
         if table.shape != wanted:

@@ -31,8 +31,9 @@ def k_shot(train: Cohort, k: int, *, seed: int) -> tuple[npt.NDArray[np.int64], 
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    labels = np.full(train.labels.shape, np.nan)
-    for column in range(labels.shape[1]):
+    count, classes = train.labels.shape
+    labels = np.full((count, classes), np.nan)
+    for column in range(classes):
         drawn = {value: _patients_first(train, column, value, seed)[:k] for value in (1.0, 0.0)}
         if min(len(rows) for rows in drawn.values()) == k:
             for value, rows in drawn.items():
