@@ -47,7 +47,7 @@ class RunRecord(Callback):
         """Saves the last step, which periodic checkpoints may miss, and the encoder, before anything else can fail."""
         folder = Path(trainer.default_root_dir)
         # On all ranks, as some strategies gather here.
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         assert isinstance(pl_module, Pretraining)
         if trainer.is_global_zero:
             data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
