@@ -34,3 +34,7 @@ class DecodeError(CXRBaseError):
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str, str]]:
         # The default would lose the three parts.
         return type(self), (self.source, self.key, self.reason)
+
+
+class ShardError(CXRBaseError):
+    """Packed images, or a place for them, that are missing, damaged, full, forbidden or of other settings."""

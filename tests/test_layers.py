@@ -61,8 +61,9 @@ def floors():
 
 
 def floor_of(file):
-    # fnmatch lets * cross a slash, which no pattern here is meant to do.
-    return [
+    # A name in full goes before a pattern. fnmatch lets * cross a slash, which no pattern here is meant to do.
+    named = [number for number, patterns in floors().items() if file in patterns]
+    return named or [
         number
         for number, patterns in floors().items()
         if any(fnmatch(file, pattern) and file.count("/") == pattern.count("/") for pattern in patterns)

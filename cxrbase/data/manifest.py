@@ -101,9 +101,7 @@ class Manifest:
             raise ManifestError(f"no manifest {path}: give the path of an existing .parquet or .csv file")
         try:
             table = read_table(path)
-            table = with_view_position(table)
-            for name, target in (targets or {}).items():
-                table = _add_target(table, name, target)
+            table = _add_targets(with_view_position(table), targets or {})
             manifest = cls(table, path.parent if root is None else Path(root))
         except ManifestError as error:
             raise ManifestError(f"{path}: {error}") from error
@@ -156,6 +154,10 @@ class Manifest:
             splits.append("test" if share < test else "val" if share < test + val else "train")
         index = self.table.column_names.index("split")
         return Manifest(self.table.set_column(index, "split", pa.array(splits)), self.root)
+
+    def with_targets(self, targets: Mapping[str, Target]) -> "Manifest":
+        """The manifest with labels that are read off its columns, by name; ManifestError where a column is absent."""
+        return Manifest(_add_targets(self.table, targets), self.root) if targets else self
 
     def select(self, split: str) -> "Manifest":
         """Rows of one split; ManifestError where it has none."""
@@ -213,6 +215,12 @@ class Manifest:
     def __len__(self) -> int:
         """Number of images."""
         return int(self.table.num_rows)
+
+
+def _add_targets(table: pa.Table, targets: Mapping[str, Target]) -> pa.Table:
+    for name, target in targets.items():
+        table = _add_target(table, name, target)
+    return table
 
 
 def _add_target(table: pa.Table, name: str, target: Target) -> pa.Table:

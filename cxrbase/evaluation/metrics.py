@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from cxrbase.evaluation.ranking import ranked_metrics
+
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int16]
 
@@ -99,17 +101,7 @@ def bootstrap_auroc(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.A
     Raises:
         ValueError: As in `auroc`.
     """
-    scores, labels, weights = np.asarray(scores, np.float64), np.asarray(labels, np.float64), np.asarray(weights)
-    _check(scores, labels, weights)
-    result = np.full((len(weights), scores.shape[1]), np.nan)
-    rows = max(1, _CHUNK_ELEMENTS // max(1, len(scores)))
-    for column in range(scores.shape[1]):
-        if np.isnan(scores[:, column]).all():
-            continue
-        for start in range(0, len(weights), rows):
-            part = slice(start, start + rows)
-            result[part, column] = _weighted_auroc(scores[:, column], labels[:, column], weights[part])
-    return result
+    return ranked_metrics(scores, labels, weights)["auroc"]
 
 
 def interval(samples: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -164,30 +156,3 @@ def feature_std(features: npt.ArrayLike) -> float:
     table = np.asarray(features, dtype=np.float64)
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     return float(unit.std(0).mean() * np.sqrt(table.shape[1]))
-
-
-def _check(scores: Floats, labels: Floats, weights: npt.NDArray[np.generic]) -> None:
-    if scores.ndim != 2 or scores.shape != labels.shape or weights.shape[1:] != scores.shape[:1]:
-        shapes = f"{scores.shape}, {labels.shape} and {weights.shape}"
-        raise ValueError(f"scores, labels and weights must be (N, K), (N, K) and (R, N), got {shapes}")
-    if not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
-        raise ValueError("labels must be 1, 0 or NaN")
-    missing = np.isnan(scores)
-    if (missing.any(0) & ~missing.all(0)).any():
-        raise ValueError("scores of a class must be all NaN (no scores) or none of them NaN")
-
-
-def _weighted_auroc(scores: Floats, labels: Floats, weights: npt.NDArray[np.generic]) -> Floats:
-    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    negative = negative[np.argsort(scores[negative])]
-    # Weight of the negatives that a score beats: those below it, and half of those equal to it.
-    below = np.zeros((len(weights), len(negative) + 1))
-    np.cumsum(weights[:, negative], axis=1, out=below[:, 1:])
-    first = np.searchsorted(scores[negative], scores[positive], side="left")
-    last = np.searchsorted(scores[negative], scores[positive], side="right")
-    gain = weights[:, positive].astype(np.float64)
-    pairs = gain.sum(1) * below[:, -1]
-    wins = np.einsum("rp,rp->r", gain, below[:, first]) + np.einsum("rp,rp->r", gain, below[:, last])
-    with np.errstate(invalid="ignore"):
-        area: Floats = wins / (2.0 * pairs)
-    return area

@@ -1,0 +1,100 @@
+"""Brier score, calibration error, reliability and temperature against scikit-learn, torchmetrics and known truth."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+from torchmetrics.functional.classification import binary_calibration_error
+
+from cxrbase.evaluation.calibration import calibration_metrics, fit_temperature, reliability, sigmoid
+from cxrbase.evaluation.metrics import auroc
+from evaluation.cases import problems
+
+
+def drawn(count=4000, *, confidence=1.0, seed=0):
+    """Logits whose sigmoid is the true chance where confidence is 1, and too sure of itself above."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (count, 2))
+    return confidence * logits, (rng.random(logits.shape) < sigmoid(logits)).astype(float)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems())
+def test_brier_and_calibration_error_equal_other_implementations(problem):
+    scores, labels, weights = problem
+    chances = scores * 0.999  # torchmetrics puts exactly 1 in a bin of its own
+    once = calibration_metrics(chances, labels, np.ones((1, len(chances))), bins=7)
+    twice = calibration_metrics(chances, labels, weights, bins=7)
+    for k in range(3):
+        known = ~np.isnan(labels[:, k])
+        if not known.any():
+            assert np.isnan(once["brier"][0, k])
+            assert np.isnan(once["ece"][0, k])
+            continue
+        p, y = chances[known, k], labels[known, k]
+        ece = binary_calibration_error(torch.tensor(p), torch.tensor(y).long(), n_bins=7, norm="l1")
+        np.testing.assert_allclose(once["ece"][0, k], float(ece), atol=1e-9)
+        for row, weight in enumerate(weights[:, known]):
+            if weight.any():
+                want = brier_score_loss(y, p, sample_weight=weight, labels=[0, 1])
+                np.testing.assert_allclose(twice["brier"][row, k], want, atol=1e-9)
+                again = np.repeat(p, weight), np.repeat(y, weight)
+                repeated = calibration_metrics(again[0][:, None], again[1][:, None], np.ones((1, weight.sum())), bins=7)
+                np.testing.assert_allclose(twice["ece"][row, k], repeated["ece"][0, 0], atol=1e-9)
+
+
+def test_reliability_equals_scikit_learn():
+    logits, labels = drawn()
+    curve = reliability(sigmoid(logits[:, 0]), labels[:, 0], bins=10)
+    frequency, probability = calibration_curve(labels[:, 0], sigmoid(logits[:, 0]), n_bins=10)
+    np.testing.assert_allclose(curve.frequency, frequency, atol=1e-12)
+    np.testing.assert_allclose(curve.probability, probability, atol=1e-12)
+    assert curve.count.sum() == len(logits)
+
+
+def test_an_empty_bin_is_undefined_and_unknown_labels_are_left_out():
+    curve = reliability([0.05, 0.06, 0.95], [0, np.nan, 1], bins=10)
+    assert curve.count.tolist() == [1] + [0] * 8 + [1]
+    assert np.isnan(curve.frequency[1:-1]).all()
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 4.0])
+def test_temperature_finds_how_overconfident_a_head_is_and_repairs_it(confidence):
+    logits, labels = drawn(confidence=confidence)
+    temperature = fit_temperature(logits, labels)
+    np.testing.assert_allclose(temperature, confidence, rtol=0.12)
+    fresh, truth = drawn(confidence=confidence, seed=1)
+    once = np.ones((1, len(fresh)))
+    before = calibration_metrics(sigmoid(fresh), truth, once)["ece"].mean()
+    after = calibration_metrics(sigmoid(fresh / temperature), truth, once)["ece"].mean()
+    assert after < 0.03
+    assert confidence == 1.0 or after < before / 2
+    np.testing.assert_array_equal(auroc(fresh, truth), auroc(fresh / temperature, truth))
+
+
+def test_temperature_minimises_the_log_loss():
+    logits, labels = drawn(confidence=3.0)
+    best = fit_temperature(logits, labels)[0]
+
+    def loss(t):
+        return np.mean(np.logaddexp(0, logits[:, 0] / t) - labels[:, 0] * logits[:, 0] / t)
+
+    assert loss(best) <= min(loss(best * 0.99), loss(best * 1.01))
+
+
+def test_a_class_that_validation_cannot_judge_keeps_its_temperature():
+    logits, labels = drawn(100)
+    labels[:, 0] = 1
+    logits[:, 1] = np.nan
+    np.testing.assert_array_equal(fit_temperature(logits, labels), [1.0, 1.0])
+
+
+def test_what_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match="must be in \\[0, 1\\]"):
+        calibration_metrics([[1.5], [0.5]], [[1], [0]], np.ones((1, 2)))
+    with pytest.raises(ValueError, match="bins must be"):
+        reliability([0.5], [1], bins=0)
+    assert sigmoid(-1e4) == 0.0
+    assert sigmoid(1e4) == 1.0
