@@ -60,9 +60,11 @@ class TransformersMAE(Peer):
 
 def translated(ours: MAE, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our weights by the names that transformers uses; what it has and we have not stays."""
-    names = {"backbone.cls_token": "vit.embeddings.cls_token", "backbone.pos_embed": "vit.embeddings.position_embeddings",
-             "backbone.patch_embed.proj": "vit.embeddings.patch_embeddings.projection", "backbone.norm": "vit.layernorm",
-             "mask_token": "decoder.mask_token", "decoder_embed": "decoder.decoder_embed",
+    names = {"backbone.cls_token": "vit.embeddings.cls_token",
+             "backbone.pos_embed": "vit.embeddings.position_embeddings",
+             "backbone.patch_embed.proj": "vit.embeddings.patch_embeddings.projection",
+             "backbone.norm": "vit.layernorm", "mask_token": "decoder.mask_token",
+             "decoder_embed": "decoder.decoder_embed",
              "decoder_norm": "decoder.decoder_norm", "decoder_pred": "decoder.decoder_pred"}  # fmt: skip
     blocks = {"backbone.blocks": "vit.layers", "decoder_blocks": "decoder.decoder_layers"}
     inside = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.o_proj",

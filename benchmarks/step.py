@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py --size vit_small
 
-MAE against `transformers` ViTMAE and lightly's encoder and decoder; DINO and SimCLR against lightly's example recipes (one
-forward a crop, DINOLoss, NTXentLoss, update_momentum) around the same ViT and heads. Same start, batch, optimiser (AdamW
-as each side would use it: fused here, torch's default there), float32. A step is forward, backward, optimiser, teacher.
+MAE against `transformers` ViTMAE and lightly's encoder and decoder; DINO and SimCLR against lightly's example recipes
+(one forward a crop, DINOLoss, NTXentLoss, update_momentum) around the same ViT and heads. Same start, batch and
+optimiser (AdamW as each side would use it: fused here, torch's default there), float32. A step is forward, backward,
+optimiser and teacher.
 
 The floor is the time the products of our step take at the best rate that a product of these shapes reached, measured in
 the same rounds. On a CPU time is the process's own, because others may share the machine.
@@ -27,11 +28,7 @@ from cxrbase.objectives import DINO, MAE, Objective, SimCLR
 from cxrbase.optim import param_groups
 from cxrbase.views import Views
 
-BACKBONES = {
-    "vit_tiny": "vit_tiny_patch16_224",
-    "vit_small": "vit_small_patch16_224",
-    "vit_base": "vit_base_patch16_224",
-}
+BACKBONES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
 RECIPES: dict[str, tuple[type[Objective], dict]] = {
     "mae_0.90_512x2": (MAE, {"mask_ratio": 0.9, "decoder_dim": 512, "decoder_depth": 2, "decoder_heads": 16}),
     "mae_0.75_512x8": (MAE, {"mask_ratio": 0.75, "decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16}),
@@ -66,9 +63,8 @@ def step_time(
         measured = compare(name, size, count, rounds, compiled, device)
         result["recipes"][name] = measured
         rows.append({"recipe": name, "batch": count} | measured["row"])
-        path = save(
-            f"step_{size}_{device.type}", result, packages=("torch", "timm", "lightly", "transformers"), out=out
-        )
+        packages = ("torch", "timm", "lightly", "transformers")
+        path = save(f"step_{size}_{device.type}", result, packages=packages, out=out)
     print(table(rows), path, sep="\n")
 
 
@@ -107,7 +103,8 @@ def report(times: dict[str, list[float]], flops: dict[str, float], rate: float) 
     row = {"s a step": seconds, "fastest peer": fastest, "its s": compared[fastest]["seconds"]["median"],
            "ratio": ratio["median"], "low": ratio["low"], "high": ratio["high"], "goal": 0.80,
            "GFLOP": flops["cxrbase"] / 1e9, "its GFLOP": flops[fastest] / 1e9,
-           "floor s": floor, "floor / ours": floor / seconds, "ratio by FLOP": flops["cxrbase"] / flops[fastest]}  # fmt: skip
+           "floor s": floor, "floor / ours": floor / seconds,
+           "ratio by FLOP": flops["cxrbase"] / flops[fastest]}  # fmt: skip
     return {"sides": compared, "flops": flops, "gemm_gflops": rate / 1e9, "ratio_to_fastest": ratio, "row": row,
             "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}  # fmt: skip
 

@@ -68,7 +68,8 @@ class LeanBlock(nn.Module):
 
     def _finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
         tokens = tokens + self.drop_path1(self.ls1(mixed))
-        return tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        finished: Tensor = tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        return finished
 
     def _project(
         self, normed: Tensor, table: Tensor | None, index: Tensor | None, read: int
@@ -78,7 +79,7 @@ class LeanBlock(nn.Module):
         key_value = self._linear(normed, width, 3 * width)
         if table is None or index is None:
             query = self._linear(normed[:, :read] if read > 0 else normed[:, read:], 0, width)
-            return query, *key_value.chunk(2, dim=-1)
+            return query, key_value[..., :width], key_value[..., width:]
         # One gather of a small matrix in place of a product for every image.
         rows = F.embedding(index, self._linear(table, 0, 3 * width))
         key_value = torch.cat([key_value, rows[..., width:]], dim=1)
@@ -88,7 +89,7 @@ class LeanBlock(nn.Module):
         else:
             query = torch.cat([self._linear(normed, 0, width), rows[..., :width]], dim=1)
             query = query[:, :read] if read > 0 else query[:, read:]
-        return query, *key_value.chunk(2, dim=-1)
+        return query, key_value[..., :width], key_value[..., width:]
 
     def _one_query(self, normed: Tensor) -> Tensor:
         """Attention of the first token alone, (B, 1, D), without keys and values of the others.
@@ -104,10 +105,11 @@ class LeanBlock(nn.Module):
 
     def _look(self, normed: Tensor) -> Tensor:
         heads, size, width = self.attn.num_heads, self.attn.head_dim, self.attn.attn_dim
-        weight, bias = self.attn.qkv.weight.to(normed.dtype), self.attn.qkv.bias
-        bias = weight.new_zeros(3 * width) if bias is None else bias.to(normed.dtype)
-        query = F.linear(normed[:, 0], weight[:width], bias[:width]).unflatten(-1, (heads, size)) * self.attn.scale
-        key, value = (weight[n * width : (n + 1) * width].unflatten(0, (heads, size)) for n in (1, 2))
+        weight: Tensor = self.attn.qkv.weight.to(normed.dtype)
+        given: Tensor | None = self.attn.qkv.bias
+        bias = weight.new_zeros(3 * width) if given is None else given.to(normed.dtype)
+        query = F.linear(normed[:, 0], weight[:width], bias[:width]).view(-1, heads, size) * self.attn.scale
+        key, value = weight[width:].view(2, heads, size, -1)
         scores = torch.einsum("bhs,hsd->bhd", query, key) @ normed.transpose(1, 2)
         # The same for all tokens, so it changes nothing; but distributed training waits for a gradient.
         scores = scores + (query * bias[width : 2 * width].view(heads, size)).sum(-1, keepdim=True)
@@ -119,7 +121,7 @@ class LeanBlock(nn.Module):
         return F.linear(tokens, weight, None if bias is None else bias[start:stop])
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.attn.num_heads, self.attn.head_dim)).transpose(1, 2)
+        return tokens.view(*tokens.shape[:2], self.attn.num_heads, self.attn.head_dim).transpose(1, 2)
 
 
 class CrossBlock(nn.Module):
@@ -145,10 +147,11 @@ class CrossBlock(nn.Module):
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Updates (B, M, D) tokens from a (B, S, D) memory."""
         parts = (self.query(self.norm1(tokens)), *self.key_value(self.norm_memory(memory)).chunk(2, dim=-1))
-        heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        heads = (part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         tokens = tokens + self.proj(mixed)
-        return tokens + self.mlp(self.norm2(tokens))
+        finished: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return finished
 
 
 def can_be_lean(block: nn.Module) -> bool:

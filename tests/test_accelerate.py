@@ -1,13 +1,16 @@
 """Compiled blocks and recomputed activations change how a step runs and not what comes out."""
 
 import copy
+import json
 
 import pytest
 import torch
 from timm.models.vision_transformer import Block
 
+from commands import command
 from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
+from cxrbase.cli import main
 from cxrbase.errors import ConfigError
 from cxrbase.objectives import DINO, MAE
 from cxrbase.views import Views
@@ -88,5 +91,18 @@ def test_weights_and_their_names_stay_and_copies_work():
 
 def test_nothing_is_changed_where_nothing_is_asked_for_and_wrong_names_are_refused():
     assert accelerate(made(MAE)) == 0
-    with pytest.raises(ConfigError, match="no backend of torch.compile; there are: .*inductor"):
+    with pytest.raises(ConfigError, match=r"no backend of torch.compile; there are: .*inductor"):
         accelerate(made(MAE), compiled="inductr")
+
+
+def test_a_run_with_both_options_ends_where_one_without_does(fit, image_folder, tmp_path):
+    plain = fit("mae", "--trainer.max_steps=2")
+    words = ["--model.compile=aot_eager", "--model.recompute=true", "--trainer.max_steps=2"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "faster")) == 0
+    faster = json.loads((tmp_path / "faster" / "summary.json").read_text())
+    assert faster["loss_last"] == pytest.approx(plain["loss_last"], rel=1e-5)
+
+
+def test_an_unknown_backend_is_refused_in_one_sentence(image_folder, tmp_path, capfd):
+    assert main(command("mae", "--model.compile=inductr", root=image_folder, run_dir=tmp_path / "run")) != 0
+    assert "there are: " in capfd.readouterr().err

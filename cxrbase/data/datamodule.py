@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrbase.clock import StepClock
 from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.manifest import Manifest, Target
 from cxrbase.data.stream import Item, StreamDataset, StreamLoader, StreamSampler
@@ -93,6 +94,7 @@ class CXRDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers, self.pretrain_on = batch_size, num_workers, pretrain_on
         self.cache_dir = Path(cache_dir) if cache_dir else self.root / ".canvas"
         self.cache_gb, self.max_bad, self.mean, self.std, self.seed = cache_gb, max_bad, mean, std, seed
+        self.clock = StepClock()
         self._loader: StreamLoader | None = None
         self._resume: dict[str, int] | None = None
         self._resume_images: str | None = None
@@ -144,13 +146,21 @@ class CXRDataModule(L.LightningDataModule):
         self._loader = loader
         return loader
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Only tells the clock."""
+        self.clock.mark("between")
+        return batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Views:
         """Makes the views of a training batch on the device."""
+        self.clock.mark("copy")
         images, sizes, ids = batch
         epoch = self.stream.sampler.epoch
-        return self.views(
+        views = self.views(
             images, sizes, ids, out=self.image_size, mean=self.mean, std=self.std, seed=self.seed, epoch=epoch
         )
+        self.clock.mark("views")
+        return views
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training stream."""

@@ -144,7 +144,8 @@ class DINO(Objective):
     @torch.no_grad()
     def _teach(self, large: Tensor) -> Tensor:
         # Not in inference mode: what the student's gradient needs of the targets could not be kept.
-        return self.teacher_head(pooled(self.teacher, large)).float()
+        logits: Tensor = self.teacher_head(pooled(self.teacher, large))
+        return logits.float()
 
     @torch.no_grad()
     def _targets(self, logits: Tensor, temperature: float) -> Tensor:
