@@ -28,7 +28,7 @@ class StepClock:
         if self._cuda is None:
             return
         if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._marks.append((phase, event))
         else:

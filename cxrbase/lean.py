@@ -1,7 +1,8 @@
 """Transformer blocks that compute only what is read of their output: the same numbers with fewer of them."""
 
 import torch
-from timm.layers import Attention, Mlp
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,7 +64,7 @@ class LeanBlock(nn.Module):
         if rows is None and read == 1:
             return self._finish(wanted, self._one_query(normed))
         query, key, value = self._project(normed, None if table is None else self.norm1(table), index, read)
-        mixed = F.scaled_dot_product_attention(*(self._heads(part) for part in (query, key, value)))
+        mixed = F.scaled_dot_product_attention(self._heads(query), self._heads(key), self._heads(value))
         return self._finish(wanted, self.attn.proj_drop(self.attn.proj(mixed.transpose(1, 2).flatten(2))))
 
     def _finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class LeanBlock(nn.Module):
         return F.linear(tokens, weight, None if bias is None else bias[start:stop])
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.view(*tokens.shape[:2], self.attn.num_heads, self.attn.head_dim).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], self.attn.num_heads, self.attn.head_dim).transpose(1, 2)
 
 
 class CrossBlock(nn.Module):
@@ -146,9 +147,12 @@ class CrossBlock(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Updates (B, M, D) tokens from a (B, S, D) memory."""
-        parts = (self.query(self.norm1(tokens)), *self.key_value(self.norm_memory(memory)).chunk(2, dim=-1))
-        heads = (part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        key, value = self.key_value(self.norm_memory(memory)).chunk(2, dim=-1)
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.query(self.norm1(tokens)), key, value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         tokens = tokens + self.proj(mixed)
         finished: Tensor = tokens + self.mlp(self.norm2(tokens))
         return finished
