@@ -46,6 +46,12 @@ _COMMANDS = {
     ),
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
+    "pack": _Command(
+        "pack_cli",
+        "pack",
+        "write originals of any source into shards for training",
+        "run the same command again to go on where it stopped",
+    ),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
 }
 

@@ -50,16 +50,16 @@ class Storage:
         with self._explained(f"cannot read {name} in"):
             return bytes(self._fs.cat_file(self._at(name), start=start, end=end))
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder below, sorted, without hidden ones; none where there is no folder."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the files in a folder below, by name, without hidden ones; empty where there is no folder."""
         with self._explained(f"cannot list {folder} in"):
             self._fs.invalidate_cache()
             try:
-                found = self._fs.ls(self._at(folder), detail=False)
+                found = self._fs.ls(self._at(folder), detail=True)
             except FileNotFoundError:
-                return []
-        names = (PurePosixPath(path).name for path in found)
-        return sorted(name for name in names if not name.startswith("."))
+                return {}
+        sizes = {PurePosixPath(entry["name"]).name: int(entry["size"] or 0) for entry in found}
+        return {name: size for name, size in sorted(sizes.items()) if not name.startswith(".")}
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""

@@ -106,10 +106,10 @@ def test_damaged_indices_are_refused_or_read(tmp_path_factory, junk, where):
 
 def test_files_of_a_storage_appear_whole_and_are_listed(tmp_path):
     storage = Storage(tmp_path / "new")
-    assert storage.names("blocks") == []
+    assert storage.sizes("blocks") == {}
     storage.write("blocks/b", b"0123")
     storage.write("blocks/a", b"")
-    assert storage.names("blocks") == ["a", "b"]
+    assert storage.sizes("blocks") == {"a": 0, "b": 4}
     assert (storage.exists("blocks/a"), storage.exists("a")) == (True, False)
     assert (storage.read("blocks/b"), storage.read("blocks/b", 1, 3)) == (b"0123", b"12")
     with pytest.raises(ShardError, match="give an existing place"):
@@ -136,7 +136,7 @@ def test_places_of_no_known_kind_are_named():
 def test_a_storage_in_memory_keeps_files():
     storage = Storage("memory://packed")
     storage.write("shards/a", np.arange(3, dtype=np.uint8).tobytes())
-    assert storage.names("shards") == ["a"]
+    assert storage.sizes("shards") == {"a": 3}
     assert storage.read("shards/a", 1, 2) == b"\x01"
     with storage.locked():
         pass

@@ -1,0 +1,129 @@
+"""Packs one block: a fixed run of rows of a manifest becomes one shard and, last, the record that finishes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cxrbase.data import shards
+from cxrbase.data.pack_image import ImageOptions, PackedImage, pack_image
+from cxrbase.data.storage import Storage
+from cxrbase.errors import DecodeError
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """What one process needs to pack a block.
+
+    Attributes:
+        out: Folder or URL of the pack.
+        source: Name of the source.
+        block: Number of the block in it.
+        root: Folder of the originals.
+        table: Rows of the manifest, `path` relative to `root`.
+        rows: Their numbers in the manifest.
+        options: How images are made.
+    """
+
+    out: str
+    source: str
+    block: int
+    root: str
+    table: pa.Table
+    rows: list[int]
+    options: ImageOptions
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """What is known of a finished block.
+
+    Attributes:
+        source: Name of its source.
+        block: Number in it.
+        table: Its rows of the index.
+        facts: `images` that were tried, `refused` with path and reason, whether any of those was `unreachable`,
+            `bytes` of the shard, `histogram` of 256 counts.
+    """
+
+    source: str
+    block: int
+    table: pa.Table
+    facts: dict[str, Any]
+
+
+def pack_block(task: BlockTask) -> BlockRecord:
+    """Packs a block, which gives the same files whenever and wherever it is done.
+
+    Raises:
+        ShardError: The output cannot be written.
+    """
+    packed: list[PackedImage] = []
+    kept: list[int] = []
+    refused: list[dict[str, str]] = []
+    unreachable = False
+    for number, path in enumerate(task.table["path"].to_pylist()):
+        try:
+            packed.append(pack_image(Path(task.root, path), task.options, source=task.source))
+            kept.append(number)
+        except DecodeError as error:
+            refused.append({"path": path, "reason": error.reason})
+            unreachable |= _is_unreachable(error)
+    storage, shard = Storage(task.out), shards.shard_name(task.source, task.block)
+    names = [shards.member_name(task.source, task.rows[number], task.options.codec) for number in kept]
+    tar, members = shards.write_tar([(name, one.data) for name, one in zip(names, packed, strict=True)])
+    if kept:
+        storage.write(shard, tar)
+    histogram = np.sum([one.histogram for one in packed], axis=0) if packed else np.zeros(256, np.int64)
+    facts = {
+        "version": shards.FORMAT_VERSION,
+        "images": len(task.rows),
+        "refused": refused,
+        "unreachable": unreachable,
+        "bytes": len(tar) if kept else 0,
+        "histogram": histogram.tolist(),
+    }
+    table = _index_rows(task.table.take(kept), task.source, shard, members, packed)
+    storage.write(shards.block_name(task.source, task.block), shards.parquet_bytes(table, facts))
+    return BlockRecord(task.source, task.block, table, facts)
+
+
+def index_columns(table: pa.Table, source: str) -> pa.Table:
+    """Columns of a manifest as the index has them: paths begin with the source, and names of its own are moved away."""
+    taken = {field.name for field in shards.PACKED_FIELDS}
+    names = list(table.column_names)
+    for place, name in enumerate(table.column_names):
+        while names[place] in taken or names.count(names[place]) > 1:
+            names[place] = f"original_{names[place]}"
+        if names[place] != name:
+            taken.add(names[place])
+    paths = pa.array([f"{source}/{path}" for path in table["path"].to_pylist()], pa.string())
+    table = table.rename_columns(names).set_column(names.index("path"), "path", paths)
+    return table.set_column(names.index("source"), "source", pa.array([source] * len(table), pa.string()))
+
+
+def _index_rows(
+    table: pa.Table, source: str, shard: str, members: list[shards.Member], packed: list[PackedImage]
+) -> pa.Table:
+    values: dict[str, list[Any]] = {
+        "shard": [shard] * len(members),
+        "offset": [member.offset for member in members],
+        "size": [member.size for member in members],
+        "crc32": [member.crc32 for member in members],
+        "width": [image.width for image in packed],
+        "height": [image.height for image in packed],
+        "sha1": [image.sha1 for image in packed],
+        "phash": [image.phash for image in packed],
+    }
+    table = index_columns(table, source)
+    for field in shards.PACKED_FIELDS:
+        table = table.append_column(field, pa.array(values[field.name], field.type))
+    return table.combine_chunks()
+
+
+def _is_unreachable(error: DecodeError) -> bool:
+    """Whether the operating system failed and not the file, which a later try may find in order."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno is not None

@@ -1,0 +1,128 @@
+"""Packing on a Ray cluster and into object storage gives the files of one process on one disk."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from cxrbase.cli import main
+from cxrbase.data import shards
+from cxrbase.data.storage import Storage
+
+OPTIONS = ["--size", "32", "--block_rows", "2"]
+
+
+def words(root, out, *more):
+    return ["pack", "--source", "mine=folder", "--root", str(root), "--out", str(out), *OPTIONS, *more]
+
+
+def content(folder):
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def whole(image_folder, tmp_path):
+    """Every file of a run in one process."""
+    assert main(words(image_folder, tmp_path / "whole", "--jobs", "1")) == 0
+    return content(tmp_path / "whole")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of a real S3 server on this machine, and its client."""
+    boto3 = pytest.importorskip("boto3")
+    s3fs = pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="cxr")
+    yield client
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_object_storage_gets_the_same_files_and_a_run_goes_on_there(image_folder, whole, bucket):
+    assert main(words(image_folder, "s3://cxr/packed", "--jobs", "1")) == 0
+
+    def objects():
+        listed = bucket.list_objects_v2(Bucket="cxr", Prefix="packed/")["Contents"]
+        return {entry["Key"].removeprefix("packed/"): entry for entry in listed}
+
+    first = objects()
+    bodies = {key: bucket.get_object(Bucket="cxr", Key=f"packed/{key}")["Body"].read() for key in first}
+    assert bodies == whole
+    for block in range(3):
+        bucket.delete_object(Bucket="cxr", Key=f"packed/{shards.block_name('mine', block)}")
+    assert main(words(image_folder, "s3://cxr/packed", "--jobs", "2")) == 0
+    second = objects()
+    assert second.keys() == first.keys()
+    again = [shards.shard_name("mine", block) for block in range(3)]
+    kept = [key for key in first if key.startswith("shards/") and key not in again]
+    assert len(kept) == 17
+    assert all(first[key]["LastModified"] == second[key]["LastModified"] for key in kept)
+    assert len(shards.read_index("s3://cxr/packed")) == 40
+    row = shards.read_index("s3://cxr/packed").to_pylist()[0]
+    data = Storage("s3://cxr/packed").read(row["shard"], row["offset"], row["offset"] + row["size"])
+    assert data[:2] == b"\xff\xd8"
+    assert len(data) == row["size"]
+
+
+@pytest.mark.parametrize("url", ["s3://absent/packed", "s3://cxr/packed"])
+def test_a_place_that_cannot_be_reached_is_named(image_folder, bucket, monkeypatch, capfd, url):
+    if "cxr" in url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert main(words(image_folder, url, "--jobs", "1")) == 1
+    assert url in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_without_a_cluster_ray_says_what_to_do(image_folder, tmp_path, monkeypatch, capfd):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
+    monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "1")
+    assert main(words(image_folder, tmp_path / "out", "--engine", "ray")) == 1
+    assert "no Ray cluster" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_midway_gives_the_same_files(image_folder, whole, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    out, killed = tmp_path / "out", []
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+    try:
+        node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+        def kill():
+            while len(list((out / "blocks").glob("[!.]*.parquet")) if out.exists() else []) < 2:
+                time.sleep(0.005)
+            cluster.remove_node(node, allow_graceful=False)
+            killed.append(len(list((out / "blocks").glob("[!.]*.parquet"))))
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        assert main(words(image_folder, out, "--engine", "ray")) == 0
+        thread.join(60)
+        alive = [entry for entry in ray.nodes() if entry["Alive"]]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        os.environ.pop("RAY_ADDRESS", None)
+    assert killed
+    assert killed[0] < 20, "the node died after the work was done"
+    assert len(alive) == 1
+    assert content(out) == whole
