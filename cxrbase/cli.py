@@ -37,11 +37,12 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "fit": _Command(
-        "training_cli",
+        "fit_cli",
         "fit",
-        "pretrain from YAML files:\n"
+        "pretrain from YAML files, or fit an encoder to a task:\n"
         "cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\\n"
-        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml",
+        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml\n"
+        "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/<run>",
         "start again with --ckpt_path=<run folder> to go on",
     ),
     "evaluate": _Command(
