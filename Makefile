@@ -50,6 +50,9 @@ finetune: ## fit an encoder to a task: TASK=pneumonia ENCODER=runs/... MODE=fine
 	$(BIN)/cxrbase fit --config experiments/task/$(TASK).yaml $(if $(ENCODER),--encoder $(ENCODER)) \
 	  $(if $(MODE),--finetune.mode=$(MODE)) $(if $(filter command,$(origin RUN_DIR)),--run_dir $(RUN_DIR)) $(ARGS)
 
+compare: setup ## compare the objectives at equal compute: ARGS="--budget images"
+	$(BIN)/python benchmarks/compare_ssl.py --config experiments/compare.yaml $(ARGS)
+
 test: setup ## run the tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
