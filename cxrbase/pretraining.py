@@ -68,6 +68,8 @@ class Pretraining(L.LightningModule):
         self.weight_decay, self.weight_decay_end = weight_decay, weight_decay_end
         self.backbone_name, self.image_size = backbone, image_size
         self.backbone_options = backbone_options or {}
+        # Set by the command line, because the trainer does not tell before it restores.
+        self.resumed = False
         self.drop_path, self.init_from = drop_path, init_from
         self._make_objective = objective
         self.objective = objective(self._backbone())
@@ -77,7 +79,7 @@ class Pretraining(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""
-        if self.init_from is None or self.trainer.ckpt_path:
+        if self.init_from is None or self.resumed:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         vit = self._backbone()
@@ -103,6 +105,14 @@ class Pretraining(L.LightningModule):
             self._check_sizes(data)
         self._warn_of_coupling()
         accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
+
+    def on_train_start(self) -> None:
+        """Takes the learning rate of this run's schedule: a checkpoint holds that of its own, maybe shorter, one."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, (base, multiplier) in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * multiplier(schedule.last_epoch)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Runs the objective and logs its loss."""

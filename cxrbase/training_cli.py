@@ -125,6 +125,11 @@ class CXRBaseCLI(LightningCLI):
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = config.run_dir
 
+    def before_fit(self) -> None:
+        """Tells the model whether its weights come from a checkpoint."""
+        if isinstance(self.model, Pretraining):
+            self.model.resumed = bool(self.config_init[self.config_init.subcommand].ckpt_path)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Gives the trainer its log folder and the callbacks that belong to each other."""
         config = self.config_init[self.config_init.subcommand]
