@@ -1,7 +1,11 @@
 """Random transforms of labelled images on the CPU, keyed by (seed, epoch, image), in one channel."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
@@ -50,21 +54,31 @@ class AugmentedCrop(CPUCrop):
     def __init__(self, size: int, augment: Augment) -> None:
         super().__init__(size, scale=augment.scale, ratio=augment.ratio)
         self.augment = augment
+        self._transform: Any = None
+
+    def __call__(self, image: NDArray[np.uint8], key: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """Varies (H, W) into (size, size)."""
+        if self._transform is None:
+            self._transform = self._build()
+        self._transform.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        return np.asarray(self._transform(image=image)["image"], np.uint8)
 
     def _build(self) -> Any:
-        crop = super()._build()
-        # Imported after the parent, which keeps its import from asking the network for a newer version.
+        # Its import otherwise asks the network for a newer version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
         import cv2
 
-        asked = self.augment
-        third = (1 / 16, 1 / 3)
+        asked, size, third = self.augment, (self.size, self.size), (1 / 16, 1 / 3)
         steps = [
-            albumentations.HorizontalFlip(p=asked.flip),
+            # Turned before the crop, so that the black corners are mostly cut away.
             albumentations.Rotate(asked.rotate, interpolation=cv2.INTER_LINEAR, p=1.0 if asked.rotate else 0.0),
+            albumentations.RandomResizedCrop(
+                size, scale=asked.scale, ratio=asked.ratio, interpolation=cv2.INTER_AREA, p=1.0
+            ),
+            albumentations.HorizontalFlip(p=asked.flip),
             albumentations.RandomBrightnessContrast(0.2, 0.2, p=asked.jitter),
             albumentations.RandomGamma((80, 125), p=asked.gamma),
             albumentations.CoarseDropout((1, 1), third, third, fill=0, p=asked.erase),
         ]
-        # Turned before the crop, so that the black corners are mostly cut away.
-        return albumentations.Compose([steps[1], *crop.transforms, steps[0], *steps[2:]])
+        return albumentations.Compose(steps)

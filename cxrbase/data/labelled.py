@@ -11,7 +11,9 @@ from torch import Tensor
 
 from cxrbase.data.augment import Augment, AugmentedCrop
 from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.stream import StreamDataset, StreamLoader, StreamSampler
+from cxrbase.data.dataset import StreamDataset
+from cxrbase.data.order import Order
+from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.views import centre_view
 
 Rows = NDArray[np.int64]
@@ -62,7 +64,7 @@ class LabelledImages(L.LightningDataModule):
         return StreamLoader(
             StreamDataset(self.store, seed=self.seed, crop=crop),
             batch_size=self.batch_size,
-            sampler=StreamSampler(self.train_rows, batch_size=self.batch_size, seed=self.seed),
+            sampler=StreamSampler(Order(self.train_rows, seed=self.seed), batch_size=self.batch_size),
             num_workers=self.num_workers,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
