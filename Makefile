@@ -16,7 +16,7 @@ RUN_DIR ?= runs/$(SSL)_$(SIZE)_$(DATA)_$(shell date +%Y%m%d-%H%M%S)
 names = $(notdir $(basename $(wildcard experiments/$(1)/*.yaml)))
 check = $(if $(filter $(2),$(call names,$(1))),,$(error $(3)=$(2) is not in experiments/$(1); there are: $(call names,$(1))))
 
-.PHONY: help setup pretrain test test-slow lint format types figures bench clean
+.PHONY: docs help setup pretrain test test-slow lint format types figures bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,11 @@ types: setup ## check types
 
 figures: setup ## make the phantom and its contact sheet
 	$(BIN)/cxrbase phantom --root data/phantom
+
+docs: setup ## build the documentation into site/, warnings are errors
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup ## measure step time and throughput on this machine
 	$(BIN)/python benchmarks/throughput.py

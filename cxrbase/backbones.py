@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.weights_formats import read_checkpoint
 
 ENCODER_FILE = "encoder.safetensors"
 
@@ -110,7 +111,7 @@ def load_encoder(path: str | Path) -> VisionTransformer:
     """Loads an exported encoder, every key matched; mean, std and size stand in its timm `pretrained_cfg`.
 
     Args:
-        path: A run folder, its encoder.safetensors or encoder.json.
+        path: A run folder, a folder of `cxrbase export`, or an encoder.safetensors or encoder.json.
 
     Returns:
         The network in evaluation mode.
@@ -119,16 +120,32 @@ def load_encoder(path: str | Path) -> VisionTransformer:
         EncoderError: If a file is missing, damaged or does not fit its description.
     """
     card = read_card(Path(path))
-    weights = (Path(path) / ENCODER_FILE if Path(path).is_dir() else Path(path)).with_suffix(".safetensors")
+    weights = _weights(Path(path), card)
     size = card["image_size"]
     overlay = {"input_size": (1, size, size), "mean": (card["mean"],), "std": (card["std"],)}
     try:
         vit = timm.create_model(card["timm_name"], pretrained_cfg_overlay=overlay, **card["timm_args"])
-        vit.load_state_dict(load_file(weights))
+        vit.load_state_dict(_read_state(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
         raise EncoderError(f"{weights} cannot be loaded as {card['timm_name']}: {error}") from error
     assert isinstance(vit, VisionTransformer)
     return vit.eval()
+
+
+def _weights(path: Path, card: dict[str, Any]) -> Path:
+    """The file of the weights: beside the description under its name, or as an export's description says."""
+    name = card.get("weights", ENCODER_FILE)
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        raise EncoderError(f"weights must be the name of a .safetensors file beside the description, got {name!r}")
+    if path.is_dir() or "weights" in card:
+        return (path if path.is_dir() else path.parent) / name
+    return path.with_suffix(".safetensors")
+
+
+def _read_state(weights: Path) -> dict[str, Tensor]:
+    """The state dict under timm's names, whichever of timm and transformers wrote it."""
+    state: dict[str, Tensor] = load_file(weights)
+    return read_checkpoint(weights).state if "embeddings.cls_token" in state else state
 
 
 def _init_position(vit: VisionTransformer) -> None:

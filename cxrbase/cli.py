@@ -44,6 +44,13 @@ _COMMANDS = {
         "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml",
         "start again with --ckpt_path=<run folder> to go on",
     ),
+    "evaluate": _Command(
+        "evaluate_cli",
+        "evaluate",
+        "score frozen encoders on tasks:\n"
+        "cxrbase evaluate --encoder runs/mae --encoder runs/dino --config experiments/task/phantom.yaml",
+        "run it again to go on",
+    ),
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
     "pack": _Command(
@@ -53,6 +60,10 @@ _COMMANDS = {
         "run the same command again to go on where it stopped",
     ),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
+    "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
+    "explain": _Command("explain_cli", "explain", "where a model or an encoder looks, as pictures over the image"),
+    "demo": _Command("demo_cli", "demo", "a page on this machine to try a model on one radiograph", "start it again"),
+    "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }
 
 

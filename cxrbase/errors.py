@@ -1,5 +1,8 @@
 """Errors that a user can act on: what was wrong, what was got, what to do."""
 
+from functools import partial
+from typing import Any
+
 
 class CXRBaseError(Exception):
     """A problem with what the user gave us; the command line shows it as one sentence."""
@@ -38,3 +41,21 @@ class DecodeError(CXRBaseError):
 
 class ShardError(CXRBaseError):
     """Packed images, or a place for them, that are missing, damaged, full, forbidden or of other settings."""
+
+
+class CorruptError(ShardError):
+    """A packed image that cannot be read.
+
+    Args:
+        message: What is wrong, with the names of image and shard.
+        reason: Key of `cxrbase.data.quarantine.REASONS`.
+        whole_shard: Whether no other image of its shard can be read either.
+    """
+
+    def __init__(self, message: str, *, reason: str = "damaged", whole_shard: bool = False) -> None:
+        super().__init__(message)
+        self.reason, self.whole_shard = reason, whole_shard
+
+    def __reduce__(self) -> Any:
+        # The default would lose what is not the message.
+        return partial(type(self), reason=self.reason, whole_shard=self.whole_shard), self.args

@@ -18,6 +18,7 @@ from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.views import Views
+from cxrbase.weights import initialise
 
 
 class Pretraining(L.LightningModule):
@@ -36,6 +37,7 @@ class Pretraining(L.LightningModule):
         weight_decay_end: Weight decay at the end, reached along a cosine; None keeps it constant.
         betas: AdamW's moments; (0.9, 0.95) is MAE's.
         seed: Seed of masks and stochastic depth.
+        init_from: Encoder to start from, in any form that `cxrbase.weights.load_any_encoder` takes; None starts anew.
         compile: Whether transformer blocks are compiled (True: by inductor, or the name of a backend of torch.compile).
         recompute: Whether activations of blocks are computed again in the backward pass instead of kept.
     """
@@ -54,6 +56,7 @@ class Pretraining(L.LightningModule):
         weight_decay_end: float | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         seed: int = 0,
+        init_from: str | None = None,
         compile: bool | str = False,
         recompute: bool = False,
     ) -> None:
@@ -65,10 +68,23 @@ class Pretraining(L.LightningModule):
         self.weight_decay, self.weight_decay_end = weight_decay, weight_decay_end
         self.backbone_name, self.image_size = backbone, image_size
         self.backbone_options = backbone_options or {}
-        vit = create_backbone(backbone, image_size=image_size, drop_path=drop_path, options=self.backbone_options)
-        self.objective = objective(vit)
-        self.compiled, self.recompute = compile, recompute
-        self.clock = StepClock()
+        # Set by the command line, because the trainer does not tell before it restores.
+        self.resumed = False
+        self.drop_path, self.init_from = drop_path, init_from
+        self.compiled, self.recompute, self.clock = compile, recompute, StepClock()
+        self._make_objective = objective
+        self.objective = objective(self._backbone())
+        self._pending: tuple[int, float, Tensor] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Starts from another encoder where one is given; a resumed run has its own weights instead."""
+        if self.init_from is None or self.resumed:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        vit = self._backbone()
+        initialise(vit, self.init_from, mean=data.mean, std=data.std)
+        # Made again, because a teacher is a copy of the backbone that it was made with.
+        self.objective = self._make_objective(vit)
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -89,19 +105,73 @@ class Pretraining(L.LightningModule):
         self._warn_of_coupling()
         accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, and times it."""
+        self.clock.mark("between")
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self.clock.mark("copy")
+        return moved
+
+    def on_train_start(self) -> None:
+        """Takes the learning rate of this run's schedule: a checkpoint holds that of its own, maybe shorter, one."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, (base, multiplier) in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = base * multiplier(schedule.last_epoch)
+
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Runs the objective and logs its loss."""
-        # Masks and stochastic depth depend on the position alone, so that a resumed run draws the same.
+        self.refuse_infinite()
+        # What is random in the step depends on the position alone, so that a resumed run draws the same.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & (2**63 - 1))
         loss, logs = self._loss(batch)
-        if not torch.isfinite(loss):
-            raise CXRBaseError(
-                f"the loss is {float(loss)} at step {self.global_step} with learning rate {self._current_lr():.3g}: "
-                "lower --model.lr, lengthen --model.warmup, or set --trainer.gradient_clip_val=1"
-            )
+        self._pending = (self.global_step, self._current_lr(), loss.detach())
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in logs.items()})
         return loss
+
+    def refuse_infinite(self) -> None:
+        """Stops the run where the last loss was not finite; a step late, so that no device is waited for in the step.
+
+        Raises:
+            CXRBaseError: With the step, the learning rate and what to do.
+        """
+        if self._pending is None:
+            return
+        (step, lr, loss), self._pending = self._pending, None
+        if not torch.isfinite(loss):
+            raise CXRBaseError(
+                f"the loss is {float(loss)} at step {step} with learning rate {lr:.3g}: lower --model.lr, lengthen "
+                "--model.warmup, or set --trainer.gradient_clip_val=1; the last checkpoint is from before it"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what a resumed run must share, and a bad step out of the last good checkpoint."""
+        self.refuse_infinite()
+        checkpoint["batch"] = self._batch()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on with another batch: position, learning rate and schedules would no longer be the run's.
+
+        Raises:
+            ConfigError: If images per step or accumulated batches differ.
+        """
+        held, mine = checkpoint.get("batch"), self._batch()
+        if held is None or mine is None or held == mine:
+            return
+        was, now = (f"{b['images']} images x {b['accumulated']} accumulated" for b in (held, mine))
+        raise ConfigError(
+            f"the checkpoint was trained with {was} per step, the settings give {now} (data.batch_size x devices, "
+            "trainer.accumulate_grad_batches): use the same product, or start a new run without --ckpt_path"
+        )
+
+    def _batch(self) -> dict[str, int] | None:
+        data = getattr(self._trainer, "datamodule", None)
+        if data is None:
+            return None
+        accumulated = self.trainer.accumulate_grad_batches
+        return {"images": data.batch_size * self.trainer.world_size, "accumulated": accumulated}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps the optimiser, then lets the objective update its teacher: once per optimizer step, not per batch."""
@@ -133,6 +203,11 @@ class Pretraining(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _backbone(self) -> VisionTransformer:
+        return create_backbone(
+            self.backbone_name, image_size=self.image_size, drop_path=self.drop_path, options=self.backbone_options
+        )
 
     def _loss(self, views: Views) -> Loss:
         result: Loss = self.objective(views, self.progress)

@@ -20,16 +20,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
+from cxrbase.callbacks.requeue import Requeue
 from cxrbase.callbacks.run_record import RunRecord
 from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
+from cxrbase.checkpoints import AtomicCheckpointIO
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
 from cxrbase.objectives import DINO, MAE, SimCLR
 from cxrbase.pretraining import Pretraining
 from cxrbase.views import RandomViews
 
+_SHARDED = re.compile(
+    "fsdp|deepspeed|ModelParallel", re.IGNORECASE
+)  # strategies that write their checkpoints themselves
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
 
 
@@ -91,6 +96,10 @@ class CXRBaseCLI(LightningCLI):
         # Lightning would let the checkpoint's settings win over the ones given, in silence (its issue 21455).
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
+        if path == "last" and config.get("run_dir"):
+            # The one command that a scheduler can start again and again: it begins where there is no checkpoint.
+            begun = (Path(config["run_dir"]) / "last.ckpt").is_file()
+            path = config["ckpt_path"] = config["run_dir"] if begun else None
         if not path:
             refuse_used(config.get("run_dir"))
         if not path or path in _NAMED_BY_PATH:
@@ -116,15 +125,23 @@ class CXRBaseCLI(LightningCLI):
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = config.run_dir
 
+    def before_fit(self) -> None:
+        """Tells the model whether its weights come from a checkpoint."""
+        if isinstance(self.model, Pretraining):
+            self.model.resumed = bool(self.config_init[self.config_init.subcommand].ckpt_path)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Gives the trainer its log folder and the callbacks that belong to each other."""
         config = self.config_init[self.config_init.subcommand]
         if config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        if not _SHARDED.search(str(config.trainer.strategy)):
+            kwargs["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
+        callbacks.insert(len(callbacks) - 1, Requeue())
         callbacks.insert(0, RunRecord(found[Throughput], found[FrozenProbe]))
         if trainer.loggers:
             callbacks.insert(0, LearningRateMonitor("step"))

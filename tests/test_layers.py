@@ -128,7 +128,9 @@ def test_no_module_loads_a_heavy_library_by_itself():
             roots = {name.split(".")[0] for name in imports_of(ast.Module([statement], []))}
             assert not roots & (HEAVY | {"lightly", "cv2", "pydicom"}), f"{file}:{statement.lineno}"
         everywhere = {name.split(".")[0] for name in imports_of(tree(file))}
-        assert not everywhere & {"sklearn", "transformers"}, f"{file} needs a library of the tests"
+        # An export is checked with the program that it is for.
+        mine = {"transformers"} if file == "release/export_transformers.py" else set()
+        assert not (everywhere & {"sklearn", "transformers"}) - mine, f"{file} needs a library of the tests"
 
 
 def test_help_loads_no_torch_and_objectives_load_no_lightning():

@@ -1,5 +1,6 @@
 """A killed run goes on where it stood, exactly; with other settings it refuses and says why."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -7,44 +8,97 @@ import sys
 import time
 
 import pytest
+import timm
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from commands import command
 from cxrbase.cli import main
+from cxrbase.optim import warmup_cosine
 
 STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.every_n_train_steps=3"]
 
 
-def start(words):
+def start(words, *, group=False):
     # A test run in the background of a shell hands an ignored SIGINT down to its children.
     return subprocess.Popen(
         [sys.executable, "-m", "cxrbase", *words],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=group,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
-@pytest.mark.parametrize("objective", ["mae", "dino", "simclr"])
-def test_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(objective, image_folder, tmp_path):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(command(objective, *STEPS, root=image_folder, run_dir=killed))
+slow = pytest.mark.slow
+KILLED = [  # workers and accumulated batches, each objective once; the epoch has five batches of six images
+    ("mae", ["--data.num_workers=2", "--trainer.accumulate_grad_batches=3", "--model.drop_path=0.2"]),
+    pytest.param("dino", ["--trainer.accumulate_grad_batches=2", "--model.weight_decay_end=0.3"], marks=slow),
+    pytest.param("simclr", ["--data.num_workers=2"], marks=slow),
+]
+
+
+def scalars(folder, name):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return events.Scalars(name)
+
+
+def wait_for(path, process):
     deadline = time.monotonic() + 120
-    while not (killed / "last.ckpt").is_file():
+    while not path.is_file():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def assert_same(first, second, path=""):
+    """Bit by bit."""
+    if isinstance(second, torch.Tensor):
+        assert torch.equal(first, second), path
+    elif isinstance(second, dict):
+        assert first.keys() == second.keys(), path
+        for key in second:
+            assert_same(first[key], second[key], f"{path}.{key}")
+    elif isinstance(second, list | tuple):
+        assert len(first) == len(second), path
+        for number, value in enumerate(second):
+            assert_same(first[number], value, f"{path}[{number}]")
+    else:
+        assert first == second, path
+
+
+def assert_same_end(killed, whole):
+    first, second = (torch.load(run / "last.ckpt", weights_only=True) for run in (killed, whole))
+    parts = (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "loops",
+        "global_step",
+        "epoch",
+        "batch",
+        "CXRDataModule",
+    )
+    for part in parts:
+        assert_same(first[part], second[part], part)
+    assert (killed / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("objective", "words"), KILLED)
+def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, image_folder, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    words = [*STEPS, *words, "--data.batch_size=6"]
+    process = start(command(objective, *words, root=image_folder, run_dir=killed))
+    wait_for(killed / "last.ckpt", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "summary.json").exists()
     stood = torch.load(killed / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < stood < 40
-    assert main(command(objective, *STEPS, f"--ckpt_path={killed}", root=image_folder, run_dir=killed)) == 0
-    assert main(command(objective, *STEPS, root=image_folder, run_dir=whole)) == 0
-    first, second = (torch.load(run / "last.ckpt", weights_only=True) for run in (killed, whole))
-    assert first["global_step"] == second["global_step"] == 40
-    for name, value in second["state_dict"].items():
-        torch.testing.assert_close(first["state_dict"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+    assert main(command(objective, *words, f"--ckpt_path={killed}", root=image_folder, run_dir=killed)) == 0
+    assert main(command(objective, *words, root=image_folder, run_dir=whole)) == 0
+    assert_same_end(killed, whole)
 
 
 def test_another_objective_is_refused(fit, image_folder, tmp_path, capfd):
@@ -140,3 +194,109 @@ def test_other_images_are_refused(fit, image_folder, tmp_path, capfd):
     words = command("mae", f"--ckpt_path={fit.run_dir}", "--trainer.max_steps=4", root=other, run_dir=tmp_path / "run")
     assert main(words) == 1
     assert "training images" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("group", [pytest.param(False, marks=slow), True])
+def test_sigterm_saves_at_the_end_of_a_step_and_the_same_command_goes_on(group, image_folder, tmp_path):
+    killed = tmp_path / "killed"
+    words = ["--trainer.accumulate_grad_batches=2"]
+    words += ["--data.num_workers=2"] if group else []
+    # No checkpoint but the one that the signal asks for.
+    again = command(
+        "mae", *words, "--checkpoint.every_n_train_steps=1000", "--ckpt_path=last", root=image_folder, run_dir=killed
+    )
+    process = start([*again, "--trainer.max_steps=100000", "--trainer.max_epochs=-1"], group=group)
+    wait_for(killed / "config.yaml", process)
+    while not list(killed.glob("events.*")):
+        time.sleep(0.01)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGTERM) if group else process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert "saved at step" in error
+    assert "Traceback" not in error
+    stood = torch.load(killed / "last.ckpt", weights_only=True)
+    assert stood["global_step"] > 0
+    assert main([*again, f"--trainer.max_steps={stood['global_step'] + 2}", "--trainer.max_epochs=-1"]) == 0
+    assert torch.load(killed / "last.ckpt", weights_only=True)["global_step"] == stood["global_step"] + 2
+
+
+SAVES = """
+import sys, torch
+from cxrbase.checkpoints import AtomicCheckpointIO
+for number in range(1, 1000):
+    AtomicCheckpointIO().save_checkpoint({"number": number, "weights": torch.full((40_000_000,), number)}, sys.argv[1])
+    sys.stdout.write(f"{number}\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_a_kill_during_a_save_leaves_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    process = subprocess.Popen([sys.executable, "-c", SAVES, str(path)], stdout=subprocess.PIPE, text=True)
+    done = int(process.stdout.readline())
+    while not path.with_name("last.ckpt.tmp").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    held = torch.load(path, weights_only=True)
+    assert held["number"] >= done
+    assert bool((held["weights"] == held["number"]).all())
+
+
+def test_more_epochs_follow_the_schedule_of_the_longer_run(fit, image_folder):
+    words = ["--trainer.max_steps=-1", "--model.warmup=0.25", "--model.lr=0.032"]
+    fit("mae", *words, "--trainer.max_epochs=2")
+    run = fit.run_dir
+    more = command(
+        "mae",
+        *words,
+        "--trainer.max_epochs=4",
+        "--trainer.log_every_n_steps=1",
+        f"--ckpt_path={run}",
+        root=image_folder,
+        run_dir=run,
+    )
+    assert main(more) == 0
+    held = torch.load(run / "last.ckpt", weights_only=True)
+    assert (held["global_step"], held["epoch"]) == (12, 4)  # three batches an epoch
+    rates = {event.step: event.value for event in scalars(run, "lr-AdamW/pg1")}
+    for step in range(6, 12):
+        expected = 0.001 * warmup_cosine(step / 12, warmup=0.25)
+        assert rates[step] == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_batch_is_refused(fit, image_folder, tmp_path, capfd):
+    fit("mae")
+    for word, part in [
+        ("--data.batch_size=4", "4 images x 1"),
+        ("--trainer.accumulate_grad_batches=2", "x 2 accumulated"),
+    ]:
+        words = command(
+            "mae", word, "--trainer.max_steps=4", f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=tmp_path
+        )
+        assert main(words) == 1
+        assert part in capfd.readouterr().err
+
+
+def test_a_run_starts_from_other_weights_and_resumes_without_them(image_folder, tmp_path, capfd):
+    path, run = tmp_path / "mae.pth", tmp_path / "run"
+    donor = timm.create_model(
+        "vit_small_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=1, num_classes=0
+    )
+    torch.save({"model": donor.state_dict()}, path)
+    words = [f"--model.init_from={path}", "--model.lr=1e-9"]
+    assert main(command("dino", *words, root=image_folder, run_dir=run)) == 0
+    held = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    for part in ("backbone", "teacher_backbone.module"):
+        torch.testing.assert_close(
+            held[f"objective.{part}.blocks.0.attn.qkv.weight"],
+            donor.state_dict()["blocks.0.attn.qkv.weight"],
+            atol=1e-4,
+            rtol=0,
+        )
+    path.unlink()
+    more = [*words, "--trainer.max_steps=4", f"--ckpt_path={run}"]
+    assert main(command("dino", *more, root=image_folder, run_dir=run)) == 0
+    assert main(command("dino", *words, root=image_folder, run_dir=tmp_path / "new")) == 1
+    assert "no weights at" in capfd.readouterr().err

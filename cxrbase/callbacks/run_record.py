@@ -16,7 +16,6 @@ from cxrbase.backbones import save_encoder
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class RunRecord(Callback):
         """Saves the last step, which periodic checkpoints may miss, and the encoder, before anything else can fail."""
         folder = Path(trainer.default_root_dir)
         # On all ranks, as some strategies gather here.
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         assert isinstance(pl_module, Pretraining)
         if trainer.is_global_zero:
             save_encoder(pl_module.encoder, folder, self._card(trainer, pl_module, self.throughput.images))
@@ -118,7 +117,7 @@ class RunRecord(Callback):
             "image_size": pl_module.image_size,
             "mean": data.mean,
             "std": data.std,
-            "intensity": INTENSITY_CONVENTION,
+            "intensity": data.intensity,
             "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
             "features": "class token and mean of the patch tokens of forward_features",
             "objective": type(pl_module.objective).__name__,

@@ -154,7 +154,7 @@ def confounding(sets: Sequence[AuditSet]) -> list[dict[str, Any]]:
         Flagged where one source holds only positives and another only negatives, or one source is all of a value.
     """
     sources = np.concatenate([entry.sources for entry in sets])
-    return [row for name, values in _labels(sets).items() if (row := _confounded(name, values, sources)) is not None]
+    return [row for name, values in _labels(sets).items() if (row := confounded(name, values, sources)) is not None]
 
 
 def _labels(sets: Sequence[AuditSet]) -> dict[str, NDArray[np.float32]]:
@@ -177,7 +177,8 @@ def _labels(sets: Sequence[AuditSet]) -> dict[str, NDArray[np.float32]]:
     return result
 
 
-def _confounded(name: str, values: NDArray[np.float32], sources: NDArray[Any]) -> dict[str, Any] | None:
+def confounded(name: str, values: NDArray[np.floating[Any]], sources: NDArray[Any]) -> dict[str, Any] | None:
+    """One label of `confounding`, from its values (N,), NaN unknown; None without two sources and both values."""
     known = ~np.isnan(values)
     kinds, index = np.unique(sources[known].astype(str), return_inverse=True)
     positive = np.bincount(index, values[known] == 1, minlength=len(kinds)).astype(float)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
+from cxrbase.data.decode import Window, decode_uint8, intensity_convention
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import DecodeError, ManifestError
 
@@ -37,9 +38,38 @@ def to_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], t
     if taken != (height, width):
         # Pillow widens its filter when it shrinks, so nothing aliases.
         image = np.asarray(Image.fromarray(image).resize(taken[::-1], Image.Resampling.BICUBIC))
+    return on_canvas(image, size)
+
+
+def on_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Lays an image that fits into the upper left corner of a square; see `to_canvas` for what is returned."""
+    height, width = image.shape
     canvas = np.zeros((size, size), np.uint8)
-    canvas[: taken[0], : taken[1]] = image
-    return canvas, taken
+    canvas[:height, :width] = image
+    return canvas, (height, width)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files become 8-bit images.
+
+    Args:
+        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
+        crop_borders: Cut off borders that are black throughout.
+    """
+
+    window: Window = "percentile"
+    crop_borders: bool = False
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        """Reads one file, see `decode_uint8`."""
+        return decode_uint8(path, window=self.window, crop=self.crop_borders)
+
+    @property
+    def convention(self) -> str:
+        """What brightness means in the images, and what was cut off."""
+        said = intensity_convention(self.window)
+        return f"{said}; black borders cut off" if self.crop_borders else said
 
 
 class CanvasStore:
@@ -49,15 +79,24 @@ class CanvasStore:
         rows: Manifest rows whose image is readable, sorted, (M,) int64.
     """
 
-    def __init__(self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None) -> None:
-        self.paths, self.size, self.sizes = paths, size, sizes
+    def __init__(
+        self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None, read: "Reading"
+    ) -> None:
+        self.paths, self.size, self.sizes, self.reading = paths, size, sizes, read
         self.rows = np.flatnonzero(sizes[:, 0] > 0)
         self._file = pixels
         self._pixels: NDArray[np.uint8] | None = None
 
     @classmethod
     def open(
-        cls, manifest: Manifest, *, size: int, cache_dir: str | Path, max_bad: float = 0.01, limit_gb: float = 8.0
+        cls,
+        manifest: Manifest,
+        *,
+        size: int,
+        cache_dir: str | Path,
+        max_bad: float = 0.01,
+        limit_gb: float = 8.0,
+        read: "Reading | None" = None,
     ) -> "CanvasStore":
         """Opens the canvases of a manifest and makes them first where they are missing.
 
@@ -70,24 +109,26 @@ class CanvasStore:
             cache_dir: Folder of the canvases.
             max_bad: Largest share of unreadable images that is tolerated, in [0, 1]; they are left out and named.
             limit_gb: Above this size only the outcome of decoding is kept, and images are decoded again on access.
+            read: How pixels become brightness; None takes the defaults.
 
         Raises:
             ManifestError: More images are unreadable, or the canvases cannot be written.
         """
+        read = read or Reading()
         kept = len(manifest) * size**2 <= limit_gb * 1e9
         cache_dir = Path(cache_dir)
-        stem = f"{_key(manifest, size)}-{size}"
+        stem = f"{_key(manifest, size, read)}-{size}"
         pixels, sizes = (cache_dir / f"{stem}.npy" if kept else None), cache_dir / f"{stem}-sizes.npy"
         if not sizes.is_file() or (pixels is not None and not pixels.is_file()):
             try:
                 cache_dir.mkdir(parents=True, exist_ok=True)
-                _make(manifest, size, max_bad, pixels, sizes)
+                _make(manifest, size, max_bad, pixels, sizes, read)
             except OSError as error:
                 raise ManifestError(
                     f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set --data.cache_dir to "
                     f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
                 ) from error
-        return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels)
+        return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels, read=read)
 
     def read(self, row: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Canvas of one image, (size, size) uint8, and the height and width that the image takes of it.
@@ -96,11 +137,24 @@ class CanvasStore:
             DecodeError: The canvases are not kept and the file was damaged since it was checked.
         """
         if self._file is None:
-            return to_canvas(to_uint8(decode(self.paths[row])), self.size)
+            return to_canvas(self.reading(self.paths[row]), self.size)
         if self._pixels is None:
             self._pixels = np.load(self._file, mmap_mode="r")
         height, width = self.sizes[row]
         return self._pixels[row], (int(height), int(width))
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """The part of a canvas that the image takes, see `read`."""
+        canvas, (height, width) = self.read(row)
+        return canvas[:height, :width]
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Paths of some rows, for messages."""
+        return [str(self.paths[row]) for row in rows]
+
+    def sharing(self, row: int) -> NDArray[np.int64]:
+        """Rows whose bytes are lost together with those of a row: none but itself."""
+        return np.array([row])
 
     def __len__(self) -> int:
         """Rows of the manifest, unreadable ones included."""
@@ -111,9 +165,9 @@ class CanvasStore:
         return {**self.__dict__, "_pixels": None}
 
 
-def _key(manifest: Manifest, size: int) -> str:
+def _key(manifest: Manifest, size: int, read: Reading) -> str:
     """Changes with the files, their order, and how they are decoded."""
-    digest = hashlib.sha256(json.dumps([1, size, INTENSITY_CONVENTION]).encode())
+    digest = hashlib.sha256(json.dumps([2, size, read.convention]).encode())
     for path, name in zip(manifest.paths, manifest.column("path"), strict=True):
         try:
             status = path.stat()
@@ -124,14 +178,14 @@ def _key(manifest: Manifest, size: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path) -> None:
+def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path, read: Reading) -> None:
     taken, bad = np.zeros((len(manifest), 2), np.int32), []
     # Under a temporary name until complete, so that a killed process leaves no half-made array behind.
     part = sizes.with_name(f"{sizes.name}.{os.getpid()}.part.npy")
     try:
         shape = (len(manifest), size, size)
         array = np.lib.format.open_memmap(part, "w+", np.uint8, shape) if pixels else None
-        for row, (result, error) in enumerate(_decoded(manifest.paths, size)):
+        for row, (result, error) in enumerate(_decoded(manifest.paths, size, read)):
             if result is None:
                 bad.append(error)
                 continue
@@ -151,12 +205,12 @@ def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, si
 Result = tuple[tuple[NDArray[np.uint8], tuple[int, int]] | None, DecodeError | None]
 
 
-def _decoded(paths: list[Path], size: int) -> Iterator[Result]:
+def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
     """Canvas or error of every file, in order, decoded by threads a little ahead of who asks."""
 
     def work(path: Path) -> Result:
         try:
-            return to_canvas(to_uint8(decode(path)), size), None
+            return to_canvas(read(path), size), None
         except DecodeError as error:
             return None, error
 

@@ -1,9 +1,7 @@
 """One data module for all objectives, sizes and places."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +11,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrbase.clock import StepClock
-from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.manifest import Manifest, Target
-from cxrbase.data.stream import Item, StreamDataset, StreamLoader, StreamSampler
+from cxrbase.data.canvas import CanvasStore, Reading
+from cxrbase.data.dataset import ImageStore, Item, OnCorrupt, StreamDataset
+from cxrbase.data.decode import Window
+from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
+from cxrbase.data.look_ahead import LookAhead
+from cxrbase.data.manifest import Target
+from cxrbase.data.order import Order
+from cxrbase.data.selection import ImageTable, Selection
+from cxrbase.data.shard_cache import ShardCache
+from cxrbase.data.shard_store import ShardStore
+from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.data.views import CPUCrop
-from cxrbase.errors import ConfigError, ManifestError
+from cxrbase.errors import ConfigError
 from cxrbase.views import RandomViews, Views, centre_view
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Phantom:
-    """The embedded data set, made where it is missing.
-
-    Args:
-        patients: Number of patients; each has one to four images.
-        image_size: Side of the images in pixels.
-        seed: Seed of the patients.
-    """
-
-    patients: int = 1200
-    image_size: int = 128
-    seed: int = 0
-
-
 class CXRDataModule(L.LightningDataModule):
-    """Radiographs from a folder, as uint8 canvases on the CPU and as views on the device.
+    """Radiographs as uint8 canvases on the CPU and as views on the device.
 
     Args:
-        root: Folder of the images.
+        root: Folder of the images; or of packed ones, then also an fsspec URL such as s3://bucket/folder.
         manifest: CSV or Parquet file with one row per image; None takes manifest.parquet or manifest.csv in `root`, and
             without either every image below `root`.
         phantom: Parameters of the embedded data set, made in `root` where it is missing; None for real images.
@@ -51,15 +41,24 @@ class CXRDataModule(L.LightningDataModule):
         score_on: Labels to score on, by name; None takes all.
         views: Random views of the training images.
         image_size: Side of a large view in pixels.
-        canvas_size: Longest side that is kept of an image, in pixels; None takes twice `image_size`.
+        canvas_size: Longest side that is kept of an image, in pixels; None takes twice `image_size`, or what 99 % of
+            packed images fit.
         batch_size: Images per device and step.
+        drop_last: Leave out the last batch of an epoch where it would be smaller.
         num_workers: Worker processes of the training loader; 0 reads in the main process.
+        decode_threads: Threads that decode in place of worker processes; 0 for none.
         pretrain_on: Splits whose images are pretrained on; an unlabelled folder is split by patient first.
-        cache_dir: Where decoded canvases are kept; None takes `.canvas` beside the images.
-        cache_gb: Above this size canvases are decoded on access instead of being kept.
+        select: What pretraining draws of these splits, and how often; None draws everything once per epoch.
+        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
+        crop_borders: Cut off borders that are black throughout; this and `window` are fixed in packed images.
+        cache_dir: Where decoded canvases, or shards of an object store, are kept; None takes `.canvas` beside the
+            images, or a folder in ~/.cache/cxrbase.
+        cache_gb: Above this size canvases are decoded on access instead of being kept; shards of an object store are
+            kept up to this size.
+        on_corrupt: `skip` names an unreadable image, reads another in its place and goes on; `raise` ends the run.
         max_bad: Largest share of unreadable images that is tolerated.
-        mean: Mean of the images, in [0, 1]; 0.506 is NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
-        std: Standard deviation of the images, in [0, 1]; 0.252 is NIH ChestX-ray14's.
+        mean: Mean of the images, in [0, 1]; NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
+        std: Standard deviation of the images, in [0, 1]; from there too.
         seed: Seed of order and views.
     """
 
@@ -74,10 +73,16 @@ class CXRDataModule(L.LightningDataModule):
         image_size: int = 224,
         canvas_size: int | None = None,
         batch_size: int = 256,
+        drop_last: bool = True,
         num_workers: int = 0,
+        decode_threads: int = 0,
         pretrain_on: tuple[str, ...] = ("train",),
+        select: Selection | None = None,
+        window: Window = "percentile",
+        crop_borders: bool = False,
         cache_dir: str | None = None,
         cache_gb: float = 8.0,
+        on_corrupt: OnCorrupt = "skip",
         max_bad: float = 0.01,
         mean: float = 0.506,
         std: float = 0.252,
@@ -86,34 +91,43 @@ class CXRDataModule(L.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-        self.root, self.manifest_path, self.phantom = Path(root), manifest, phantom
+        for name, value in (("num_workers", num_workers), ("decode_threads", decode_threads)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if num_workers and decode_threads:
+            raise ConfigError("data.num_workers and data.decode_threads exclude each other: set one of them to 0")
+        self.root, self.manifest_path, self.phantom = root, manifest, phantom
         self.targets, self.score_on, self.views = targets, score_on, views or RandomViews()
-        self.image_size, self.canvas_size = image_size, canvas_size or 2 * image_size
-        self.batch_size, self.num_workers, self.pretrain_on = batch_size, num_workers, pretrain_on
-        self.cache_dir = Path(cache_dir) if cache_dir else self.root / ".canvas"
-        self.cache_gb, self.max_bad, self.mean, self.std, self.seed = cache_gb, max_bad, mean, std, seed
-        self.clock = StepClock()
+        self.image_size, self.canvas_size = image_size, canvas_size
+        self.batch_size, self.drop_last, self.pretrain_on = batch_size, drop_last, pretrain_on
+        self.num_workers, self.decode_threads = num_workers, decode_threads
+        self.select, self.reading = select or Selection(), Reading(window, crop_borders)
+        self.cache_dir = Path(cache_dir) if cache_dir else default_cache(root)
+        self.cache_gb, self.on_corrupt, self.max_bad = cache_gb, on_corrupt, max_bad
+        self.mean, self.std, self.seed = mean, std, seed
         self._loader: StreamLoader | None = None
-        self._resume: dict[str, int] | None = None
+        self._look_ahead: LookAhead | None = None
+        self._resume: dict[str, Any] | None = None
         self._resume_images: str | None = None
         self._images = ""
 
     def prepare_data(self) -> None:
-        """Makes the phantom where it is missing and decodes every image once."""
+        """Makes the phantom where it is missing, and decodes every image once or fetches the index of packed ones."""
         if self.phantom is not None:
-            from cxrbase.data.phantom import make_phantom
-
-            spec = self.phantom
-            make_phantom(self.root, patients=spec.patients, image_size=spec.image_size, seed=spec.seed)
-        self._open(self._read())
+            self.phantom.make(Path(self.root))
+        if is_packed(self.root):
+            fetch_index(self.root, self.cache_dir, self.cache_gb)
+        else:
+            self._open()
 
     def setup(self, stage: str) -> None:
-        """Reads the manifest and maps the canvases."""
-        self.manifest = self._read()
-        self.store = self._open(self.manifest)
-        splits = self.manifest.column("split")
+        """Reads what is known about the images and opens them."""
+        self.manifest, self.store, self._window = self._open()
+        if isinstance(self.store, ShardStore) and isinstance(self.store.place, ShardCache):
+            self._look_ahead = LookAhead(self.store.place, self.store.index.shard_names)
+        splits = self.manifest.splits()
+        if blank := int((splits == "").sum()):
+            logger.warning("%d of %d images have no split and are left out", blank, len(self.manifest))
         self._split_rows = {s: self.store.rows[splits[self.store.rows] == s] for s in ("train", "val", "test")}
         if self.score_on is not None and (unknown := set(self.score_on) - set(self.manifest.labels)):
             labels = ", ".join(self.manifest.labels) or "no labels"
@@ -121,21 +135,10 @@ class CXRDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         """The training stream, at the position of the checkpoint where there is one."""
-        rows = np.sort(np.concatenate([self._split_rows[split] for split in self.pretrain_on]))
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = StreamSampler(rows, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world)
-        loader = StreamLoader(
-            StreamDataset(self.store, seed=self.seed, crop=self._cpu_crop()),
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            drop_last=True,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+        order = self._order()
         # Applied here and not by the Trainer, which drops loader state when the number of steps is asked for early.
-        paths = self.manifest.column("path")[rows]
-        self._images = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+        self._images = self.manifest.images_hash(order.rows)
+        loader = self._make_loader(order)
         if self._resume is not None:
             loader.load_state_dict(self._resume)
             if self._resume_images != self._images:
@@ -146,21 +149,74 @@ class CXRDataModule(L.LightningDataModule):
         self._loader = loader
         return loader
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Only tells the clock."""
-        self.clock.mark("between")
-        return batch
+    def _order(self) -> Order:
+        rows = np.sort(np.concatenate([self._split_rows[split] for split in self.pretrain_on]))
+        return Order(
+            self.select.parts(self.manifest, rows),
+            seed=self.seed,
+            patients=self.manifest.patient_codes() if self.select.one_per_patient else None,
+            shards=self.store.index.shard if isinstance(self.store, ShardStore) else None,
+        )
+
+    def _make_loader(self, order: Order) -> StreamLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        dataset = StreamDataset(
+            self.store,
+            seed=self.seed,
+            crop=self._cpu_crop(),
+            pool=order.rows,
+            on_corrupt=self.on_corrupt,
+            max_bad=self.max_bad,
+        )
+        sampler = StreamSampler(
+            order,
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world,
+            drop_last=self.drop_last,
+            one_per_patient=self.select.one_per_patient,
+            window=self._window,
+        )
+        loader = StreamLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            drop_last=self.drop_last,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+        sampler.on_epoch, loader.on_begin, loader.on_position = self._tell_length, self._begin, self._at
+        loader.decode_threads = self.decode_threads
+        if self.trainer:
+            loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
+        return loader
+
+    def _tell_length(self) -> None:
+        """Tells the Trainer the length of an epoch after one that was begun with other batches.
+
+        It asks once, when it starts, and would end all later epochs early or wait for more.
+        """
+        if self.trainer and self.trainer.fit_loop._combined_loader and self.trainer.limit_train_batches == 1.0:
+            self.trainer.fit_loop.max_batches = len(self.stream)
+            self.trainer.fit_loop._combined_loader.limits = [len(self.stream)]
+
+    def _begin(self) -> None:
+        if self._look_ahead is not None:
+            self._look_ahead.begin(self.stream.sampler)
+
+    def _at(self, images: int) -> None:
+        if self._look_ahead is not None:
+            self._look_ahead.at(images)
+
+    def teardown(self, stage: str) -> None:
+        """Stops fetching."""
+        if self._look_ahead is not None:
+            self._look_ahead.close()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Views:
         """Makes the views of a training batch on the device."""
-        self.clock.mark("copy")
-        images, sizes, ids = batch
-        epoch = self.stream.sampler.epoch
-        views = self.views(
-            images, sizes, ids, out=self.image_size, mean=self.mean, std=self.std, seed=self.seed, epoch=epoch
-        )
-        self.clock.mark("views")
-        return views
+        return self._views(*batch, epoch=self.stream.sampler.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training stream."""
@@ -169,6 +225,11 @@ class CXRDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers the position until the loader is built."""
         self._resume, self._resume_images = state_dict.get("stream"), state_dict.get("images")
+
+    @property
+    def intensity(self) -> str:
+        """What brightness means in the images."""
+        return self.store.index.intensity if isinstance(self.store, ShardStore) else self.reading.convention
 
     @property
     def stream(self) -> StreamLoader:
@@ -190,13 +251,11 @@ class CXRDataModule(L.LightningDataModule):
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Labels of some rows, (N, number of classes), NaN where unknown."""
         columns = [self.manifest.labels.index(name) for name in self.classes]
-        labels: NDArray[np.float32] = self.manifest.label_matrix()[rows][:, columns]
-        return labels
+        return np.asarray(self.manifest.label_matrix()[rows][:, columns])
 
     def patients(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Patients of some rows, (N,)."""
-        patients: NDArray[Any] = self.manifest.patients()[rows]
-        return patients
+        return np.asarray(self.manifest.patients()[rows])
 
     def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
         """The evaluation view of some rows, (B, 1, image_size, image_size) normalised, in order."""
@@ -207,44 +266,33 @@ class CXRDataModule(L.LightningDataModule):
     def random_views(self, rows: NDArray[np.int64], *, device: torch.device) -> Views:
         """Training views of some rows, as the first epoch draws them."""
         images, sizes = self._read_rows(rows, device)
-        ids = torch.tensor(rows, device=device)
-        return self.views(
-            images, sizes, ids, out=self.image_size, mean=self.mean, std=self.std, seed=self.seed, epoch=0
-        )
+        return self._views(images, sizes, torch.tensor(rows, device=device), epoch=0)
 
     def to_grey(self, image: Tensor) -> NDArray[np.float32]:
         """Undoes the normalisation of one image, (1, H, W) -> (H, W) in [0, 1]."""
         grey: NDArray[np.float32] = (image[0].float() * self.std + self.mean).clamp(0, 1).cpu().numpy()
         return grey
 
-    def _read(self) -> Manifest:
-        if not self.root.is_dir():
-            raise ManifestError(
-                f"no folder {self.root}: give the folder of your images with --data.root=/path/to/images"
-            )
-        named = [Path(self.manifest_path)] if self.manifest_path else []
-        found = named or [p for p in (self.root / "manifest.parquet", self.root / "manifest.csv") if p.is_file()]
-        if found:
-            manifest = Manifest.read(found[0], root=self.root, targets=self.targets)
-            manifest.check_files()
-        else:
-            manifest = Manifest.from_folder(self.root)
-        blank = int((manifest.column("split") == "").sum())
-        if blank == len(manifest):
-            return manifest.with_splits()
-        if blank:
-            logger.warning("%d of %d images have no split and are left out", blank, len(manifest))
-        return manifest
+    def _views(self, images: Tensor, sizes: Tensor, ids: Tensor, *, epoch: int) -> Views:
+        mean, std, out = self.mean, self.std, self.image_size
+        return self.views(images, sizes, ids, out=out, mean=mean, std=std, seed=self.seed, epoch=epoch)
 
     def _read_rows(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        items: list[Item] = [StreamDataset(self.store)[int(row)] for row in rows]
+        dataset = StreamDataset(self.store)
+        items: list[Item] = [dataset[int(row)] for row in rows]
         images, sizes = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
         return images.to(device), sizes.to(device)
 
-    def _open(self, manifest: Manifest) -> CanvasStore:
-        return CanvasStore.open(
-            manifest, size=self.canvas_size, cache_dir=self.cache_dir, max_bad=self.max_bad, limit_gb=self.cache_gb
-        )
+    def _open(self) -> tuple[ImageTable, ImageStore, int]:
+        """What is known about the images, the images, and how many shards may be mixed; 0 for all."""
+        if is_packed(self.root):
+            if self.targets:
+                raise ConfigError("data.targets is for manifests: packed images keep the label_<name> columns they had")
+            return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
+        manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
+        size, cache = self.canvas_size or 2 * self.image_size, self.cache_dir
+        options = {"max_bad": self.max_bad, "limit_gb": self.cache_gb}
+        return manifest, CanvasStore.open(manifest, size=size, cache_dir=cache, read=self.reading, **options), 0
 
     def _cpu_crop(self) -> CPUCrop | None:
         if self.views.crop_on == "device":

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,7 @@ class Manifest:
             raise ValueError(f"val and test must be at least 0 and together below 1, got {val} and {test}")
         if (self.column("split") != "").any():
             raise ManifestError("the manifest has splits already: empty its column split to deal new ones")
-        splits = []
-        for patient in self.patients():
-            share = int.from_bytes(hashlib.sha256(f"{seed}:{patient}".encode()).digest()[:8]) / 2**64
-            splits.append("test" if share < test else "val" if share < test + val else "train")
+        splits = deal_splits(self.patients().tolist(), val=val, test=test, seed=seed)
         index = self.table.column_names.index("split")
         return Manifest(self.table.set_column(index, "split", pa.array(splits)), self.root)
 
@@ -193,6 +190,23 @@ class Manifest:
         patients = self.column("patient_id")
         return np.where(patients == "", self.column("path"), patients)
 
+    def patient_codes(self) -> NDArray[np.int32]:
+        """Patient of each image as a number, (N,)."""
+        return np.unique(self.patients().astype(str), return_inverse=True)[1].astype(np.int32)
+
+    def splits(self) -> NDArray[Any]:
+        """Split of each image, (N,) of str."""
+        return self.column("split")
+
+    def coded(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """One text column as numbers, (N,), and what they stand for."""
+        values, codes = np.unique(self.column(name).astype(str), return_inverse=True)
+        return codes.astype(np.int32), values.tolist()
+
+    def images_hash(self, rows: NDArray[np.int64]) -> str:
+        """SHA-256 of the paths of some rows, as hex."""
+        return hashlib.sha256("\n".join(self.column("path")[rows]).encode()).hexdigest()
+
     def check_files(self) -> None:
         """Raises a ManifestError that names the first missing files, if there are any."""
         if missing := [str(path) for path in self.paths if not os.path.isfile(path)]:
@@ -215,6 +229,15 @@ class Manifest:
     def __len__(self) -> int:
         """Number of images."""
         return int(self.table.num_rows)
+
+
+def deal_splits(patients: Iterable[str], *, val: float = 0.15, test: float = 0.15, seed: int = 0) -> list[str]:
+    """Split of each patient by a hash of its id, see `Manifest.with_splits`."""
+    splits = []
+    for patient in patients:
+        share = int.from_bytes(hashlib.sha256(f"{seed}:{patient}".encode()).digest()[:8]) / 2**64
+        splits.append("test" if share < test else "val" if share < test + val else "train")
+    return splits
 
 
 def _add_targets(table: pa.Table, targets: Mapping[str, Target]) -> pa.Table:

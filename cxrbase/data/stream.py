@@ -1,76 +1,66 @@
-"""The training stream: an order that is arithmetic over (seed, epoch), so that it resumes exactly and anywhere."""
+"""The training stream: dealt to ranks by arithmetic over the order of an epoch, so that it resumes anywhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
-from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.views import CPUCrop
+from cxrbase.data.dataset import Item, StreamDataset
+from cxrbase.data.order import Order, Plan
+from cxrbase.data.threads import threaded_batches
 from cxrbase.errors import ConfigError
-
-Item = tuple[Tensor, Tensor, int]
-
-
-class StreamDataset(Dataset[Item]):
-    """Canvases by manifest row.
-
-    Args:
-        store: Decoded canvases.
-        seed: Seed of the run, for the CPU crop.
-        crop: The CPU crop, if there is one.
-    """
-
-    def __init__(self, store: CanvasStore, *, seed: int = 0, crop: CPUCrop | None = None) -> None:
-        self.store, self.seed, self.crop = store, seed, crop
-        # Shared memory, because workers that live for several epochs must see the epoch change.
-        self.epoch = torch.zeros((), dtype=torch.int64)
-        self.epoch.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        """Rows of the manifest."""
-        return len(self.store)
-
-    def __getitem__(self, row: int) -> Item:
-        """One image: (1, C, C) uint8, its valid height and width, and its row."""
-        image, (height, width) = self.store.read(row)
-        if self.crop is not None:
-            image = self.crop(image[:height, :width], (self.seed, int(self.epoch), row))
-            height, width = image.shape
-        return torch.from_numpy(np.array(image))[None], torch.tensor([height, width]), row
 
 
 class StreamSampler(DistributedSampler[Any]):
-    """Order as a pure function of (seed, epoch), dealt to ranks batch by batch.
+    """Deals the order of an epoch to ranks, batch by batch.
 
     The global stream is cut into global batches first and each rank takes every world-size-th row of each, so the order
     depends neither on ranks nor on workers. A subclass of DistributedSampler, because Lightning then leaves it alone
     and tells it the epoch.
 
     Args:
-        rows: Manifest rows to draw from, (N,) int64.
+        order: What is drawn, in which order.
         batch_size: Batch of one rank.
-        seed: Seed of the run.
         rank: This rank.
         world_size: Number of ranks.
+        drop_last: Leave out the last batch of an epoch where it would be smaller. Otherwise it is the same size on all
+            ranks, and fewer than `world_size` images are left out.
+        one_per_patient: Keep the images of a patient in different global batches.
+        window: Shards that are mixed with each other; 0 mixes all.
+
+    Raises:
+        ConfigError: There are too few images for one batch.
+
+    Attributes:
+        on_epoch: Called when another epoch was set, whose length may differ.
     """
 
+    on_epoch: Callable[[], None] | None = None
+
     def __init__(
-        self, rows: NDArray[np.int64], *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        order: Order,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+        one_per_patient: bool = False,
+        window: int = 0,
     ) -> None:
-        if len(rows) < batch_size * world_size:
+        least = batch_size * world_size if drop_last else world_size
+        if len(order) < least:
             raise ConfigError(
-                f"the training split holds {len(rows)} images, fewer than one global batch of "
-                f"{batch_size * world_size}: lower data.batch_size to at most {len(rows) // world_size}"
+                f"the training split holds {len(order)} images, fewer than one global batch of {least}: lower "
+                f"data.batch_size to at most {len(order) // world_size}"
             )
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.source, self.batch_size, self.drop_last = order, batch_size, drop_last
         self.rank, self.num_replicas = rank, world_size
-        self.epoch, self.start = 0, 0
+        self.plan = self._own = Plan(batch_size * world_size if one_per_patient else 0, window)
+        self.epoch, self.start, self.batches_before = 0, 0, 0
 
     @property
     def global_batch(self) -> int:
@@ -80,25 +70,33 @@ class StreamSampler(DistributedSampler[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Starts another epoch; the same epoch keeps the position that was restored."""
         if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
+            self.epoch, self.start, self.batches_before, self.plan = epoch, 0, 0, self._own
+            if self.on_epoch is not None:
+                self.on_epoch()
 
-    def order(self) -> NDArray[np.int64]:
-        """All rows in the order of this epoch."""
-        shuffled: NDArray[np.int64] = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(
-            self.rows
-        )
-        return shuffled
+    def restore(self, epoch: int, *, images: int, batches: int, plan: Plan) -> None:
+        """Goes on within an epoch that perhaps was begun with other batches, in the order it was begun with."""
+        self.epoch, self.start, self.batches_before, self.plan = epoch, images, batches, plan
+
+    def sizes(self) -> list[int]:
+        """Images of this rank in each batch that is left of the epoch."""
+        left = len(self.source) - self.start
+        full, rest = divmod(left, self.global_batch)
+        last = 0 if self.drop_last else rest // self.num_replicas
+        return [self.batch_size] * full + [last] * (last > 0)
 
     def __len__(self) -> int:
-        """Images of this rank in a full epoch, also after a resume."""
-        return len(self.rows) // self.global_batch * self.batch_size
+        """Images of this rank in the whole epoch, counting what was done before a restart by its batches."""
+        return self.batches_before * self.batch_size + sum(self.sizes())
 
     def __iter__(self) -> Iterator[int]:
-        """Yields rows of this rank from the restored position on; the incomplete last batch is dropped."""
-        order, position, self.start = self.order(), self.start, 0
-        while position + self.global_batch <= len(order):
-            yield from order[position : position + self.global_batch][self.rank :: self.num_replicas].tolist()
-            position += self.global_batch
+        """Yields rows of this rank from the restored position on."""
+        order, position, sizes = self.source.epoch(self.epoch, self.plan), self.start, self.sizes()
+        self.start, self.batches_before = 0, 0
+        for size in sizes:
+            count = size * self.num_replicas
+            yield from order[position : position + count][self.rank :: self.num_replicas].tolist()
+            position += count
 
 
 class StreamLoader(DataLoader[Item]):
@@ -107,44 +105,70 @@ class StreamLoader(DataLoader[Item]):
     Counted in the main process as batches leave it, so what workers hold ready is not counted.
 
     Attributes:
+        decode_threads: Threads that decode in place of worker processes; 0 for none.
+        on_begin: Called as an epoch begins.
+        on_position: Told the images of the global stream that were handed out in this epoch.
+        quarantine_file: CSV that names unreadable images; None for none.
         waited_s: Seconds spent waiting for batches so far.
         handed_at: `time.perf_counter()` when the last batch was handed out.
     """
 
     sampler: StreamSampler
     dataset: StreamDataset
+    decode_threads = 0
+    on_begin: Callable[[], None] | None = None
+    on_position: Callable[[int], None] | None = None
+    quarantine_file: Path | None = None
     waited_s = 0.0
     handed_at = 0.0
-    _done = 0
+    _images = 0
+    _batches = 0
 
     def __iter__(self) -> Any:
         """Yields batches, counts the images of the global stream and the time it took to get them."""
-        self._done = self.sampler.start
-        self.dataset.epoch.fill_(self.sampler.epoch)
+        sampler = self.sampler
+        self._images, self._batches = sampler.start, sampler.batches_before
+        self.dataset.epoch.fill_(sampler.epoch)
+        if self.on_begin is not None:
+            self.on_begin()
         asked = time.perf_counter()
-        for batch in super().__iter__():
-            self._done += self.sampler.global_batch
+        for batch in self._batches_of_epoch():
+            self._images += len(batch[2]) * sampler.num_replicas
+            self._batches += 1
+            self.dataset.quarantine.report(self.quarantine_file)
+            if self.on_position is not None:
+                self.on_position(self._images)
             self.handed_at = time.perf_counter()
             self.waited_s += self.handed_at - asked
             yield batch
             asked = time.perf_counter()
 
-    def state_dict(self) -> dict[str, int]:
+    def _batches_of_epoch(self) -> Any:
+        if not self.decode_threads:
+            return super().__iter__()
+        assert self.batch_sampler is not None
+        pin = self.pin_memory and torch.cuda.is_available()
+        return threaded_batches(self.dataset, self.batch_sampler, threads=self.decode_threads, pin=pin)
+
+    def state_dict(self) -> dict[str, Any]:
         """Where the stream stands; the same on every rank and for any number of workers."""
         return {
             "epoch": self.sampler.epoch,
-            "images": self._done,
-            "seed": self.sampler.seed,
-            "n": len(self.sampler.rows),
+            "images": self._images,
+            "batches": self._batches,
+            "plan": list(self.sampler.plan),
+            "seed": self.sampler.source.seed,
+            "n": len(self.sampler.source),
+            "quarantine": self.dataset.quarantine.state(),
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where another run stood.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where another run stood, also with other numbers of ranks and workers and other batches.
 
         Raises:
             ConfigError: If that run had another seed or another number of images.
         """
-        mine = {"seed": self.sampler.seed, "n": len(self.sampler.rows)}
+        mine = {"seed": self.sampler.source.seed, "n": len(self.sampler.source)}
         for key, value in mine.items():
             if state[key] != value:
                 name = {"seed": "seed_everything", "n": "the number of training images"}[key]
@@ -152,5 +176,7 @@ class StreamLoader(DataLoader[Item]):
                     f"{name} was {state[key]} in the checkpoint and is {value} now, so the run cannot go on: "
                     "use the data and seed it was started with, or start a new run without --ckpt_path"
                 )
-        self.sampler.epoch, self.sampler.start = state["epoch"], state["images"]
-        self._done = state["images"]
+        plan = Plan(*state["plan"])
+        self.sampler.restore(state["epoch"], images=state["images"], batches=state["batches"], plan=plan)
+        self.dataset.quarantine.restore(state["quarantine"])
+        self._images, self._batches = state["images"], state["batches"]

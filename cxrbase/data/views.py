@@ -1,15 +1,19 @@
 """The one crop that a single-view objective may take on the CPU, so that fewer bytes travel to the device."""
 
-from typing import Any
+import math
 
 import numpy as np
 from numpy.typing import NDArray
+
+_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 class CPUCrop:
     """Random resized crop of an 8-bit image, keyed by (seed, epoch, image id).
 
-    Area-averaged, because albumentations' default interpolation aliases (35.5 against 40.6 dB on radiographs).
+    Area-averaged, because linear interpolation aliases (35.5 against 40.6 dB on radiographs). It holds no state, so any
+    number of threads may share it; albumentations' own crop needs a new seed for every image, which takes longer than
+    the crop.
 
     Args:
         size: Side of the square output in pixels.
@@ -19,26 +23,32 @@ class CPUCrop:
 
     def __init__(self, size: int, *, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
         self.size, self.scale, self.ratio = size, scale, ratio
-        self._transform: Any = None
 
     def __call__(self, image: NDArray[np.uint8], key: tuple[int, int, int]) -> NDArray[np.uint8]:
         """Crops (H, W) to (size, size); the same key gives the same pixels in any worker."""
-        if self._transform is None:
-            self._transform = self._build()
-        self._transform.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        cropped: NDArray[np.uint8] = self._transform(image=image)["image"]
-        return cropped
-
-    def _build(self) -> Any:
-        import os
-
-        # Its import otherwise asks the network for a newer version.
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        import albumentations
         import cv2
 
-        size = (self.size, self.size)
-        crop = albumentations.RandomResizedCrop(
-            size, scale=self.scale, ratio=self.ratio, interpolation=cv2.INTER_AREA, p=1.0
-        )
-        return albumentations.Compose([crop])
+        top, left, height, width = self.box(image.shape, key)
+        part = image[top : top + height, left : left + width]
+        return np.asarray(cv2.resize(part, (self.size, self.size), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def box(self, shape: tuple[int, ...], key: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the crop that a key draws, distributed as torchvision's."""
+        rows, columns = shape
+        draw = np.random.Generator(np.random.PCG64(list(key))).random((4, _TRIES))
+        area = rows * columns * (self.scale[0] + (self.scale[1] - self.scale[0]) * draw[0])
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = np.exp(low + (high - low) * draw[1])
+        width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (width >= 1) & (width <= columns) & (height >= 1) & (height <= rows)
+        if not fits.any():
+            return self._largest(rows, columns)
+        first = int(fits.argmax())
+        high_, wide = int(height[first]), int(width[first])
+        return int(draw[2, first] * (rows - high_ + 1)), int(draw[3, first] * (columns - wide + 1)), high_, wide
+
+    def _largest(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        """The largest central part of an allowed ratio, for images that no try fits."""
+        ratio = min(max(columns / rows, self.ratio[0]), self.ratio[1])
+        height, width = min(rows, max(1, round(columns / ratio))), min(columns, max(1, round(rows * ratio)))
+        return (rows - height) // 2, (columns - width) // 2, height, width

@@ -114,7 +114,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
 def sigmoid(logits: npt.ArrayLike) -> Floats:
     """1 / (1 + exp(-logits)) that does not overflow."""
     values = np.asarray(logits, np.float64)
-    return np.asarray(np.exp(-np.logaddexp(0.0, -values)), np.float64)
+    with np.errstate(invalid="ignore"):  # NaN, of a class without scores, stays NaN
+        return np.asarray(np.exp(-np.logaddexp(0.0, -values)), np.float64)
 
 
 def _temperature(logits: Floats, labels: Floats) -> float:

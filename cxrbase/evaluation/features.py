@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cxrbase.weights_fit import Encoder
+
 
 def extract_features(
-    encoder: VisionTransformer,
+    encoder: Encoder,
     batches: Iterable[Tensor],
     *,
     device: torch.device | str,
@@ -43,7 +44,7 @@ def extract_features(
     return np.concatenate(rows)
 
 
-def pool_tokens(encoder: VisionTransformer, tokens: Tensor) -> Tensor:
+def pool_tokens(encoder: Encoder, tokens: Tensor) -> Tensor:
     """Joins the CLS token and the mean of the patch tokens; register tokens are left out.
 
     Args:

@@ -6,16 +6,18 @@ import torch
 from PIL import Image
 
 from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.stream import StreamDataset, StreamLoader, StreamSampler
+from cxrbase.data.order import Order, Plan
+from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
 
 ROWS = np.arange(3, 103)  # not from 0, so that positions and rows cannot be mistaken for each other
 
 
-def sampler(*, epoch=0, rows=ROWS, **options):
-    made = StreamSampler(rows, **{"batch_size": 8, "seed": 5, **options})
+def sampler(*, epoch=0, rows=ROWS, seed=5, **options):
+    made = StreamSampler(Order(rows, seed=seed), **{"batch_size": 8, **options})
     made.set_epoch(epoch)
     return made
 
@@ -41,7 +43,7 @@ def test_an_epoch_is_a_permutation_without_the_last_incomplete_batch(batch_size)
     assert len(drawn) == len(made) == 100 // batch_size * batch_size
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(ROWS.tolist())
-    assert drawn == made.order()[: len(drawn)].tolist()
+    assert drawn == made.source.epoch(0, Plan())[: len(drawn)].tolist()
 
 
 def test_every_place_is_equally_likely_over_epochs():
@@ -94,6 +96,10 @@ def test_a_batch_holds_canvases_sizes_and_rows(store):
         assert (image[0, size[0] :] == 0).all()
 
 
+def standing(**position):
+    return {"epoch": 1, "plan": [0, 0], "seed": 5, "n": 50, "quarantine": {"rows": [], "reasons": []}, **position}
+
+
 def collect(stream, epochs, *, stop=None):
     """Pixels and rows of each batch; `stop` ends the last epoch after so many batches."""
     batches = []
@@ -121,7 +127,8 @@ def test_a_stopped_stream_goes_on_exactly_where_it_stood(store, num_workers):
     same(collect(stopped, [0, 1], stop=2), whole[:8])
     state = stopped.state_dict()
     # Workers have read ahead by now; only what was handed out may count.
-    assert state == {"epoch": 1, "images": 16, "seed": 5, "n": 50}
+    nobody = {"rows": [], "reasons": []}
+    assert state == {"epoch": 1, "images": 16, "batches": 2, "plan": [0, 0], "seed": 5, "n": 50, "quarantine": nobody}
     resumed = loader(store, num_workers=num_workers, crop=crop)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
@@ -130,7 +137,7 @@ def test_a_stopped_stream_goes_on_exactly_where_it_stood(store, num_workers):
 
 def test_a_resumed_epoch_has_its_full_length_but_only_the_rest_of_its_images(store):
     resumed = loader(store)
-    resumed.load_state_dict({"epoch": 1, "images": 32, "seed": 5, "n": 50})
+    resumed.load_state_dict(standing(images=32, batches=4))
     assert len(resumed) == 6
     assert len(list(resumed)) == 2
     assert resumed.state_dict()["images"] == 48
@@ -138,7 +145,7 @@ def test_a_resumed_epoch_has_its_full_length_but_only_the_rest_of_its_images(sto
 
 
 def test_a_position_is_the_same_for_another_number_of_ranks(store):
-    state = {"epoch": 1, "images": 16, "seed": 5, "n": 50}
+    state = standing(images=16, batches=2)
     drawn = []
     for rank in range(2):
         ranked = StreamLoader(

@@ -1,0 +1,128 @@
+"""Images by row for the training stream, with what happens to those that cannot be read."""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cxrbase.data.quarantine import Quarantine
+from cxrbase.data.views import CPUCrop
+from cxrbase.errors import CorruptError, DecodeError, ShardError
+
+Item = tuple[Tensor, Tensor, int]
+OnCorrupt = Literal["skip", "raise"]
+_STAND_INS = 100
+
+
+class ImageStore(Protocol):
+    """Whatever holds the images."""
+
+    rows: NDArray[np.int64]
+    size: int
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """(H, W) uint8, no side longer than `size`; DecodeError or CorruptError where it cannot be read."""
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Names of some rows, for messages."""
+
+    def sharing(self, row: int) -> NDArray[np.int64]:
+        """Rows whose bytes are lost together with those of a row."""
+
+    def __len__(self) -> int:
+        """Rows of the manifest."""
+
+
+class StreamDataset(Dataset[Item]):
+    """Canvases by manifest row.
+
+    Args:
+        store: Where the images are.
+        seed: Seed of the run, for the CPU crop and for stand-ins.
+        crop: The CPU crop, if there is one.
+        pool: Rows that stand in for unreadable ones; None takes all of the store.
+        on_corrupt: `skip` enters an unreadable image into the quarantine and reads another in its place, so that
+            batches keep their size; `raise` ends the run.
+        max_bad: Largest share of unreadable images that is tolerated.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        seed: int = 0,
+        crop: CPUCrop | None = None,
+        pool: NDArray[np.int64] | None = None,
+        on_corrupt: OnCorrupt = "raise",
+        max_bad: float = 0.01,
+    ) -> None:
+        self.store, self.seed, self.crop, self.on_corrupt = store, seed, crop, on_corrupt
+        self.pool = store.rows if pool is None else pool
+        self.quarantine = Quarantine(len(store), limit=max_bad, names=store.names)
+        # Shared memory, because workers that live for several epochs must see the epoch change.
+        self.epoch = torch.zeros((), dtype=torch.int64)
+        self.epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Rows of the manifest."""
+        return len(self.store)
+
+    @property
+    def side(self) -> int:
+        """Height and width of what is handed out, in pixels."""
+        return self.store.size if self.crop is None else self.crop.size
+
+    def __getitem__(self, row: int) -> Item:
+        """One image: (1, C, C) uint8, its valid height and width, and its row."""
+        canvas = np.empty((self.side, self.side), np.uint8)
+        row, height, width = self.fill(canvas, row)
+        return torch.from_numpy(canvas)[None], torch.tensor([height, width]), row
+
+    def fill(self, canvas: NDArray[np.uint8], row: int) -> tuple[int, int, int]:
+        """Writes one image into a canvas; any number of threads may do so.
+
+        Args:
+            canvas: (C, C) uint8 of any content.
+            row: Row of the manifest.
+
+        Returns:
+            The row that was read, which is another where this one is unreadable, and the height and width it takes.
+        """
+        image, row = self._readable(row)
+        if self.crop is not None:
+            image = self.crop(image, (self.seed, int(self.epoch), row))
+        height, width = image.shape
+        canvas[:height, :width] = image
+        canvas[height:] = 0
+        canvas[:height, width:] = 0
+        return row, height, width
+
+    def _readable(self, row: int) -> tuple[NDArray[np.uint8], int]:
+        for candidate in self._candidates(row):
+            if self.quarantine.holds(candidate):
+                continue
+            try:
+                return self.store.image(candidate), candidate
+            except (CorruptError, DecodeError) as error:
+                if self.on_corrupt == "raise":
+                    raise
+                self._lock_up(candidate, error)
+        raise ShardError(
+            f"{_STAND_INS} images drawn in place of an unreadable one are unreadable too: see the warnings"
+        )
+
+    def _candidates(self, row: int) -> Iterator[int]:
+        """A row, then those that stand in for it: the same in any worker and after a restart."""
+        yield row
+        generator = np.random.Generator(np.random.PCG64([self.seed, int(self.epoch), row]))
+        for _ in range(_STAND_INS):
+            yield int(self.pool[generator.integers(len(self.pool))])
+
+    def _lock_up(self, row: int, error: CorruptError | DecodeError) -> None:
+        whole = isinstance(error, CorruptError) and error.whole_shard
+        rows = self.store.sharing(row) if whole else np.array([row])
+        self.quarantine.add(rows, error.reason if isinstance(error, CorruptError) else "damaged")

@@ -1,0 +1,104 @@
+"""Images that turned out unreadable while training: counted over all workers, named, and bounded."""
+
+import csv
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cxrbase.errors import ShardError
+
+logger = logging.getLogger(__name__)
+
+# Position in this table is what is stored for a row; 0 is a row that nothing is known against.
+REASONS = {
+    "": "",
+    "missing": "its shard is missing or cannot be fetched",
+    "checksum": "its bytes are not those of the index",
+    "damaged": "it cannot be decoded",
+}
+_NAMES = list(REASONS)
+_SHOWN = 10
+
+
+class Quarantine:
+    """Rows that are not read again, in memory that loader workers share.
+
+    Args:
+        rows: Rows of the manifest.
+        limit: Largest share of them that may end here, in [0, 1].
+        names: Gives the names of some rows, for messages.
+    """
+
+    def __init__(self, rows: int, *, limit: float, names: Callable[[NDArray[np.int64]], list[str]]) -> None:
+        if not 0 <= limit <= 1:
+            raise ValueError(f"max_bad must be in [0, 1], got {limit}")
+        self.limit, self.names = limit, names
+        self._state = torch.zeros(rows, dtype=torch.uint8)
+        # Workers set it to the time at which they entered something, so that looking costs nothing while all is well.
+        self._touched = torch.zeros((), dtype=torch.int64)
+        for tensor in (self._state, self._touched):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+        self._told = np.zeros(rows, bool)
+        self._seen = 0
+
+    def holds(self, row: int) -> bool:
+        """Whether a row is known to be unreadable."""
+        return bool(self._state[row])
+
+    def add(self, rows: NDArray[np.int64], reason: str) -> None:
+        """Enters rows; from any worker."""
+        fresh = rows[(self._state[rows] == 0).numpy()]
+        self._state[fresh] = _NAMES.index(reason)
+        self._touched.fill_(time.monotonic_ns())
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """What is in it, sorted."""
+        return np.flatnonzero(self._state.numpy())
+
+    def report(self, file: Path | None = None) -> None:
+        """Names what came in since the last report; in the main process.
+
+        Args:
+            file: CSV that the new rows are added to.
+
+        Raises:
+            ShardError: There are more than `limit` allows.
+        """
+        if int(self._touched) == self._seen:
+            return
+        self._seen = int(self._touched)
+        held = self.rows  # once, because others add to it meanwhile
+        rows = held[~self._told[held]]
+        self._told[rows] = True
+        names, reasons = self.names(rows), [_NAMES[code] for code in self._state[rows].tolist()]
+        for name, reason in list(zip(names, reasons, strict=True))[:_SHOWN]:
+            logger.warning("left out: %s, %s", name, REASONS[reason])
+        if len(rows) > _SHOWN:
+            logger.warning("left out: %d more images", len(rows) - _SHOWN)
+        if file is not None and len(rows):
+            with file.open("a", encoding="utf-8", newline="") as out:
+                csv.writer(out, lineterminator="\n").writerows(zip(rows.tolist(), names, reasons, strict=True))
+        self._judge(names[0] if names else "", REASONS[reasons[0]] if reasons else "")
+
+    def _judge(self, name: str, reason: str) -> None:
+        count, allowed = len(self.rows), self.limit * len(self._state)
+        if count > allowed:
+            raise ShardError(
+                f"{count} of {len(self._state)} images are unreadable, more than data.max_bad={self.limit:g} allows; "
+                f"last: {name}, {reason}: mend or pack them again, or raise data.max_bad"
+            )
+
+    def state(self) -> dict[str, list[int]]:
+        """Rows and reasons, for a checkpoint."""
+        return {"rows": self.rows.tolist(), "reasons": self._state[self.rows].tolist()}
+
+    def restore(self, state: dict[str, list[int]]) -> None:
+        """Takes up what another run found, which was reported there."""
+        self._state[state["rows"]] = torch.tensor(state["reasons"], dtype=torch.uint8)
+        self._told[state["rows"]] = True

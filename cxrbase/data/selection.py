@@ -1,0 +1,132 @@
+"""Which images of a training set are drawn, and how often: sources, views, exclusion lists, weights."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrbase.data.manifest_columns import read_table
+from cxrbase.data.order import Part
+from cxrbase.errors import ConfigError, ManifestError
+
+logger = logging.getLogger(__name__)
+
+
+class ImageTable(Protocol):
+    """What is known about images: a manifest, or the index of packed ones."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, without their prefix."""
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column, (N,)."""
+
+    def coded(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """One text column as numbers and what they stand for."""
+
+    def patients(self) -> NDArray[Any]:
+        """Patient of each image, (N,) of str."""
+
+    def patient_codes(self) -> NDArray[np.int32]:
+        """Patient of each image as a number, (N,)."""
+
+    def splits(self) -> NDArray[Any]:
+        """Split of each image, (N,) of str."""
+
+    def label_matrix(self) -> NDArray[np.float32]:
+        """Labels, (N, number of labels): 1 present, 0 absent, NaN unknown."""
+
+    def images_hash(self, rows: NDArray[np.int64]) -> str:
+        """Tells whether some rows are the same images, as hex."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What pretraining draws of its splits.
+
+    Args:
+        sources: Data sets to draw from, by their name in the column `source`; None draws from all.
+        view_positions: Views to draw, such as PA and AP; None draws all, unknown ones included.
+        exclude: Lists of images to leave out, as the exclude.csv of `cxrbase audit`.
+        weights: How often each image of a source is drawn per epoch: 2 is twice, 0.25 a fresh quarter of the source in
+            each epoch. Sources that are not named are drawn once.
+        one_per_patient: No two images of a patient in a global batch, as contrastive objectives would push them apart.
+    """
+
+    sources: list[str] | None = None
+    view_positions: list[str] | None = None
+    exclude: list[str] | None = None
+    weights: dict[str, float] | None = None
+    one_per_patient: bool = False
+
+    def __post_init__(self) -> None:
+        for source, weight in (self.weights or {}).items():
+            if not 0 < weight < np.inf:
+                raise ValueError(
+                    f"the weight of {source} must be positive and finite, got {weight}: leave a source out by "
+                    "data.select.sources"
+                )
+
+    def parts(self, table: ImageTable, rows: NDArray[np.int64]) -> list[Part]:
+        """The rows that remain, in one part for each weight there is.
+
+        Raises:
+            ConfigError: A source or view is not in the table, or nothing remains.
+        """
+        if self.sources is not None:
+            rows = _only(table, rows, name="sources", column="source", wanted=self.sources)
+        if self.view_positions is not None:
+            rows = _only(table, rows, name="view_positions", column="view_position", wanted=self.view_positions)
+        for path in self.exclude or ():
+            rows = _without(table, rows, path)
+        if not len(rows):
+            raise ConfigError("data.select leaves no image to train on: widen its sources and view_positions")
+        if not self.weights:
+            return [Part(rows)]
+        codes, names = table.coded("source")
+        _known("weights", self.weights, names)
+        given = {name.lower(): weight for name, weight in self.weights.items()}
+        weight_of = np.array([given.get(name.lower(), 1.0) for name in names])
+        # A part for each source, so that a source's share is exact in every epoch.
+        parts = [Part(rows[codes[rows] == code], float(weight_of[code])) for code in np.unique(codes[rows])]
+        return [part for part in parts if len(part)]
+
+
+def _only(
+    table: ImageTable, rows: NDArray[np.int64], *, name: str, column: str, wanted: list[str]
+) -> NDArray[np.int64]:
+    codes, names = table.coded(column)
+    _known(name, wanted, names)
+    lower = {value.lower() for value in wanted}
+    return np.asarray(rows[np.array([value.lower() in lower for value in names])[codes[rows]]])
+
+
+def _known(name: str, wanted: Iterable[str], there: list[str]) -> None:
+    lower = {value.lower() for value in there}
+    if unknown := [value for value in wanted if value.lower() not in lower]:
+        found = ", ".join(sorted({value for value in there if value})) or "none"
+        raise ConfigError(f"data.select.{name} has {', '.join(unknown)}, which no image has; there are {found}")
+
+
+def _without(table: ImageTable, rows: NDArray[np.int64], path: str) -> NDArray[np.int64]:
+    """Rows that an exclusion list does not name by its path, or by source and path as in packed images."""
+    if not Path(path).is_file():
+        raise ManifestError(f"no exclusion list {path}: give the exclude.csv of cxrbase audit")
+    listed = read_table(Path(path))
+    if missing := {"source", "path"} - set(listed.column_names):
+        raise ManifestError(f"{path} has no column {', '.join(sorted(missing))}: give the exclude.csv of cxrbase audit")
+    pairs = list(zip(listed["source"].to_pylist(), listed["path"].to_pylist(), strict=True))
+    names = {name for source, file in pairs for name in (file, f"{source}/{file}")}
+    named = np.array([name in names for name in table.column("path")[rows]], bool)
+    logger.info("%s leaves out %d images of %d listed", path, int(named.sum()), len(pairs))
+    if pairs and not named.any():
+        logger.warning("%s names no image of the training set: is it of other data?", path)
+    return np.asarray(rows[~named])

@@ -1,0 +1,114 @@
+"""Every metric of one set of scores: thresholds and temperatures from validation, values and intervals on test."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbase.evaluation.calibration import calibration_metrics, fit_temperature, sigmoid
+from cxrbase.evaluation.decisions import Criterion, choose_thresholds, decision_metrics
+from cxrbase.evaluation.metrics import interval, macro, macro_samples
+from cxrbase.evaluation.ranking import ranked_metrics
+
+Floats = npt.NDArray[np.float64]
+
+SPECIFICITY = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All metrics of one set of scores on one test set.
+
+    Args:
+        classes: Names of the K classes.
+        values: (K,) by metric; NaN where undefined.
+        samples: (R, K) by metric, for each resample of patients.
+        thresholds: (K,) on calibrated probabilities, chosen on validation.
+        temperatures: (K,) fitted on validation.
+        probabilities: (N, K) calibrated, of the test images.
+    """
+
+    classes: tuple[str, ...]
+    values: dict[str, Floats]
+    samples: dict[str, Floats]
+    thresholds: Floats
+    temperatures: Floats
+    probabilities: Floats
+
+    def macro(self, metric: str) -> Floats:
+        """Mean over the defined classes on all patients, then on each resample, (R + 1,)."""
+        samples = macro_samples(self.samples[metric][:, ~np.isnan(self.values[metric])])
+        return np.concatenate([[macro(self.values[metric])], samples])
+
+    def undefined(self) -> list[str]:
+        """Classes without an AUROC."""
+        return [name for name, value in zip(self.classes, self.values["auroc"], strict=True) if np.isnan(value)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: value and 95 % interval of each metric, macro and per class; None where undefined."""
+        return {name: self._entry(name) for name in self.values} | {
+            "threshold": self._per_class(self.thresholds),
+            "temperature": self._per_class(self.temperatures),
+        }
+
+    def _entry(self, metric: str) -> dict[str, Any]:
+        whole = self.macro(metric)
+        columns = zip(self.classes, self.values[metric], self.samples[metric].T, strict=True)
+        per_class = {name: bounded(value, samples) for name, value, samples in columns}
+        return {"macro": bounded(whole[0], whole[1:]), "per_class": per_class}
+
+    def _per_class(self, values: Floats) -> dict[str, float | None]:
+        return {name: plain(value) for name, value in zip(self.classes, values, strict=True)}
+
+
+def measure(
+    val_logits: npt.ArrayLike,
+    val_labels: npt.ArrayLike,
+    test_logits: npt.ArrayLike,
+    test_labels: npt.ArrayLike,
+    weights: npt.NDArray[np.generic],
+    *,
+    classes: Sequence[str],
+    criterion: Criterion = "youden",
+) -> Measured:
+    """Chooses on validation, then measures on test once.
+
+    Args:
+        val_logits: (V, K) scores of the validation images, as log-odds; NaN columns for classes without scores.
+        val_labels: (V, K), 1 present, 0 absent, NaN unknown.
+        test_logits: (N, K) scores of the test images.
+        test_labels: (N, K).
+        weights: (R, N) multiplicities of the test images, by `cluster_weights`.
+        classes: Names of the K classes.
+        criterion: What the threshold makes largest on validation.
+    """
+    labels = np.asarray(test_labels, np.float64)
+    temperatures = fit_temperature(val_logits, val_labels)
+    chosen_on = sigmoid(np.asarray(val_logits, np.float64) / temperatures)
+    chances = sigmoid(np.asarray(test_logits, np.float64) / temperatures)
+    thresholds = choose_thresholds(chosen_on, val_labels, criterion=criterion)
+    # The order of logits, and not of probabilities, which may round to 1.
+    ranks = np.asarray(test_logits, np.float64)
+    every = np.concatenate([np.ones((1, len(labels)), weights.dtype), weights])
+    found = ranked_metrics(ranks, labels, every, specificity=SPECIFICITY)
+    found |= decision_metrics(chances, labels, every, thresholds=thresholds)
+    found |= calibration_metrics(chances, labels, every)
+    one_label = np.isnan(found["auroc"][0])
+    for name in ("brier", "ece"):  # of a class that is not learnt or has one label they would look good
+        found[name][:, one_label] = np.nan
+    values, samples = {n: v[0] for n, v in found.items()}, {n: v[1:] for n, v in found.items()}
+    return Measured(tuple(classes), values, samples, thresholds, temperatures, chances)
+
+
+def bounded(value: float, samples: npt.ArrayLike) -> dict[str, float | None]:
+    """A value with its 95 % interval, for JSON; None where undefined."""
+    low, high = interval(samples)
+    return {"value": plain(value), "low": plain(low), "high": plain(high)}
+
+
+def plain(value: float) -> float | None:
+    """A number that JSON knows; None for NaN."""
+    return None if math.isnan(value) else float(value)

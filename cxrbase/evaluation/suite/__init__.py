@@ -1,0 +1,1 @@
+"""Scores encoder files on tasks: features, protocols, result rows, comparisons and figures."""

@@ -1,0 +1,82 @@
+"""Compares encoders on the same test images: paired differences, DeLong's test, and Holm's correction."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from cxrbase.errors import ConfigError
+from cxrbase.evaluation.delong import delong_test
+from cxrbase.evaluation.measure import plain
+from cxrbase.evaluation.significance import hierarchical_difference, holm
+from cxrbase.evaluation.suite.results import Result
+
+
+def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list[dict[str, Any]]:
+    """Differences of every two encoders on every task and protocol that both have.
+
+    Patients are resampled together for both encoders. Where images to learn from were drawn, seeds are resampled too,
+    in pairs, because all encoders learn from the same draws.
+
+    Args:
+        results: Of any encoders, tasks, protocols and seeds.
+        metric: Whose macro mean is compared.
+
+    Returns:
+        For each pair: task, protocol, encoders, metric, value (first minus second), low, high, p_value, p_holm
+        (corrected over all pairs and tasks of the protocol), seeds, and delong where there is one class and one seed.
+
+    Raises:
+        ConfigError: If two encoders were scored on other test images, or a metric is not there.
+    """
+    cells: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for result in sorted(results, key=lambda one: one.row["seed"]):
+        cells[result.row["task"]["name"], result.row["protocol"]][result.row["encoder"]["name"]].append(result)
+    rows = [
+        _pair(task, protocol, runs[a], runs[b], metric)
+        for (task, protocol), runs in cells.items()
+        for a, b in combinations(runs, 2)
+    ]
+    for protocol in {row["protocol"] for row in rows}:
+        own = {str(i): row["p_value"] for i, row in enumerate(rows)
+               if row["protocol"] == protocol and row["p_value"] is not None}  # fmt: skip
+        for index, corrected in holm(own).items():
+            rows[int(index)]["p_holm"] = corrected
+    return rows
+
+
+def _pair(task: str, protocol: str, first: list[Result], second: list[Result], metric: str) -> dict[str, Any]:
+    names = [runs[0].row["encoder"]["name"] for runs in (first, second)]
+    seeds = sorted({run.row["seed"] for run in first} & {run.row["seed"] for run in second})
+    one, two = ([run for run in runs if run.row["seed"] in seeds] for runs in (first, second))
+    for a in (*one, *two):
+        if not np.array_equal(a.labels, one[0].labels, equal_nan=True) or metric not in a.macro:
+            raise ConfigError(
+                f"{names[0]} and {names[1]} cannot be compared on {task}: their test images or metrics differ; score "
+                "both in one run"
+            )
+    if not seeds:
+        raise ConfigError(f"{names[0]} and {names[1]} have no seed of {protocol} on {task} in common")
+    found = hierarchical_difference([a.macro[metric] for a in one], [b.macro[metric] for b in two], paired_seeds=True)
+    return {
+        "task": task, "protocol": protocol, "encoders": names, "metric": metric,
+        "value": plain(found.value), "low": plain(found.low), "high": plain(found.high),
+        "p_value": found.p_value, "p_holm": None, "seeds": found.seeds,
+        "delong": _delong(one[0], two[0]) if len(seeds) == 1 and metric == "auroc" else None,
+    }  # fmt: skip
+
+
+def _delong(first: Result, second: Result) -> dict[str, Any] | None:
+    """DeLong's test of a single class; it takes images for independent, so it is beside the bootstrap, not instead."""
+    if first.labels.shape[1] != 1:
+        return None
+    known = ~np.isnan(first.labels[:, 0])
+    labels = first.labels[known, 0]
+    logits = [one.logits[known, 0] for one in (first, second)]
+    if min((labels == 1).sum(), (labels == 0).sum()) < 2 or any(np.isnan(one).any() for one in logits):
+        return None
+    test = delong_test(logits[0], logits[1], labels)
+    repeated = len(np.unique(first.patients[known])) < int(known.sum())
+    return {"z": test.z, "p_value": test.p_value, "images_of_one_patient": repeated}

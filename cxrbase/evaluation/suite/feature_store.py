@@ -1,0 +1,116 @@
+"""Frozen features of the images of a task, computed once, kept on disk, and taken up again after a kill."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.decode import INTENSITY_CONVENTION
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.stream import StreamDataset
+from cxrbase.errors import EncoderError
+from cxrbase.evaluation.features import extract_features
+from cxrbase.views import centre_view
+from cxrbase.weights_fit import Encoder
+
+CHUNK = 1024  # images that a kill can cost
+_BATCH = 64
+
+
+def encoder_hash(encoder: Encoder, card: dict[str, Any]) -> str:
+    """SHA-256 of the weights and of how images are fed, as hex; the same for the same encoder in another file."""
+    digest = hashlib.sha256(json.dumps([card["timm_name"], card["image_size"], card["mean"], card["std"]]).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_hash(manifest: Manifest) -> str:
+    """SHA-256 of the names, sizes and times of the image files, and of how they are decoded, as hex."""
+    digest = hashlib.sha256(INTENSITY_CONVENTION.encode())
+    for name, path in zip(manifest.column("path"), manifest.paths, strict=True):
+        status = path.stat()
+        digest.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+class FeatureStore:
+    """Features of one encoder on the images of one manifest.
+
+    Args:
+        encoder: The network.
+        card: Its image_size, mean and std.
+        manifest: The images.
+        images: Their canvases.
+        folder: Where features are kept; one folder for each encoder and data set is made in it.
+        device: Where the encoder runs.
+
+    Raises:
+        EncoderError: If the encoder does not take square images.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        card: dict[str, Any],
+        *,
+        manifest: Manifest,
+        images: CanvasStore,
+        folder: Path,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not isinstance(card["image_size"], int):
+            raise EncoderError(f"only encoders of square images can be scored, this one takes {card['image_size']}")
+        self.encoder, self.card, self.images, self.device = encoder, card, images, torch.device(device)
+        self.encoder_hash, self.data_hash = encoder_hash(encoder, card), data_hash(manifest)
+        self.folder = folder / f"{self.encoder_hash[:16]}-{self.data_hash[:16]}"
+
+    def features(self, rows: NDArray[np.int64], *, name: str) -> NDArray[np.float32]:
+        """Features of some rows of the manifest, (N, D) float32; only those that are not there yet are computed.
+
+        Args:
+            rows: Rows of readable images, (N,).
+            name: What the progress bar says.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        parts = []
+        with tqdm(total=len(rows), desc=f"{name} features", unit="image", mininterval=1.0) as bar:
+            for chunk in chunks:
+                parts.append(self._chunk(chunk))
+                bar.update(len(chunk))
+        return np.concatenate(parts)
+
+    def _chunk(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        path = self.folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
+        if path.is_file():
+            kept: NDArray[np.float32] = np.load(path)
+            return kept
+        found = extract_features(self.encoder, self._batches(rows), device=self.device, description="")
+        # Under another name until complete, so that what a killed process leaves is not taken for features.
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.save(file, found)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return found
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        data, card = StreamDataset(self.images), self.card
+        for start in range(0, len(rows), _BATCH):
+            items = [data[int(row)] for row in rows[start : start + _BATCH]]
+            pixels = torch.stack([item[0] for item in items]).to(self.device)
+            sizes = torch.stack([item[1] for item in items]).to(self.device)
+            yield centre_view(pixels, sizes, out=card["image_size"], mean=card["mean"], std=card["std"])

@@ -1,0 +1,226 @@
+"""Pictures of the results of a task: ROC, precision-recall, reliability, confusion, and AUROC over labels."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrbase.evaluation.calibration import reliability
+from cxrbase.evaluation.protocols import Protocol
+from cxrbase.evaluation.suite.results import Result
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+_SHOWN = 16  # classes per picture
+
+
+def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Draws what the results of one task show, and returns the files.
+
+    Args:
+        results: Of one task; encoders get a colour each. Curves are those of the linear probe on all labels, or of the
+            neighbours where it was not run.
+        folder: Where the PNG files go.
+    """
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    task = results[0].row["task"]
+    shown = _whole(results)
+    drawn: list[tuple[str, Figure]] = []
+    if shown:
+        curves = {"roc": ("AUROC", _roc), "precision_recall": ("average precision", _precision_recall)}
+        for name, (metric, draw) in (curves | {"reliability": ("calibration error", _reliability)}).items():
+            drawn.append((name, _per_class(shown, draw, task["title"], metric)))
+        drawn += [(f"confusion_{_safe(r.row['encoder']['name'])}", _confusion(r)) for r in shown]
+    if (curve := _label_efficiency(results)) is not None:
+        drawn.append(("label_efficiency", curve))
+    paths = []
+    for name, figure in drawn:
+        path = folder / f"{_safe(task['name'])}__{name}.png"
+        figure.savefig(path, dpi=120)
+        paths.append(path)
+    return paths
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+
+
+def _whole(results: Sequence[Result]) -> list[Result]:
+    """One result of each encoder on all labels."""
+    found: dict[str, Result] = {}
+    for protocol in ("knn", "linear"):
+        found |= {r.row["encoder"]["name"]: r for r in results if r.row["protocol"] == protocol}
+    return list(found.values())
+
+
+def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], None], title: str, metric: str) -> Any:
+    from matplotlib.figure import Figure
+
+    first = results[0].row
+    classes = [(k, name) for k, name in enumerate(first["metrics"]["auroc"]["per_class"]) if name not in
+               first["undefined"]][:_SHOWN]  # fmt: skip
+    across = min(4, max(1, len(classes)))
+    down = -(-max(1, len(classes)) // across)
+    figure = Figure(figsize=(3.4 * across + 0.6, 3.3 * down + 0.9), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, (column, name) in zip(axes, classes, strict=False):
+        for result, colour in zip(results, _colours(results), strict=True):
+            draw(axis, result, column, colour)
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.legend(fontsize=7, loc="best", title=f"{metric} [95 %]", title_fontsize=7)
+    for axis in axes[len(classes) :]:
+        axis.set_visible(False)
+    figure.suptitle(f"{title}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
+    return figure
+
+
+def _colours(results: Sequence[Result]) -> list[str]:
+    return [_COLOURS[index % len(_COLOURS)] for index in range(len(results))]
+
+
+def _known(result: Result, column: int) -> tuple[Any, Any]:
+    known = ~np.isnan(result.labels[:, column]) & ~np.isnan(result.logits[:, column])
+    return result.logits[known, column], result.labels[known, column] == 1
+
+
+def _counts(scores: Any, truth: Any) -> tuple[Any, Any]:
+    """True and false positives at each distinct score, falling."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
+    return np.cumsum(truth[order])[ends], np.cumsum(~truth[order])[ends]
+
+
+def _named(result: Result, metric: str, column: int) -> str:
+    entry = list(result.row["metrics"][metric]["per_class"].values())[column]
+    text = "undefined" if entry["value"] is None else f"{entry['value']:.3f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+    return f"{result.row['encoder']['name']} {text}"
+
+
+def _roc(axis: Any, result: Result, column: int, colour: str) -> None:
+    scores, truth = _known(result, column)
+    if truth.any() and not truth.all():
+        hits, false = _counts(scores, truth)
+        axis.plot(np.r_[0, false / false[-1]], np.r_[0, hits / hits[-1]], color=colour, lw=1.5,
+                  label=_named(result, "auroc", column))  # fmt: skip
+    axis.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls="--")
+    axis.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
+
+
+def _precision_recall(axis: Any, result: Result, column: int, colour: str) -> None:
+    scores, truth = _known(result, column)
+    if truth.any() and not truth.all():
+        hits, false = _counts(scores, truth)
+        axis.step(np.r_[0, hits / hits[-1]], np.r_[1, hits / (hits + false)], where="pre", color=colour, lw=1.5,
+                  label=_named(result, "auprc", column))  # fmt: skip
+        axis.axhline(truth.mean(), color="0.7", lw=0.8, ls="--")
+    axis.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision", aspect="equal")
+
+
+def _reliability(axis: Any, result: Result, column: int, colour: str) -> None:
+    curve = reliability(result.probabilities[:, column], result.labels[:, column])
+    full = curve.count > 0
+    axis.plot(curve.probability[full], curve.frequency[full], color=colour, lw=1, label=_named(result, "ece", column))
+    axis.scatter(curve.probability[full], curve.frequency[full], s=4 + 80 * curve.count[full] / curve.count.sum(),
+                 color=colour)  # fmt: skip
+    axis.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls="--")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of positives", aspect="equal")
+
+
+def _confusion(result: Result) -> Any:
+    """Two by two for each finding at its threshold; all against all where an image has exactly one class."""
+    from matplotlib.figure import Figure
+
+    names = list(result.row["metrics"]["auroc"]["per_class"])
+    if result.row["task"]["kind"] == "multiclass" and not result.row["undefined"]:
+        single = np.nansum(result.labels, axis=1) == 1
+        truth, called = np.nan_to_num(result.labels[single]).argmax(1), result.probabilities[single].argmax(1)
+        table = np.zeros((len(names), len(names)), int)
+        np.add.at(table, (truth, called), 1)
+        tables = [("likeliest class", [n.replace("_", " ") for n in names], table)]
+    else:
+        limits = result.row["metrics"]["threshold"]
+        tables = [(n.replace("_", " "), ["absent", "present"], _two_by_two(result, k, limits[n]))
+                  for k, n in enumerate(names) if n not in result.row["undefined"]][:_SHOWN]  # fmt: skip
+    across = min(4, max(1, len(tables)))
+    down = -(-max(1, len(tables)) // across)
+    figure = Figure(figsize=(2.9 * across + 0.4, 2.9 * down + 0.8), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, (title, ticks, table) in zip(axes, tables, strict=False):
+        _matrix(axis, title, ticks, table)
+    for axis in axes[len(tables) :]:
+        axis.set_visible(False)
+    figure.suptitle(f"{result.row['encoder']['name']}, {result.row['protocol']}: test images at validation thresholds",
+                    fontsize=10)  # fmt: skip
+    return figure
+
+
+def _two_by_two(result: Result, column: int, limit: float | None) -> Any:
+    known = ~np.isnan(result.labels[:, column])
+    truth = result.labels[known, column].astype(int)
+    called = (result.probabilities[known, column] >= (np.inf if limit is None else limit)).astype(int)
+    table = np.zeros((2, 2), int)
+    np.add.at(table, (truth, called), 1)
+    return table
+
+
+def _matrix(axis: Any, title: str, ticks: list[str], table: Any) -> None:
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(table):
+        axis.text(column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center", fontsize=8,
+                  color="white" if share[row, column] > 0.6 else "black")  # fmt: skip
+    places = range(len(ticks))
+    axis.set_xticks(places, ticks, fontsize=7)
+    axis.set_yticks(places, ticks, fontsize=7, rotation=90, va="center")
+    axis.set_xlabel("called", fontsize=8)
+    axis.set_ylabel("is", fontsize=8)
+    axis.set_title(title, fontsize=10)
+
+
+def _label_efficiency(results: Sequence[Result]) -> Any:
+    """Macro AUROC over labels, the mean of the seeds and their range; dashed without any labels limit."""
+    from matplotlib.figure import Figure
+
+    shots: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    shares: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        protocol = Protocol.parse(result.row["protocol"])
+        value = result.row["metrics"]["auroc"]["macro"]["value"]
+        if protocol.head != "linear" or value is None:
+            continue
+        name = result.row["encoder"]["name"]
+        if protocol.shots is not None:
+            shots[name][protocol.shots].append(value)
+        else:
+            shares[name][protocol.share * 100].append(value)
+    if not shots and not any(len(one) > 1 for one in shares.values()):
+        return None
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _bands(left, shots, "patients per class and label")
+    _bands(right, shares, "% of the training patients")
+    left.set_ylabel("macro AUROC, test")
+    right.legend(fontsize=8, loc="lower right")
+    seeds = len({result.row["seed"] for result in results})
+    figure.suptitle(f"{results[0].row['task']['title']}: linear probe, mean and range of {seeds} seeds", fontsize=11)
+    return figure
+
+
+def _bands(axis: Any, curves: Any, label: str) -> None:
+    for (name, curve), colour in zip(curves.items(), _COLOURS * (1 + len(curves)), strict=False):
+        places = sorted(curve)
+        values = [curve[place] for place in places]
+        axis.plot(places, [np.mean(v) for v in values], color=colour, marker="o", ms=4, lw=1.5, label=name)
+        axis.fill_between(places, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, lw=0)
+    ticks = sorted({place for curve in curves.values() for place in curve})
+    if ticks:
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    axis.axhline(0.5, color="0.7", lw=0.8, ls="--")
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.2)

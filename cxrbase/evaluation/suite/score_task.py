@@ -1,0 +1,193 @@
+"""Scores the features of one encoder on one task: a result for each protocol and seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import cxrbase
+from cxrbase.errors import ConfigError
+from cxrbase.evaluation.cohort import Cohort, Splits, age_bands
+from cxrbase.evaluation.decisions import Criterion
+from cxrbase.evaluation.measure import SPECIFICITY, Measured, bounded, measure
+from cxrbase.evaluation.metrics import cluster_weights
+from cxrbase.evaluation.protocols import Features, Protocol, Scored, check_features, score, standard_protocols
+from cxrbase.evaluation.subgroups import subgroup_report
+from cxrbase.evaluation.suite.results import Result, git_commit, row_key
+from cxrbase.evaluation.suite.seen import Seen
+from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
+from cxrbase.evaluation.task_data import TaskData
+
+_GROUPS = ("sex", "view_position", "site", "source")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is scored.
+
+    Args:
+        protocols: Names as `Protocol.parse` takes them; empty for the standard ones.
+        seeds: Of the draws of few images; protocols that use all images run with the first alone.
+        resamples: Of the bootstrap over patients.
+        threshold: What the threshold makes largest on validation: youden, f1 or accuracy.
+        leave_out_seen: Whether test images that the encoder was pretrained on are left out.
+        seen: What is looked for among the pretraining images: `near` copies and exact ones, `exact` alone, or `off`.
+    """
+
+    protocols: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    resamples: int = 2000
+    threshold: Criterion = "youden"
+    leave_out_seen: bool = False
+    seen: Literal["near", "exact", "off"] = "near"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.resamples < 1 or not self.seeds or min(self.seeds) < 0:
+            raise ConfigError(f"resamples must be at least 1 and seeds at least 0, got {self.resamples}, {self.seeds}")
+        if self.leave_out_seen and self.seen == "off":
+            raise ConfigError("leave_out_seen needs the look for seen images, got seen=off")
+        for name in self.protocols:
+            Protocol.parse(name)
+
+    def chosen(self) -> list[Protocol]:
+        """The protocols to run."""
+        return [Protocol.parse(name) for name in self.protocols] or standard_protocols()
+
+
+def splits_of(data: TaskData, readable: NDArray[np.int64]) -> tuple[Splits, dict[str, NDArray[np.int64]]]:
+    """The splits of a task without images that cannot be read, and their rows in its manifest.
+
+    Args:
+        data: The task.
+        readable: Rows of its manifest whose image can be read, sorted.
+    """
+    data.check()
+    groups = {name: data.column(name).astype(str) for name in _GROUPS} | {"age": age_bands(data.column("age"))}
+    rows, parts = {}, {}
+    for split in ("train", "val", "test"):
+        own = rows[split] = np.intersect1d(data.rows(split), readable)
+        labels = data.targets if split == "train" else data.truth
+        parts[split] = Cohort(labels[own], data.patients[own], {name: group[own] for name, group in groups.items()})
+    return Splits(data.classes, parts["train"], parts["val"], parts["test"], data.split_checksum), rows
+
+
+def score_task(
+    features: Features,
+    splits: Splits,
+    *,
+    encoder: dict[str, Any],
+    task: dict[str, Any],
+    settings: Settings,
+    seen: Seen | None = None,
+    done: dict[str, Result] | None = None,
+) -> Iterator[Result]:
+    """Runs the protocols on the features of one encoder.
+
+    Args:
+        features: `train`, `val` and `test`, (N, D) each, in the order of the splits.
+        splits: The task's images.
+        encoder: What is said of the encoder in each row; needs `name` and `hash`.
+        task: What is said of the task; needs `name`, `kind` and `warnings`.
+        settings: What to run.
+        seen: Which test images the encoder was pretrained on; None where that was not looked for.
+        done: Finished results by key, which are not computed again.
+
+    Yields:
+        A result for each protocol and seed, in order.
+    """
+    check_features(features, splits)
+    left_out = 0
+    if settings.leave_out_seen and seen is not None and seen.any.any():
+        kept = ~seen.any
+        left_out = int(seen.any.sum())
+        splits = Splits(splits.classes, splits.train, splits.val, splits.test.take(kept), splits.checksum)
+        features = {**features, "test": features["test"][kept]}
+    weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
+    origin = label_by_origin(splits)
+    shortcut = {"label_from_origin": origin, "origin_from_features": origin_from_features(features, splits, weights)}
+    common = {
+        "encoder": encoder,
+        "task": task,
+        "split_checksum": splits.checksum,
+        "counts": splits.counts(),
+        "seen_before": None if seen is None else {**seen.to_dict(), "left_out": left_out},
+        "shortcut": shortcut,
+        "version": cxrbase.__version__,
+        "git_commit": git_commit(),
+    }
+    said = [*task["warnings"], *shortcut_warnings(origin), *_seen_warnings(seen, left_out)]
+    runs = [(p, seed) for p in settings.chosen() for seed in (settings.seeds if p.drawn else settings.seeds[:1])]
+    for protocol, seed in tqdm(runs, desc=f"{encoder['name']} on {task['name']}", unit="run", mininterval=1.0):
+        key = row_key(
+            encoder=encoder["hash"], task=task, splits=splits.checksum, counts=common["counts"], seed=seed,
+            protocol=protocol.name, settings=asdict(settings) | {"protocols": [], "seeds": []},
+        )  # fmt: skip
+        if done and key in done:
+            yield done[key]
+            continue
+        scored = score(features, splits, protocol, seed=seed)
+        yield _result(scored, splits, weights, common | {"key": key}, said, settings)
+
+
+def _result(
+    scored: Scored, splits: Splits, weights: NDArray[np.generic], common: dict[str, Any], said: Sequence[str],
+    settings: Settings,
+) -> Result:  # fmt: skip
+    test = splits.test
+    found = measure(scored.val, splits.val.labels, scored.test, test.labels, weights, classes=splits.classes,
+                    criterion=settings.threshold)  # fmt: skip
+    undefined = splits.undefined()
+    undefined |= {name: "too few labels to learn from" for name in found.undefined() if name not in undefined}
+    warnings = [*said, *(f"{name} is undefined: {why}" for name, why in undefined.items())]
+    row = {
+        **common,
+        "protocol": scored.protocol.name,
+        "protocol_text": _protocol_text(scored.protocol, settings),
+        "seed": scored.seed,
+        "train_images": scored.images,
+        "regularisation": list(scored.regularisation),
+        "test_opened": 1,
+        "undefined": undefined,
+        "metrics": found.to_dict() | _top1(found, splits, common["task"]["kind"], weights),
+        "subgroups": {} if scored.protocol.drawn else subgroup_report(
+            scored.test, test, weights, classes=splits.classes),
+        "warnings": warnings,
+    }  # fmt: skip
+    macro = {name: found.macro(name) for name in found.values}
+    labels = np.asarray(test.labels, np.float64)
+    return Result(row, scored.test, found.probabilities, labels, test.codes(), macro)
+
+
+def _protocol_text(protocol: Protocol, settings: Settings) -> str:
+    return (
+        f"{protocol.describe()}; temperature by log loss and threshold by {settings.threshold} on validation; test "
+        f"scored once; sensitivity at specificity {SPECIFICITY:g} is read off the test curve; 95 % intervals of "
+        f"{settings.resamples} resamples of patients"
+    )
+
+
+def _top1(found: Measured, splits: Splits, kind: str, weights: NDArray[np.generic]) -> dict[str, Any]:
+    """Share of images whose likeliest class is theirs, where there is exactly one."""
+    labels = splits.test.labels
+    single = (np.nansum(labels, axis=1) == 1) & ~np.isnan(found.probabilities).any(1)
+    if kind != "multiclass" or not single.any():
+        return {}
+    right = (found.probabilities[single].argmax(1) == np.nan_to_num(labels[single]).argmax(1)).astype(float)
+    every = np.concatenate([np.ones((1, int(single.sum()))), weights[:, single]])
+    share = every @ right / np.maximum(every.sum(1), 1)
+    return {"top1_accuracy": {"macro": bounded(float(share[0]), share[1:])}}
+
+
+def _seen_warnings(seen: Seen | None, left_out: int) -> list[str]:
+    if seen is None:
+        return []
+    if seen.training_images is None:
+        return [f"it is not known whether the encoder has seen test images: {seen.note}"]
+    count = int(seen.any.sum())
+    if not count:
+        return []
+    return [f"the encoder was pretrained on {count} of the test images" + (", which are left out" if left_out else "")]

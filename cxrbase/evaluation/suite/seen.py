@@ -1,0 +1,121 @@
+"""Which test images an encoder was pretrained on, by the fingerprints of both."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from cxrbase.data.audit_images import AuditSet, measure, open_set
+from cxrbase.data.audit_verify import near_pairs
+from cxrbase.data.manifest import Manifest
+from cxrbase.errors import ManifestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Test images that were in the pretraining set.
+
+    Args:
+        exact: (N,) bool, the same pixels.
+        near: (N,) bool, the same exposure cropped, windowed, scaled, flipped or compressed; not those of `exact`.
+        training_images: Number of images that the encoder was pretrained on; None where that is not known.
+        note: Why it is not known, or "".
+    """
+
+    exact: NDArray[np.bool_]
+    near: NDArray[np.bool_]
+    training_images: int | None
+    note: str
+
+    @property
+    def any(self) -> NDArray[np.bool_]:
+        """(N,) bool, exactly or nearly."""
+        return self.exact | self.near
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a result row: counts, None where the pretraining set is not known."""
+        known = self.training_images is not None
+        return {
+            "exact": int(self.exact.sum()) if known else None,
+            "near": int(self.near.sum()) if known else None,
+            "training_images": self.training_images,
+            "note": self.note,
+        }
+
+
+def training_set(encoder: str | Path) -> AuditSet | str:
+    """The images that an encoder of ours was pretrained on, by its run folder; otherwise why they are not known.
+
+    Args:
+        encoder: A run folder or a file in it; its config.yaml names the images.
+    """
+    path = Path(encoder)
+    config = (path if path.is_dir() else path.parent) / "config.yaml"
+    if not config.is_file():
+        return "the encoder has no config.yaml beside it that says what it was pretrained on"
+    try:
+        data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        root, splits = Path(data["root"]), tuple(data.get("pretrain_on") or ("train",))
+        found = open_set(root / data["manifest"] if data.get("manifest") else root)
+    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
+    except ManifestError as error:
+        return f"the images that the encoder was pretrained on are not there: {error}"
+    table = Manifest(found.manifest.table, root)
+    of_split = found.splits
+    if not any(of_split):
+        of_split = table.with_splits().column("split")  # as the data module deals them
+    rows = np.flatnonzero(np.isin(of_split.astype(str), splits))
+    return AuditSet("pretraining", Manifest(table.table.take(rows), root), of_split[rows])
+
+
+def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: bool = True, threads: int = 2) -> Seen:
+    """Looks for the test images among the pretraining images.
+
+    Args:
+        training: Of `training_set`.
+        test: The test images.
+        cache: Parquet file that keeps fingerprints of images between runs.
+        near: Whether changed copies are looked for too; exact ones always are.
+        threads: Threads that decode and compare.
+    """
+    none = np.zeros(len(test), bool)
+    if isinstance(training, str):
+        return Seen(none, none, None, training)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    blank = Manifest(test.table.drop_columns(["split"]), test.root)
+    found = measure([training, AuditSet("test", blank, none.astype(str))], cache, threads=threads)
+    known = found["sha1"] != ""
+    of_test = np.arange(len(known)) >= len(training.manifest)
+    exact = np.isin(found["sha1"][of_test].astype(str), found["sha1"][~of_test & known].astype(str))
+    exact &= known[of_test]
+    similar = none
+    if near:
+        # Equal images once, because they crowd the index; those of the test split that are new, and all of training.
+        kept = known.copy()
+        kept[np.flatnonzero(of_test)[exact]] = False
+        rows = np.flatnonzero(kept)[np.unique(found["sha1"][kept].astype(str), return_index=True)[1]]
+        similar = _near(rows, found["phash"], training.manifest.paths + test.paths, of_test, threads)[of_test]
+        # A copy within the test split is not among `rows` but was seen as its twin was.
+        twins = np.unique(found["sha1"][of_test][similar].astype(str))
+        similar = np.isin(found["sha1"][of_test].astype(str), twins) & known[of_test] & ~exact
+    return Seen(exact, similar, len(training.manifest), "" if near else "changed copies were not looked for")
+
+
+def _near(
+    rows: NDArray[np.int64], hashes: NDArray[Any], paths: list[Path], of_test: NDArray[np.bool_], threads: int
+) -> NDArray[np.bool_]:
+    marked = np.zeros(len(of_test), bool)
+    pairs, _, unverified = near_pairs([paths[row] for row in rows], hashes[rows].tolist(), threads=threads)
+    if unverified:
+        logger.warning("%d possible copies could not be compared, because a file cannot be read", unverified)
+    for first, second in rows[pairs].reshape(-1, 2).tolist():
+        if of_test[first] != of_test[second]:
+            marked[first if of_test[first] else second] = True
+    return marked

@@ -1,0 +1,70 @@
+"""Whether a task can be solved by telling where an image is from, and whether the features tell it."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrbase.data.audit_checks import confounded
+from cxrbase.evaluation.cohort import Splits
+from cxrbase.evaluation.linear import LinearProbe
+from cxrbase.evaluation.measure import bounded
+from cxrbase.evaluation.metrics import bootstrap_auroc, macro_samples
+from cxrbase.evaluation.protocols import Features
+
+ORIGINS = ("source", "site")
+
+
+def label_by_origin(splits: Splits) -> dict[str, list[dict[str, Any]]]:
+    """How well the source or site alone tells each label, over all splits; see `confounded` for the entries."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for variable in ORIGINS:
+        if any(variable not in part.groups for _, part in splits.parts()):
+            continue
+        origin = np.concatenate([part.groups[variable].astype(str) for _, part in splits.parts()])
+        labels = np.concatenate([part.labels for _, part in splits.parts()]).astype(np.float64)
+        labels[~np.isin(labels, (0, 1)) | (origin == "")[:, None]] = np.nan
+        rows = [confounded(name, column, origin) for name, column in zip(splits.classes, labels.T, strict=True)]
+        if kept := [row for row in rows if row is not None]:
+            found[variable] = kept
+    return found
+
+
+def origin_from_features(
+    features: Features, splits: Splits, weights: npt.NDArray[np.generic]
+) -> dict[str, dict[str, Any]]:
+    """Macro AUROC of a linear probe that tells source or site from features, on the test images.
+
+    Args:
+        features: `train`, `val` and `test`, (N, D) each.
+        splits: The images.
+        weights: (R, N) multiplicities of the test images.
+
+    Returns:
+        By variable, for those with two groups or more: `auroc` with its interval, and `groups`.
+    """
+    found = {}
+    for variable in ORIGINS:
+        if any(variable not in part.groups for _, part in splits.parts()):
+            continue
+        origins = {name: part.groups[variable].astype(str) for name, part in splits.parts()}
+        kinds = [str(kind) for kind in np.unique(origins["train"]) if kind and (origins["test"] == kind).any()]
+        if len(kinds) < 2:
+            continue
+        labels = {name: (origin[:, None] == np.array(kinds)).astype(float) for name, origin in origins.items()}
+        probe = LinearProbe().fit(features["train"], labels["train"], features["val"], labels["val"])
+        every = np.concatenate([np.ones((1, len(splits.test)), weights.dtype), weights])
+        areas = macro_samples(bootstrap_auroc(probe.scores(features["test"]), labels["test"], every))
+        found[variable] = {"auroc": bounded(areas[0], areas[1:]), "groups": kinds}
+    return found
+
+
+def shortcut_warnings(by_origin: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One sentence for each label that its source or site tells."""
+    return [
+        f"the {variable} of an image tells {row['label']} (AUROC {row['auroc']:.3f} without looking at the image), so "
+        f"a score can show which {variable} it is from and not what it shows"
+        for variable, rows in by_origin.items()
+        for row in rows
+        if row["flagged"]
+    ]

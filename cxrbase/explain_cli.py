@@ -1,0 +1,32 @@
+"""`cxrbase explain`: where a model or an encoder looks, as pictures."""
+
+import sys
+
+from jsonargparse import ArgumentParser
+
+_METHODS = ("rollout", "gradient", "relevance", "occlusion")
+
+
+def explain(words: list[str]) -> int:
+    """Runs `cxrbase explain` with the words after it and returns the exit code."""
+    parser = ArgumentParser(
+        prog="cxrbase explain",
+        description="Draws what a model looks at over the image, and says whether the map depends on the network.",
+    )
+    parser.add_argument("image", type=str, help="DICOM, PNG, JPEG ...")
+    parser.add_argument("--model", type=str, required=True, help="model folder, or an encoder as of cxrbase embed")
+    parser.add_argument("--out", type=str, required=True, help="folder for <method>.png")
+    parser.add_argument("--methods", type=list[str], default=list(_METHODS), help="of " + ", ".join(_METHODS))
+    parser.add_argument("--finding", type=str, default=None, help="of the model (default: the most probable)")
+    options = parser.parse_args(words)
+
+    from cxrbase.release.explain_images import explain_image
+
+    done = explain_image(
+        options.model, options.image, out=options.out, methods=options.methods, finding=options.finding
+    )
+    for row in done:
+        about = f" of {row['finding']}" if row["finding"] else ""
+        said = "changes with the weights" if row["follows_weights"] else "DOES NOT CHANGE with the weights: distrust it"
+        sys.stdout.write(f"{row['file']}: {row['method']}{about}; {said} (rank correlation {row['randomised']:.2f})\n")
+    return 0

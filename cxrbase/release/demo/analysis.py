@@ -1,0 +1,105 @@
+"""What the page shows of one upload: the input as the network sees it, probabilities, a map, neighbours."""
+
+import base64
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import decode_uint8
+from cxrbase.evaluation.features import pool_tokens
+from cxrbase.release.demo.neighbours import Neighbours
+from cxrbase.release.embed import weights_sha256
+from cxrbase.release.explain import explain
+from cxrbase.release.explained import open_explained
+from cxrbase.release.overlay import overlay, to_original
+from cxrbase.release.warnings import image_warnings
+
+# Longest side of a picture that is sent to the page, in pixels.
+_SHOWN = 768
+
+
+class Analysis:
+    """A model and, where there is one, a table of features to look for neighbours in.
+
+    Args:
+        model: As of `open_explained`.
+        features: Table of `cxrbase embed` of the same network; None for no neighbours.
+    """
+
+    def __init__(self, model: str, *, features: str | None = None) -> None:
+        self.model = open_explained(model)
+        self.neighbours: Neighbours | None = None
+        if features is not None:
+            self.neighbours = Neighbours(features, weights_sha256=weights_sha256(self.model.network))
+
+    def __call__(self, data: bytes) -> dict[str, Any]:
+        """Everything that the page shows.
+
+        Args:
+            data: Bytes of an image file; they are on disk only while they are decoded.
+
+        Raises:
+            DecodeError: They are no image, or one that cannot be read.
+        """
+        pixels = _decode(data)
+        canvas, taken = to_canvas(pixels, self.model.canvas_size)
+        view = self.model.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
+        finding, score = self.model.choose(view, None)
+        found = explain(self.model.network, view, method="relevance", score=score)[0].numpy()
+        small = _small(pixels)
+        coloured = overlay(small, to_original(np.asarray(found, np.float32), (small.shape[0], small.shape[1])))
+        return {
+            "input": _png(_grey(view[0, 0])),
+            "map": _png(coloured),
+            "explained": finding or "the features as a whole",
+            "probabilities": self._probabilities(view),
+            "warnings": list(image_warnings(pixels)),
+            "neighbours": self._nearest(view),
+        }
+
+    def _probabilities(self, view: torch.Tensor) -> list[dict[str, Any]]:
+        if self.model.probabilities is None:
+            return []
+        with torch.inference_mode():
+            values = self.model.probabilities(view)[0].tolist()
+        return [{"finding": name, "value": value} for name, value in zip(self.model.findings, values, strict=True)]
+
+    def _nearest(self, view: torch.Tensor) -> list[dict[str, Any]]:
+        if self.neighbours is None:
+            return []
+        with torch.inference_mode():
+            tokens = self.model.network.forward_features(view)
+            features = pool_tokens(self.model.network, tokens)[0].numpy()
+        # The name only: where a file lies is not for a picture of the page.
+        return [{"name": Path(name).name, "similarity": value} for name, value in self.neighbours.nearest(features)]
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(data)
+        return decode_uint8(path)
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SHOWN, _SHOWN))
+    return np.asarray(image)
+
+
+def _grey(view: torch.Tensor) -> NDArray[np.uint8]:
+    low, high = view.min(), view.max()
+    return np.asarray(((view - low) / (high - low).clamp(min=1e-6) * 255).byte().numpy())
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,61 @@
+"""One interface for what can be explained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.release.explain import Score
+from cxrbase.views import centre_view
+from cxrbase.weights import load_any_encoder
+from cxrbase.weights_fit import Encoder
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A network and what it says about an image.
+
+    Attributes:
+        network: The encoder.
+        canvas_size: Longest side that is read of an image, in pixels.
+        view: From canvases (B, 1, C, C) uint8 and sizes (B, 2) to the input of the network.
+        findings: Names of the classes; none of an encoder alone.
+        score_of: The log-odds of a class as a function of all tokens.
+        probabilities: (B, K) of the input.
+    """
+
+    network: Encoder
+    canvas_size: int
+    view: Callable[[Tensor, Tensor], Tensor]
+    findings: tuple[str, ...] = ()
+    score_of: Callable[[int], Score] | None = None
+    probabilities: Callable[[Tensor], Tensor] | None = None
+
+    def choose(self, view: Tensor, finding: str | None) -> tuple[str | None, Score | None]:
+        """The finding to explain and its score; the most probable where none is named.
+
+        Raises:
+            ConfigError: There is no such finding.
+        """
+        if self.score_of is None or self.probabilities is None:
+            if finding is not None:
+                raise ConfigError(f"an encoder knows no finding {finding!r}: give a model of cxrbase finetune")
+            return None, None
+        if finding is not None and finding not in self.findings:
+            raise ConfigError(f"the model has no finding {finding!r}; it has {', '.join(self.findings)}")
+        with torch.inference_mode():
+            best = int(self.probabilities(view)[0].argmax())
+        index = best if finding is None else self.findings.index(finding)
+        return self.findings[index], self.score_of(index)
+
+
+def open_explained(model: str) -> Explained:
+    """Opens anything that `load_any_encoder` takes."""
+    network, card = load_any_encoder(model)
+    size = card["image_size"]
+    if not isinstance(size, int):
+        raise EncoderError(f"images are cut to squares, and this encoder takes {size}")
+    mean, std = float(card["mean"]), float(card["std"])
+    return Explained(network, 2 * size, lambda c, s: centre_view(c, s, out=size, mean=mean, std=std))

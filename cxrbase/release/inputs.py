@@ -1,0 +1,185 @@
+"""From what a user names on the command line to prepared batches: files, folders, globs, manifests and packs."""
+
+import glob
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import IMAGE_SUFFIXES, decode_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.shards import INDEX, metadata_of, read_index
+from cxrbase.data.storage import Storage
+from cxrbase.errors import DecodeError, ManifestError
+from cxrbase.release.warnings import image_warnings
+from cxrbase.views import centre_view
+
+_TABLES = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image that was named.
+
+    Attributes:
+        name: As the result lists it: the path, or the path in the manifest of a pack.
+        path: The file; of a packed image the shard.
+        offset: Of a packed image's bytes in the shard; -1 for a file of its own.
+        size: Number of those bytes.
+    """
+
+    name: str
+    path: str
+    offset: int = -1
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image that was read, or why not.
+
+    Attributes:
+        item: Which.
+        canvas: (C, C) uint8, upper left corner filled; zeros where it could not be read.
+        taken: Height and width that the image fills.
+        sha256: Of the encoded bytes, "" where there are none.
+        warnings: What is odd about the image.
+        error: Why it could not be read, "" where it could.
+    """
+
+    item: Item
+    canvas: NDArray[np.uint8]
+    taken: tuple[int, int]
+    sha256: str = ""
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+
+def find_images(names: Sequence[str]) -> list[Item]:
+    """Images in the order in which they were named; inside a folder or glob sorted, in a table as listed.
+
+    Args:
+        names: Image files, folders, globs, manifests (.parquet, .csv), or folders and indexes of `cxrbase pack`.
+
+    Raises:
+        ManifestError: One of them is nothing of these, or two lists hold the same image.
+    """
+    items = [item for name in names for item in _find(name)]
+    if not items:
+        raise ManifestError("no image was named: give files, folders, globs, manifests or packed folders")
+    seen: set[str] = set()
+    # A file that is named twice is one image.
+    return [item for item in items if not (item.name in seen or seen.add(item.name))]  # type: ignore[func-returns-value]
+
+
+def _find(name: str) -> list[Item]:
+    path = Path(name)
+    if path.is_dir():
+        if (path / INDEX).is_file():
+            return _packed(path)
+        return [_file(found) for found in Manifest.from_folder(path).paths]
+    if path.is_file():
+        if path.name == INDEX and _is_pack(path):
+            return _packed(path.parent)
+        return [_file(p) for p in Manifest.read(path).paths] if path.suffix.lower() in _TABLES else [_file(path)]
+    found = sorted(glob.glob(name, recursive=True))
+    if not found:
+        raise ManifestError(f"no image, folder, glob or manifest {name}: give an existing one")
+    images = [Path(p) for p in found if Path(p).is_file() and Path(p).suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise ManifestError(f"no image matches {name}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return [_file(image) for image in images]
+
+
+def _file(path: Path) -> Item:
+    return Item(str(path), str(path))
+
+
+def _is_pack(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return bool(metadata_of(pq.read_schema(path)))
+    except (pa.ArrowException, OSError, ManifestError):
+        return False
+
+
+def _packed(folder: Path) -> list[Item]:
+    columns = read_index(folder).select(["path", "shard", "offset", "size"]).to_pydict()
+    return [
+        Item(path, str(folder / shard), offset, size)
+        for path, shard, offset, size in zip(
+            *(columns[key] for key in ("path", "shard", "offset", "size")), strict=True
+        )
+    ]
+
+
+def load(item: Item, *, canvas_size: int) -> Loaded:
+    """Reads one image; what cannot be read comes back with its `error`, so that a long job goes on.
+
+    Args:
+        item: Which.
+        canvas_size: Longest side that is kept, in pixels.
+    """
+    try:
+        data, image = _read(item, canvas_size)
+    except (DecodeError, OSError) as error:
+        return Loaded(item, np.zeros((canvas_size, canvas_size), np.uint8), (0, 0), error=str(error))
+    canvas, taken = to_canvas(image, canvas_size)
+    return Loaded(item, canvas, taken, hashlib.sha256(data).hexdigest(), image_warnings(image))
+
+
+def _read(item: Item, canvas_size: int) -> tuple[bytes, NDArray[np.uint8]]:
+    if item.offset < 0:
+        image = decode_uint8(item.path, min_side=canvas_size)
+        return Path(item.path).read_bytes(), image
+    shard = Path(item.path)
+    data = Storage(shard.parent).read(shard.name, item.offset, item.offset + item.size)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return data, np.asarray(opened.convert("L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DecodeError("", item.name, f"its bytes in {shard.name} are damaged ({error})") from error
+
+
+def loaded_batches(items: Sequence[Item], *, canvas_size: int, batch_size: int, threads: int) -> Iterator[list[Loaded]]:
+    """Images in order, decoded by threads one batch ahead of who asks."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming = None
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            following = [pool.submit(load, item, canvas_size=canvas_size) for item in part]
+            if coming is not None:
+                yield [job.result() for job in coming]
+            coming = following
+        if coming is not None:
+            yield [job.result() for job in coming]
+
+
+def prepare(images: Iterable[Loaded], *, size: int, mean: float, std: float, device: torch.device) -> Tensor:
+    """The evaluation view of read images.
+
+    Args:
+        images: At least one, all readable.
+        size: Side of the network's input in pixels.
+        mean: Of the encoder.
+        std: Of the encoder.
+        device: Where the view is made.
+
+    Returns:
+        (B, 1, size, size) float32.
+    """
+    kept = list(images)
+    canvases = torch.from_numpy(np.stack([image.canvas for image in kept])[:, None]).to(device)
+    sizes = torch.tensor([image.taken for image in kept], device=device)
+    return centre_view(canvases, sizes, out=size, mean=mean, std=std)

@@ -1,0 +1,78 @@
+"""Files beside the weights of an export: preprocessing as data, licence, checksums; and their check on loading."""
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cxrbase.data.decode import INTENSITY_CONVENTION
+from cxrbase.errors import ConfigError
+
+WEIGHTS = "model.safetensors"
+CHECKSUMS = "SHA256SUMS"
+_MAX_LICENCE = 1_000_000
+
+
+def preprocessing(card: dict[str, Any]) -> dict[str, Any]:
+    """How a file becomes the network's input, as steps that a program can follow.
+
+    Args:
+        card: Of the encoder: image_size, mean, std, and intensity where it is known.
+
+    Returns:
+        JSON-ready; `steps` are to be done in order.
+    """
+    size = card["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return {
+        "input": {"shape": ["batch", 1, height, width], "dtype": "float32", "channels": "one, bone bright"},
+        "steps": [
+            {"step": "decode", "to": "uint8, one channel", "intensity": card.get("intensity", INTENSITY_CONVENTION)},
+            {"step": "crop", "region": "central square at the full shorter side"},
+            {"step": "resize", "height": height, "width": width, "interpolation": "bilinear", "antialias": True},
+            {"step": "scale", "divide_by": 255},
+            {"step": "normalise", "mean": card["mean"], "std": card["std"]},
+        ],
+    }
+
+
+def write_licence(licence: str, path: Path) -> str:
+    """Writes the text of a licence and returns its name.
+
+    Args:
+        licence: A file with the text, or an SPDX name; of Apache-2.0 the whole text is written.
+        path: Where to.
+
+    Raises:
+        ConfigError: It is neither a text file nor a name.
+    """
+    given = Path(licence)
+    if given.is_file():
+        if given.stat().st_size > _MAX_LICENCE:
+            raise ConfigError(f"{licence} is too large for a licence, {given.stat().st_size:,} bytes")
+        path.write_text(given.read_text(errors="replace"))
+        return "other"
+    if not licence or len(licence) > 64 or not all(c.isalnum() or c in "-+." for c in licence):
+        raise ConfigError(f"licence must be an existing file or an SPDX name such as CC-BY-NC-4.0, got {licence!r}")
+    text = _apache() if licence == "Apache-2.0" else None
+    path.write_text(text or f"SPDX-License-Identifier: {licence}\n")
+    return licence
+
+
+def _apache() -> str | None:
+    """The text that comes with this package."""
+    try:
+        return metadata.distribution("cxrbase").read_text("licenses/LICENSE")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes SHA256SUMS of all files in a folder, for `sha256sum --check`."""
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != CHECKSUMS]
+    (folder / CHECKSUMS).write_text("".join(lines))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

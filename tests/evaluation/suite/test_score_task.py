@@ -1,0 +1,227 @@
+"""Result rows on features of known worth: what is caught, what is repaired, what is compared."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.evaluation.cohort import Cohort, Splits
+from cxrbase.evaluation.protocols import Protocol, standard_protocols
+from cxrbase.evaluation.suite.compare import compare_results
+from cxrbase.evaluation.suite.figures import write_figures
+from cxrbase.evaluation.suite.results import read_results, write_result
+from cxrbase.evaluation.suite.score_task import Settings, score_task
+from cxrbase.evaluation.suite.seen import Seen
+from evaluation.worlds import CLASSES, world
+
+QUICK = Settings(protocols=["linear"], resamples=200)
+
+
+def run(*, settings=QUICK, name="e", seen=None, done=None, task="t", kind="multilabel", changed=None, **options):
+    features, splits = world(**options)
+    features, splits = changed(features, splits) if changed else (features, splits)
+    about = {"name": task, "title": "T", "kind": kind, "warnings": ["told"]}
+    encoder = {"name": name, "hash": f"{name}{sorted(options.items())}"}
+    return list(score_task(features, splits, encoder=encoder, task=about, settings=settings, seen=seen, done=done))
+
+
+def test_a_row_holds_everything_and_goes_to_disk_and_back(tmp_path):
+    (result,) = run()
+    row = result.row
+    assert {"encoder", "task", "protocol", "protocol_text", "seed", "version", "git_commit", "split_checksum", "counts",
+            "metrics", "subgroups", "shortcut", "seen_before", "undefined", "warnings", "test_opened", "regularisation",
+            "train_images", "key"} == set(row)  # fmt: skip
+    assert (row["test_opened"], row["split_checksum"], row["warnings"]) == (1, "c0ffee", ["told"])
+    area = row["metrics"]["auroc"]
+    want = [roc_auc_score(result.labels[:, k], result.logits[:, k]) for k in range(2)]
+    assert [area["per_class"][name]["value"] for name in CLASSES] == pytest.approx(want)
+    assert area["macro"]["value"] == pytest.approx(np.mean(want))
+    assert area["macro"]["low"] < area["macro"]["value"] < area["macro"]["high"]
+    path = write_result(result, tmp_path)
+    (again,) = read_results(tmp_path)
+    assert again.row == json.loads(path.read_text()) == row
+    np.testing.assert_array_equal(again.logits, result.logits)
+    np.testing.assert_array_equal(again.macro["ece"], result.macro["ece"])
+    assert "test-" not in path.read_text()
+    assert np.issubdtype(again.patients.dtype, np.integer)
+    path.with_suffix(".npz").write_bytes(b"no")
+    with pytest.raises(ConfigError, match="no result that can be read"):
+        read_results(tmp_path)
+
+
+def test_protocols_have_names_and_seeds_are_for_what_is_drawn():
+    names = [p.name for p in standard_protocols()]
+    assert names == ["knn", "linear", "linear-1%", "linear-10%", *(f"linear-{k}shot" for k in (1, 2, 4, 8, 16, 32))]
+    assert [Protocol.parse(name) for name in names] == standard_protocols()
+    for text in ("lineer", "linear-0shot", "linear-0%", "linear-101%", "knn-", ""):
+        with pytest.raises(ConfigError, match="a protocol is"):
+            Protocol.parse(text)
+    found = run(settings=Settings(protocols=["knn", "linear-4shot", "linear-50%"], seeds=[3, 4], resamples=20))
+    assert [(r.row["protocol"], r.row["seed"]) for r in found] == [
+        ("knn", 3), ("linear-4shot", 3), ("linear-4shot", 4), ("linear-50%", 3), ("linear-50%", 4)]  # fmt: skip
+    assert [r.row["train_images"] for r in found[3:]] == [120, 120]
+
+
+def test_more_labels_give_a_better_score_on_average():
+    settings = Settings(protocols=["linear-1shot", "linear-8shot", "linear"], seeds=list(range(6)), resamples=5)
+    found = {}
+    for result in run(settings=settings):
+        found.setdefault(result.row["protocol"], []).append(result.row["metrics"]["auroc"]["macro"]["value"])
+    one, eight, every = (np.mean(values) for values in found.values())
+    assert one < eight < every
+
+
+def test_a_planted_shortcut_is_caught():
+    (linked,) = run(worth=0.0, site_worth=6.0, linked=True)
+    assert linked.row["metrics"]["auroc"]["per_class"]["effusion"]["value"] > 0.95  # and it looks splendid
+    (told,) = [w for w in linked.row["warnings"] if "effusion" in w]
+    assert "the site of an image tells effusion" in told
+    shortcut = linked.row["shortcut"]
+    assert shortcut["origin_from_features"]["site"]["auroc"]["low"] > 0.95
+    flags = {entry["label"]: entry["flagged"] for entry in shortcut["label_from_origin"]["site"]}
+    assert flags == {"effusion": True, "nodule": False}
+    (fair,) = run()
+    assert fair.row["warnings"] == ["told"]
+    assert fair.row["shortcut"]["origin_from_features"]["site"]["auroc"]["low"] < 0.5
+
+
+def test_a_group_that_the_encoder_fails_is_seen_with_its_gap():
+    (result,) = run(weak="F")
+    sex = result.row["subgroups"]["sex"]
+    assert (sex["gap"]["best"], sex["gap"]["worst"]) == ("M", "F")
+    assert sex["gap"]["low"] > 0.2
+    assert sex["groups"]["F"]["images"] + sex["groups"]["M"]["images"] == 240
+    assert "source" not in result.row["subgroups"]
+    (even,) = run()
+    assert even.row["subgroups"]["sex"]["gap"]["value"] < 0.1
+
+
+def test_a_small_group_is_named_and_not_scored():
+    def rare(features, splits):
+        site = splits.test.groups["site"].astype(object)
+        site[:4] = "market"
+        test = Cohort(splits.test.labels, splits.test.patients, {"site": site})
+        return features, Splits(splits.classes, splits.train, splits.val, test, "")
+
+    (result,) = run(changed=rare)
+    assert result.row["subgroups"]["site"]["too_few"] == ["market"]
+    assert set(result.row["subgroups"]["site"]["groups"]) == {"hill", "river"}
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_broken_label_column_is_named_and_not_averaged(value, tmp_path):
+    def broken(features, splits):
+        labels = splits.test.labels.copy()
+        labels[:, 1] = value
+        test = Cohort(labels, splits.test.patients)
+        return features, Splits(splits.classes, splits.train, splits.val, test, "")
+
+    results = run(changed=broken)
+    row = results[0].row
+    assert list(row["undefined"]) == ["nodule"]
+    assert any("nodule is undefined" in warning for warning in row["warnings"])
+    for name in ("auroc", "auprc", "accuracy", "f1", "brier", "ece"):
+        assert row["metrics"][name]["per_class"]["nodule"] == {"value": None, "low": None, "high": None}
+        assert row["metrics"][name]["macro"]["value"] == row["metrics"][name]["per_class"]["effusion"]["value"]
+    write_result(results[0], tmp_path)  # None and not NaN, which is no JSON
+    assert len(write_figures(results, tmp_path)) == 4
+
+
+def test_seen_images_are_counted_and_can_be_left_out():
+    flags = np.zeros(240, bool)
+    flags[:10] = True
+    seen = Seen(flags, np.roll(flags, 10), 500, "")
+    (counted,) = run(seen=seen)
+    assert counted.row["seen_before"] == {"exact": 10, "near": 10, "training_images": 500, "note": "", "left_out": 0}
+    assert "pretrained on 20 of the test images" in counted.row["warnings"][1]
+    (without,) = run(seen=seen, settings=Settings(protocols=["linear"], resamples=50, leave_out_seen=True))
+    assert without.row["seen_before"]["left_out"] == 20
+    assert without.row["counts"]["test"]["images"] == len(without.labels) == 220
+    (unknown,) = run(seen=Seen(flags, flags, None, "why"))
+    assert unknown.row["seen_before"]["exact"] is None
+    assert "not known" in unknown.row["warnings"][1]
+
+
+def test_finished_rows_are_taken_and_others_are_not():
+    (first,) = run()
+    assert run(done={first.row["key"]: first})[0] is first
+    assert run(done={first.row["key"]: first}, worth=1.0)[0] is not first
+    assert run(done={first.row["key"]: first}, settings=Settings(protocols=["linear"], resamples=201))[0] is not first
+
+
+def test_the_better_encoder_is_told_from_noise_and_twins_are_not():
+    settings = Settings(protocols=["linear", "linear-16shot"], seeds=[0, 1, 2], resamples=300)
+    results = [*run(settings=settings, name="good"), *run(settings=settings, name="twin"),
+               *run(settings=settings, name="noise", worth=0.0)]  # fmt: skip
+    pairs = {(tuple(p["encoders"]), p["protocol"]): p for p in compare_results(results)}
+    assert (same := pairs[("good", "twin"), "linear"])["value"] == 0.0
+    assert same["p_holm"] == 1.0
+    clear = pairs[("good", "noise"), "linear"]
+    assert clear["low"] > 0
+    assert clear["p_holm"] == pytest.approx(3 * clear["p_value"])
+    few = pairs[("good", "noise"), "linear-16shot"]
+    assert few["seeds"] == 3
+    assert few["low"] > 0
+    other = compare_results(results, metric="brier")
+    assert {p["metric"] for p in other} == {"brier"}
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        compare_results([*run(), *run(name="f", patients=60)])
+    with pytest.raises(ConfigError, match="no seed"):
+        compare_results([*run(), *run(name="f", settings=Settings(protocols=["linear"], seeds=[1], resamples=200))])
+
+
+def test_one_class_is_compared_by_delong_too():
+    def one_class(features, splits):
+        parts = (Cohort(p.labels[:, :1], p.patients, p.groups) for _, p in splits.parts())
+        return features, Splits(("effusion",), *parts, "")
+
+    results = [*run(changed=one_class), *run(changed=one_class, name="f", worth=0.5)]
+    (pair,) = compare_results(results)
+    assert pair["delong"]["p_value"] < 0.01
+    assert pair["delong"]["images_of_one_patient"]
+    assert (pair["p_value"] < 0.05) == (pair["delong"]["p_value"] < 0.05)
+
+
+def test_top1_accuracy_of_exclusive_classes(tmp_path):
+    def exclusive(features, splits):
+        parts = []
+        for _, part in splits.parts():
+            labels = part.labels.copy()
+            labels[:, 1] = 1 - labels[:, 0]
+            parts.append(Cohort(labels, part.patients, part.groups))
+        return features, Splits(splits.classes, *parts, "")
+
+    results = run(changed=exclusive, kind="multiclass", worth=6.0)
+    assert results[0].row["metrics"]["top1_accuracy"]["macro"]["value"] > 0.9
+    assert "top1_accuracy" not in run()[0].row["metrics"]
+    assert len(write_figures(results, tmp_path)) == 4
+
+
+def test_features_of_another_encoder_or_of_none_are_refused():
+    features, splits = world()
+    wrong = {**features, "test": features["test"][:, :5]}
+    options = {"encoder": {"name": "e", "hash": "h"}, "settings": QUICK,
+               "task": {"name": "t", "title": "T", "kind": "binary", "warnings": []}}  # fmt: skip
+    with pytest.raises(EncoderError, match="of other images or another encoder"):
+        list(score_task(wrong, splits, **options))
+    features["test"][3, 3] = np.nan
+    with pytest.raises(EncoderError, match="must be finite"):
+        list(score_task(features, splits, **options))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"resamples": 0}, {"seeds": []}, {"seeds": [-1]}, {"protocols": ["x"]}, {"seen": "off", "leave_out_seen": True}],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize("threshold", ["youden", "f1", "accuracy"])
+def test_the_threshold_is_chosen_as_asked(threshold):
+    (result,) = run(settings=Settings(protocols=["linear"], resamples=5, threshold=threshold))
+    assert threshold in result.row["protocol_text"]
+    assert 0 < result.row["metrics"]["threshold"]["effusion"] < 1

@@ -1,0 +1,97 @@
+"""Planted copies of pretraining images in a test split: exact ones, changed ones, and why nothing can be said."""
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cxrbase.data.audit_images import open_set
+from cxrbase.data.decode import decode, to_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.phantom import make_phantom
+from cxrbase.evaluation.suite.seen import seen_before, training_set
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom") / "images"
+    make_phantom(root, patients=24, image_size=160, seed=7, workers=1)
+    return root
+
+
+def run_folder(path, **data):
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return path
+
+
+def planted(phantom, tmp_path):
+    """Test images: two exact copies of training images, two changed ones, and those of the test split."""
+    table = Manifest.read(phantom / "manifest.parquet")
+    train, test = (table.select(split).paths for split in ("train", "test"))
+    folder = tmp_path / "test"
+    folder.mkdir()
+    names = []
+    for number, path in enumerate(train[:4]):
+        names.append(f"copy{number}{path.suffix if number < 2 else '.jpg'}")
+        if number < 2:
+            shutil.copy(path, folder / names[-1])
+            continue
+        pixels = to_uint8(decode(path))
+        high, wide = pixels.shape
+        cut = pixels[high // 40 : -(high // 40), wide // 40 : -(wide // 40)]
+        Image.fromarray(np.uint8(255 * (cut / 255.0) ** 0.8)).save(folder / names[-1], quality=80)
+    for number, path in enumerate(test):
+        names.append(f"new{number}{path.suffix}")
+        shutil.copy(path, folder / names[-1])
+    return Manifest.from_columns({"path": names, "split": ["test"] * len(names)}, root=folder)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_planted_copies_are_found_and_nothing_else(phantom, tmp_path, near):
+    run = run_folder(tmp_path / "run", root=str(phantom), manifest=None, pretrain_on=["train"])
+    test = planted(phantom, tmp_path)
+    seen = seen_before(training_set(run), test, cache=tmp_path / "out" / "prints.parquet", near=near, threads=1)
+    assert np.flatnonzero(seen.exact).tolist() == [0, 1]
+    # How many changed copies are found is measured on real images, by benchmarks/audit.py; here, that no other one is.
+    marked = set(np.flatnonzero(seen.near).tolist())
+    assert marked <= {2, 3}
+    assert bool(marked) == near
+    assert seen.training_images == len(Manifest.read(phantom / "manifest.parquet").select("train"))
+    assert (seen.note == "") == near
+    assert seen.to_dict()["exact"] == 2
+
+
+def test_an_encoder_that_was_pretrained_on_the_test_split_has_seen_all_of_it(phantom, tmp_path):
+    run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["train", "val", "test"])
+    test = Manifest.read(phantom / "manifest.parquet").select("test")
+    seen = seen_before(training_set(run / "encoder.safetensors"), test, cache=tmp_path / "p.parquet", threads=1)
+    assert seen.exact.all()
+    assert not seen.near.any()
+
+
+def test_a_folder_without_splits_is_dealt_as_the_data_module_deals_it(phantom, tmp_path):
+    run = run_folder(tmp_path / "run", root=str(phantom / "images"))
+    found = training_set(run)
+    want = Manifest.from_folder(phantom / "images").with_splits().select("train")
+    assert found.manifest.column("path").tolist() == want.column("path").tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "no config.yaml"),
+        ("data: [", "does not say"),
+        ("data: {}", "does not say"),
+        ("data: {root: /nowhere/at/all}", "are not there"),
+    ],
+)
+def test_without_the_pretraining_images_it_is_not_known(phantom, tmp_path, config, said):
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    why = training_set(tmp_path)
+    assert said in why
+    seen = seen_before(why, open_set(phantom).manifest, cache=tmp_path / "p.parquet")
+    assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why}

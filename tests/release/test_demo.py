@@ -1,0 +1,155 @@
+"""The page in a real browser with a real upload, and what the server refuses."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbase.data.phantom import make_phantom
+from cxrbase.errors import ConfigError
+from cxrbase.release.demo.neighbours import Neighbours
+from cxrbase.release.embed import embed
+
+pytest.importorskip("fastapi")
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom")
+    make_phantom(root, patients=6, image_size=160, seed=0, workers=1)
+    return sorted((root / "images").iterdir())
+
+
+@pytest.fixture(scope="module")
+def server(encoder_folder, phantom, tmp_path_factory):
+    """A running `cxrbase demo`; its port and its temporary folder."""
+    root = tmp_path_factory.mktemp("demo")
+    embed(str(encoder_folder), [str(path) for path in phantom], out=root / "features.parquet")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (root / "tmp").mkdir()
+    words = ["demo", "--model", str(encoder_folder), "--features", str(root / "features.parquet"), "--port", str(port)]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "cxrbase", *words],
+        env={**os.environ, "TMPDIR": str(root / "tmp")},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and job.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield port, root / "tmp"
+    job.send_signal(signal.SIGINT)
+    job.wait(20)
+
+
+def ask(port, method="GET", path="/", body=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    return answer.status, answer.read(), dict(answer.getheaders())
+
+
+def test_a_radiograph_is_analysed_and_nothing_is_kept(server, phantom):
+    port, temporary = server
+    for path in (next(p for p in phantom if p.suffix == suffix) for suffix in (".dcm", ".png", ".jpg")):
+        status, body, headers = ask(port, "POST", "/analyse", path.read_bytes())
+        assert status == 200
+        found = json.loads(body)
+        assert found["neighbours"][0] == {"name": path.name, "similarity": pytest.approx(1, abs=1e-5)}
+        assert found["probabilities"] == []
+        assert found["input"].startswith("data:image/png;base64,")
+        assert headers["cache-control"] == "no-store"
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_is_no_image_or_too_large_is_refused(server):
+    port, temporary = server
+    status, body, _ = ask(port, "POST", "/analyse", b"#!/bin/sh\necho hello\n")
+    assert status == 422
+    assert "image" in json.loads(body)["detail"]
+    assert str(temporary) not in body.decode()
+    assert ask(port, "POST", "/analyse", b"")[0] == 422
+    assert ask(port, "GET", "/../../etc/passwd")[0] == 404
+    assert ask(port, "GET", "/docs")[0] == 404
+    assert list(temporary.iterdir()) == []
+
+
+def test_only_the_page_itself_may_ask(server):
+    port, _ = server
+    assert ask(port, Host="evil.example")[0] == 403
+    assert ask(port, "POST", "/analyse", b"x", Origin="https://evil.example")[0] == 403
+    assert ask(port, Host=f"localhost:{port}")[0] == 200
+    policy = ask(port)[2]["content-security-policy"]
+    assert "default-src 'none'" in policy
+
+
+def test_the_server_listens_on_loopback_only(server):
+    port, _ = server
+    lines = Path("/proc/net/tcp").read_text().splitlines() if Path("/proc/net/tcp").is_file() else []
+    local = [line.split()[1] for line in lines[1:] if line.split()[3] == "0A"]
+    assert [address for address in local if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
+def test_a_large_upload_is_stopped(encoder_folder):
+    from fastapi.testclient import TestClient
+
+    pytest.importorskip("httpx")
+    from cxrbase.release.demo.app import make_app
+
+    with TestClient(make_app(lambda data: {}, max_upload=10), base_url="http://localhost") as client:
+        assert client.post("/analyse", content=b"x" * 11).status_code == 413
+        assert client.post("/analyse", content=b"x" * 10).status_code == 200
+
+
+def test_features_of_another_encoder_are_refused(phantom, encoder_folder, tmp_path):
+    embed(str(encoder_folder), [str(phantom[0])], out=tmp_path / "e.parquet")
+    with pytest.raises(ConfigError, match="another encoder"):
+        Neighbours(tmp_path / "e.parquet", weights_sha256="0")
+    (tmp_path / "x.parquet").write_bytes(b"no")
+    with pytest.raises(ConfigError, match="no table"):
+        Neighbours(tmp_path / "x.parquet", weights_sha256="0")
+
+
+def test_the_page_in_a_browser(server, phantom, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    port, _ = server
+    (tmp_path / "note.txt").write_text("no image")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        problems, hosts = [], set()
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: hosts.add(re.sub(r"^(data):.*|^https?://([^/]+).*", r"\1\2", request.url)))
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.set_input_files("#file", next(p for p in phantom if p.suffix == ".dcm"))
+        page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+        assert page.locator("#neighbours tr").count() == 5
+        assert page.evaluate("document.getElementById('map').naturalWidth") == 160
+        assert page.locator("#chances").is_hidden()
+        assert problems == []
+        assert hosts <= {f"127.0.0.1:{port}", "data"}
+        picture = Path(os.environ.get("CXRBASE_SCREENSHOT", tmp_path / "page.png"))
+        page.screenshot(path=picture, full_page=True)
+        assert np.asarray(Image.open(picture)).std() > 10
+        page.set_input_files("#file", tmp_path / "note.txt")
+        page.wait_for_selector("#said.error", timeout=60_000)
+        assert "note.txt was not read" in page.inner_text("#said")
+        browser.close()

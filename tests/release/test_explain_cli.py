@@ -1,0 +1,30 @@
+"""`cxrbase explain` from the words of a command line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrbase.cli import main
+
+
+def test_an_encoder_is_explained_at_the_resolution_of_the_image(encoder_folder, tmp_path, capsys):
+    rows, columns = np.mgrid[:150, :200]
+    Image.fromarray(np.uint8(127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13))).save(tmp_path / "a.png")
+    words = ["explain", str(tmp_path / "a.png"), "--model", str(encoder_folder), "--out", str(tmp_path / "out")]
+    assert main([*words, "--methods", "[rollout, relevance]"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"rollout.png", "relevance.png"}
+    with Image.open(tmp_path / "out" / "rollout.png") as picture:
+        assert picture.size == (200, 150)
+    assert "change" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--methods", "[magic]"], "one of rollout"), (["--finding", "pneumonia"], "an encoder knows no finding")],
+)
+def test_what_cannot_be_explained_is_said_in_one_sentence(words, said, encoder_folder, image_folder, tmp_path, capsys):
+    image = str(next(image_folder.glob("*.png")))
+    command = ["explain", image, "--model", str(encoder_folder), "--out", str(tmp_path / "out"), *words]
+    assert main(command) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
