@@ -1,4 +1,4 @@
-"""Do maps hit what is known to be there? Pointing game, deletion and insertion, and shuffled weights, on the phantom."""
+"""Do maps hit what is known to be there? Pointing game, deletion, insertion and shuffled weights, on the phantom."""
 
 import argparse
 import sys

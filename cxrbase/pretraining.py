@@ -71,6 +71,7 @@ class Pretraining(L.LightningModule):
         # Set by the command line, because the trainer does not tell before it restores.
         self.resumed = False
         self.drop_path, self.init_from = drop_path, init_from
+        self.compiled, self.recompute, self.clock = compile, recompute, StepClock()
         self._make_objective = objective
         self.objective = objective(self._backbone())
         self._pending: tuple[int, float, Tensor] | None = None
@@ -105,6 +106,13 @@ class Pretraining(L.LightningModule):
             self._check_sizes(data)
         self._warn_of_coupling()
         accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, and times it."""
+        self.clock.mark("between")
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self.clock.mark("copy")
+        return moved
 
     def on_train_start(self) -> None:
         """Takes the learning rate of this run's schedule: a checkpoint holds that of its own, maybe shorter, one."""

@@ -34,7 +34,11 @@ class StepTimes(Callback):
         """Hands the clock to those who know where a phase ends."""
         if self.enabled:
             self.clock.start(pl_module.device)
-            pl_module.clock = trainer.datamodule.clock = self.clock  # type: ignore[attr-defined, assignment]
+            pl_module.clock = self.clock  # type: ignore[assignment]
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """The views are there."""
+        self.clock.mark("views")
 
     def on_before_backward(self, *args: Any) -> None:
         """The loss is there."""

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrbase.clock import StepClock
 from cxrbase.data.canvas import CanvasStore, Reading
 from cxrbase.data.dataset import ImageStore, Item, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
@@ -107,7 +106,6 @@ class CXRDataModule(L.LightningDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache(root)
         self.cache_gb, self.on_corrupt, self.max_bad = cache_gb, on_corrupt, max_bad
         self.mean, self.std, self.seed = mean, std, seed
-        self.clock = StepClock()
         self._loader: StreamLoader | None = None
         self._look_ahead: LookAhead | None = None
         self._resume: dict[str, Any] | None = None
@@ -209,17 +207,9 @@ class CXRDataModule(L.LightningDataModule):
         if self._look_ahead is not None:
             self._look_ahead.close()
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Only tells the clock."""
-        self.clock.mark("between")
-        return batch
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Views:
         """Makes the views of a training batch on the device."""
-        self.clock.mark("copy")
-        views = self._views(*batch, epoch=self.stream.sampler.epoch)
-        self.clock.mark("views")
-        return views
+        return self._views(*batch, epoch=self.stream.sampler.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training stream."""
