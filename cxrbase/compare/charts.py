@@ -15,7 +15,7 @@ _INK = "#123456"  # stands for the page's text colour until the SVG is written
 _AXES = {"images": "images seen", "flops": "training FLOPs", "seconds": "seconds of training"}
 
 
-def styles(arms: Sequence[str]) -> dict[str, dict[str, str]]:
+def styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and mark of every arm, the same in all charts."""
     return {
         arm: {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKS[number % len(_MARKS)]}

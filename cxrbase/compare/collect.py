@@ -69,7 +69,12 @@ def warnings(done: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]], pl
 
 def _entry(place: Place) -> dict[str, Any]:
     result, failure = place.result, place.failure
-    entry = {"title": place.cell.title, "arm": place.cell.arm, "state": place.state(), "folder": place.folder.name}
+    entry: dict[str, Any] = {
+        "title": place.cell.title,
+        "arm": place.cell.arm,
+        "state": place.state(),
+        "folder": place.folder.name,
+    }
     entry |= {"failure": failure["reason"] if failure and not result else None}
     return entry | (_without_samples(result) if result else {})
 

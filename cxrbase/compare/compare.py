@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cxrbase.compare.board import Place, forget_failures, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.cost import build
@@ -53,9 +55,9 @@ def _prepare(plan: Plan, root: Path) -> str:
     data.setup("fit")
     for path in plan.tasks:
         CanvasStore.open(
-            load_task_data(read_task(path)).manifest, size=2 * data.image_size, cache_dir=root / SCORES / "canvas"
+            load_task_data(read_task(path)).manifest, size=2 * int(data.image_size), cache_dir=root / SCORES / "canvas"
         )
-    return data.manifest.fingerprint()
+    return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 
 def _say(places: list[Place]) -> None:

@@ -1,7 +1,6 @@
 """What a training step costs: FLOPs counted on the real step, seconds measured on the device, and steps per budget."""
 
 import contextlib
-import io
 import time
 from typing import Any
 
@@ -37,8 +36,9 @@ def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
 
 def random_views(data: CXRDataModule, count: int, device: torch.device) -> Views:
     """Views of noise, of the sizes of a real batch."""
-    images = torch.randint(0, 256, (count, 1, data.canvas_size, data.canvas_size), dtype=torch.uint8, device=device)
-    sizes = torch.full((count, 2), data.canvas_size, device=device)
+    side = data.canvas_size or 2 * data.image_size
+    images = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8, device=device)
+    sizes = torch.full((count, 2), side, device=device)
     ids = torch.arange(count, device=device)
     return data.views(images, sizes, ids, out=data.image_size, mean=data.mean, std=data.std, seed=0, epoch=0)
 
@@ -51,7 +51,7 @@ def flops_per_image(module: Pretraining, data: CXRDataModule) -> float:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         objective(views, 0.0).loss.backward()
     objective.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / _COUNTED
+    return float(counter.get_total_flops() / _COUNTED)
 
 
 def seconds_per_image(module: Pretraining, data: CXRDataModule, *, precision: str, device: torch.device) -> float:
@@ -95,9 +95,3 @@ def steps_for(
     if steps < 1:
         raise ConfigError(f"a budget of {amount:g} {budget} is not enough for one step, which takes {price:g}")
     return steps
-
-
-def quietly(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls a function whose remarks on standard output belong in no log."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return function(*args, **kwargs)

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -51,7 +53,8 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
 
 
 def _local(places: Sequence[Place], free: list[dict[str, str]], tick: Tick) -> None:
-    waiting, running, free = list(places), [], list(free)
+    waiting, free = list(places), list(free)
+    running: list[tuple[Place, dict[str, str], subprocess.Popen[bytes]]] = []
     try:
         while waiting or running:
             while waiting and free:
@@ -78,7 +81,7 @@ def _ray(places: Sequence[Place], tick: Tick) -> None:
         raise ConfigError("the engine ray needs the package ray: pip install 'cxrbase[ray]'") from error
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0  # type: ignore[no-untyped-call]
     # A task whose node dies is tried elsewhere; a cell that is done by then is left alone by `run`.
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(run)
     pending = {task.remote(str(place.folder.resolve())): place for place in places}
@@ -87,7 +90,7 @@ def _ray(places: Sequence[Place], tick: Tick) -> None:
             done, _ = ray.wait(list(pending), timeout=_PAUSE_S)
             tick()
             for reference in done:
-                _take(lambda reference=reference: ray.get(reference), pending.pop(reference), ray.exceptions.RayError)
+                _take(partial(ray.get, reference), pending.pop(reference), ray.exceptions.RayError)
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)

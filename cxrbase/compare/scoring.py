@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.compare.plan import Cell, Plan
-from cxrbase.evaluate_cli import score_encoder
+from cxrbase.evaluate_cli import NamedEncoder, score_encoder
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, interval, rankme
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
+from cxrbase.weights import load_any_encoder
 
 SCORES = "scores"
 _DRAWS = (0, 1, 2)
@@ -34,17 +35,18 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = NamedEncoder(cell.title, str(run), *load_any_encoder(str(run)))
     found = {}
     for path in plan.tasks:
         data = load_task_data(read_task(path))
         # One folder for all cells, so that images are decoded once.
-        results = score_encoder(f"{cell.title}={run}", data, settings_of(plan), out=scores_folder(run), device=device)
+        results = score_encoder(encoder, data, settings_of(plan), out=scores_folder(run), device=device)
         found[data.task.name] = {
             "protocols": _protocols(results),
             "subgroups": _gaps(results),
             "warnings": list(dict.fromkeys(w for r in results if "shot" not in r.row["protocol"]
                                            for w in r.row["warnings"])),
-            "features": _look(run, data, device),
+            "features": _look(encoder, run, data, device),
         }  # fmt: skip
     return found
 
@@ -111,16 +113,14 @@ def _gaps(results: list[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _look(run: Path, data: TaskData, device: str) -> dict[str, Any]:
+def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict[str, Any]:
     """Rank and spread of the features of test images, and a map of them."""
     from cxrbase.data.canvas import CanvasStore
     from cxrbase.evaluation.suite.feature_store import FeatureStore
     from cxrbase.evaluation.suite.score_task import splits_of
-    from cxrbase.weights import load_any_encoder
 
-    encoder, card = load_any_encoder(str(run))
     folder = scores_folder(run)
-    images = CanvasStore.open(data.manifest, size=2 * card["image_size"], cache_dir=folder / "canvas")
+    images = CanvasStore.open(data.manifest, size=2 * encoder.card["image_size"], cache_dir=folder / "canvas")
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder, card, manifest=data.manifest, images=images, folder=folder / "features", device=device
