@@ -71,7 +71,7 @@ def make(folder: Path, count: int, side: int) -> None:
 def ours(
     folder: Path, objective: str, *, workers: int = 0, threads: int = 0, verify: bool = True, device: bool = False
 ) -> Callable[[], None]:
-    """The stream: the one crop of MAE on the CPU, canvases otherwise; `device` also makes the views, here on the CPU."""
+    """The stream: the one crop of MAE on the CPU, canvases otherwise; `device` also makes the views, on the CPU."""
     store = ShardStore(ShardIndex(folder / INDEX), LocalShards(folder), verify=verify)
     crop = CPUCrop(224, scale=(0.2, 1.0), ratio=(0.75, 4 / 3)) if objective == "mae" else None
     size, scale, number = _SCALES[objective][0]
@@ -188,7 +188,8 @@ def loader(images: int = 192, side: int = 512, rounds: int = 3, out: str = "") -
         folder = Path(folder_)
         make(folder, images, side)
         jobs = {"decode_only": decode_only(folder), "canvas_in_process": ours(folder, "dino"),
-                "canvas_2_threads": ours(folder, "dino", threads=2), "canvas_2_workers": ours(folder, "dino", workers=2),
+                "canvas_2_threads": ours(folder, "dino", threads=2),
+                "canvas_2_workers": ours(folder, "dino", workers=2),
                 "mae_crop_no_checksum": ours(folder, "mae", verify=False), "mae_webdataset": webdataset_mae(folder),
                 "mae": ours(folder, "mae"), "dino_views_on_this_cpu": ours(folder, "dino", device=True)}  # fmt: skip
         for objective in _SCALES:
