@@ -67,7 +67,7 @@ def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], No
     down = -(-max(1, len(classes)) // across)
     figure = Figure(figsize=(3.4 * across + 0.6, 3.3 * down + 0.9), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (column, name) in zip(axes, classes, strict=False):
+    for axis, (column, name) in zip(axes[: len(classes)], classes, strict=True):
         for result, colour in zip(results, _colours(results), strict=True):
             draw(axis, result, column, colour)
         axis.set_title(name.replace("_", " "), fontsize=10)
@@ -149,7 +149,7 @@ def _confusion(result: Result) -> Any:
     down = -(-max(1, len(tables)) // across)
     figure = Figure(figsize=(2.9 * across + 0.4, 2.9 * down + 0.8), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (title, ticks, table) in zip(axes, tables, strict=False):
+    for axis, (title, ticks, table) in zip(axes[: len(tables)], tables, strict=True):
         _matrix(axis, title, ticks, table)
     for axis in axes[len(tables) :]:
         axis.set_visible(False)
@@ -211,7 +211,8 @@ def _label_efficiency(results: Sequence[Result]) -> Any:
 
 
 def _bands(axis: Any, curves: Any, label: str) -> None:
-    for (name, curve), colour in zip(curves.items(), _COLOURS * (1 + len(curves)), strict=False):
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
         places = sorted(curve)
         values = [curve[place] for place in places]
         axis.plot(places, [np.mean(v) for v in values], color=colour, marker="o", ms=4, lw=1.5, label=name)
