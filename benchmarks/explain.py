@@ -1,4 +1,4 @@
-"""Do maps hit what is known to be there? Pointing game, deletion and insertion, and shuffled weights, on the phantom."""
+"""Do maps hit what is known to be there? Pointing game, deletion, insertion and shuffled weights, on the phantom."""
 
 import argparse
 import sys
@@ -11,17 +11,17 @@ from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _record import save  # noqa: E402
+from _record import save
 
-from cxrbase.backbones import create_backbone  # noqa: E402
-from cxrbase.data.canvas import to_canvas  # noqa: E402
-from cxrbase.data.decode import decode_uint8  # noqa: E402
-from cxrbase.data.manifest import Manifest  # noqa: E402
-from cxrbase.data.phantom import make_phantom  # noqa: E402
-from cxrbase.evaluation.metrics import auroc  # noqa: E402
-from cxrbase.release.explain import METHODS, explain  # noqa: E402
-from cxrbase.release.explain_checks import box_patches, deletion_insertion, follows_weights, pointing_game  # noqa: E402
-from cxrbase.views import centre_view  # noqa: E402
+from cxrbase.backbones import create_backbone
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import decode_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.phantom import make_phantom
+from cxrbase.evaluation.metrics import auroc
+from cxrbase.release.explain import METHODS, explain
+from cxrbase.release.explain_checks import box_patches, deletion_insertion, follows_weights, pointing_game
+from cxrbase.views import centre_view
 
 SIZE = 96
 OPTIONS = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
@@ -75,7 +75,10 @@ def measure(vit: Any, head: nn.Linear, test: Manifest, images: torch.Tensor, sha
             curves = {}
             for which, ranked in (("map", maps), ("random", random)):
                 deletion, insertion = deletion_insertion(vit, images[kept], ranked, score)
-                curves[which] = {"deletion": round(float(deletion.mean()), 4), "insertion": round(float(insertion.mean()), 4)}
+                curves[which] = {
+                    "deletion": round(float(deletion.mean()), 4),
+                    "insertion": round(float(insertion.mean()), 4),
+                }
             rows.append(
                 {
                     "finding": name,
@@ -96,7 +99,9 @@ def measure(vit: Any, head: nn.Linear, test: Manifest, images: torch.Tensor, sha
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", default="data/phantom_explain", help="folder of the phantom, made where it is missing")
+    parser.add_argument(
+        "--root", default="data/phantom_explain", help="folder of the phantom, made where it is missing"
+    )
     parser.add_argument("--patients", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--out", default="", help="JSON (default: benchmarks/results/explain_phantom.json)")
