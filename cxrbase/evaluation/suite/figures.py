@@ -1,6 +1,7 @@
 """Pictures of the results of a task: ROC, precision-recall, reliability, confusion, and AUROC over labels."""
 
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,7 +75,8 @@ def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], No
         axis.legend(fontsize=7, loc="best", title=f"{metric} [95 %]", title_fontsize=7)
     for axis in axes[len(classes) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{title}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
+    said = textwrap.fill(title, 42 * across)
+    figure.suptitle(f"{said}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
     return figure
 
 
@@ -153,8 +155,8 @@ def _confusion(result: Result) -> Any:
         _matrix(axis, title, ticks, table)
     for axis in axes[len(tables) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{result.row['encoder']['name']}, {result.row['protocol']}: test images at validation thresholds",
-                    fontsize=10)  # fmt: skip
+    said = f"{result.row['encoder']['name']}, {result.row['protocol']}: test images at validation thresholds"
+    figure.suptitle(textwrap.fill(said, 38 * across), fontsize=10)
     return figure
 
 
