@@ -54,6 +54,12 @@ _COMMANDS = {
     ),
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
+    "compare": _Command(
+        "compare_cli",
+        "compare",
+        "pretrain a grid of objectives at equal compute and say which is best",
+        "run it again to do what is missing",
+    ),
     "pack": _Command(
         "pack_cli",
         "pack",

@@ -43,10 +43,6 @@ class ShardError(CXRBaseError):
     """Packed images, or a place for them, that are missing, damaged, full, forbidden or of other settings."""
 
 
-class ModelError(CXRBaseError):
-    """A model folder that is missing, damaged or of another shape than it says."""
-
-
 class CorruptError(ShardError):
     """A packed image that cannot be read.
 
@@ -63,3 +59,7 @@ class CorruptError(ShardError):
     def __reduce__(self) -> Any:
         # The default would lose what is not the message.
         return partial(type(self), reason=self.reason, whole_shard=self.whole_shard), self.args
+
+
+class ModelError(CXRBaseError):
+    """A model folder that is missing, damaged or of another shape than it says."""

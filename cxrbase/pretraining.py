@@ -10,7 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
+from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
@@ -36,6 +38,8 @@ class Pretraining(L.LightningModule):
         betas: AdamW's moments; (0.9, 0.95) is MAE's.
         seed: Seed of masks and stochastic depth.
         init_from: Encoder to start from, in any form that `cxrbase.weights.load_any_encoder` takes; None starts anew.
+        compile: Whether transformer blocks are compiled (True: by inductor, or the name of a backend of torch.compile).
+        recompute: Whether activations of blocks are computed again in the backward pass instead of kept.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Pretraining(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         seed: int = 0,
         init_from: str | None = None,
+        compile: bool | str = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -65,9 +71,12 @@ class Pretraining(L.LightningModule):
         # Set by the command line, because the trainer does not tell before it restores.
         self.resumed = False
         self.drop_path, self.init_from = drop_path, init_from
+        self.compiled, self.recompute, self.clock = compile, recompute, StepClock()
         self._make_objective = objective
         self.objective = objective(self._backbone())
         self._pending: tuple[int, float, Tensor] | None = None
+        self.compiled, self.recompute = compile, recompute
+        self.clock = StepClock()
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""
@@ -96,6 +105,14 @@ class Pretraining(L.LightningModule):
             self._check(data)
             self._check_sizes(data)
         self._warn_of_coupling()
+        accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, and times it."""
+        self.clock.mark("between")
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self.clock.mark("copy")
+        return moved
 
     def on_train_start(self) -> None:
         """Takes the learning rate of this run's schedule: a checkpoint holds that of its own, maybe shorter, one."""
@@ -164,7 +181,9 @@ class Pretraining(L.LightningModule):
             decay = cosine(self.progress, start=self.weight_decay, end=self.weight_decay_end)
             self.optimizers().param_groups[0]["weight_decay"] = decay  # type: ignore[union-attr]
         super().optimizer_step(*args, **kwargs)
+        self.clock.mark("optimiser")
         self.objective.after_step(self.progress)
+        self.clock.mark("teacher")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and a cosine per step; the effective learning rate is printed."""

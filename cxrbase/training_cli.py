@@ -22,6 +22,7 @@ from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
 from cxrbase.callbacks.run_record import RunRecord
+from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.checkpoints import AtomicCheckpointIO
@@ -79,6 +80,7 @@ class CXRBaseCLI(LightningCLI):
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(StepTimes, "step_times")
         parser.add_lightning_class_args(FrozenProbe, "probe")
         parser.add_lightning_class_args(Figures, "figures")
         parser.link_arguments("data.image_size", "model.image_size")
@@ -203,8 +205,12 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
         held = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["hyper_parameters"]
     except (RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         raise ConfigError(f"{checkpoint} is not a checkpoint of cxrbase fit, or is damaged: {error}") from error
-    # The seed is the stream's to compare.
-    for key in sorted(set(held) & set(model) - {"seed"}, key=["objective", "backbone"].__contains__, reverse=True):
+    # The seed is the stream's to compare, and how blocks are run changes no result.
+    for key in sorted(
+        set(held) & set(model) - {"seed", "compile", "recompute"},
+        key=["objective", "backbone"].__contains__,
+        reverse=True,
+    ):
         was, now = _plain(held[key]), _plain(model[key])
         if was != now:
             raise ConfigError(

@@ -6,6 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cxrbase.lean import make_lean, pooled
 from cxrbase.objectives.base import Loss, MomentumTeacher, Objective
 from cxrbase.objectives.heads import DINOHead
 from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, teacher_probabilities
@@ -75,6 +76,7 @@ class DINO(Objective):
         self.batch_coupled = batch_norm or centring == "sinkhorn"
         self.momentum, self.centre_momentum, self.freeze_prototypes = momentum, centre_momentum, freeze_prototypes
         widths = {"hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
+        make_lean(backbone.blocks, -1)
         self.head = DINOHead(backbone.embed_dim, num_prototypes, **widths, batch_norm=batch_norm)
         self.teacher_backbone, self.teacher_head = MomentumTeacher(backbone), MomentumTeacher(self.head)
         self.register_buffer("centre", torch.zeros(num_prototypes))
@@ -85,22 +87,22 @@ class DINO(Objective):
     def forward(self, views: Views, progress: float) -> Loss:
         """Cross-entropy of the student's view of every crop against the teacher's of the other large crops."""
         large, count = torch.cat(views.global_), len(views.global_)
-        logits = self.teacher_head(self.teacher_backbone(large)).float()
+        logits = self._teach(large)
         self._gather(logits)
         teacher = self._targets(logits, self.teacher_temperature(progress))
         frozen = progress < self.freeze_prototypes
-        student = list(self.head(self.backbone(large), freeze_prototypes=frozen).chunk(count))
+        student = list(self.head(pooled(self.backbone, large), freeze_prototypes=frozen).chunk(count))
         if views.local:
-            student += self.head(self.backbone(torch.cat(views.local)), freeze_prototypes=frozen).chunk(
-                len(views.local)
-            )
+            small = pooled(self.backbone, torch.cat(views.local))
+            student += self.head(small, freeze_prototypes=frozen).chunk(len(views.local))
         loss = distillation_loss(teacher.chunk(count), student, temperature=self.student_temperature)
         entropy = -(teacher * teacher.clamp(min=1e-12).log()).sum(-1).mean()
         logs = {
             "teacher_entropy": entropy.detach(),
             # What is left of the loss when the teacher's own entropy, which rises and falls, is taken off.
             "divergence": (loss - entropy).detach(),
-            "momentum": torch.tensor(self.momentum_at(progress)),
+            # Made where the loss is: a copy from the host would wait for the device.
+            "momentum": torch.full((), self.momentum_at(progress), device=loss.device),
         }
         return Loss(loss, logs)
 
@@ -128,11 +130,22 @@ class DINO(Objective):
         return end if progress >= self.teacher_warmup else start + (end - start) * progress / self.teacher_warmup
 
     @property
-    def encoder(self) -> VisionTransformer:
-        """The teacher's backbone, better than the student's throughout (section 5.1 of the paper)."""
+    def teacher(self) -> VisionTransformer:
+        """The teacher's backbone."""
         vit: nn.Module = self.teacher_backbone.module
         assert isinstance(vit, VisionTransformer)
         return vit
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The teacher's backbone, better than the student's throughout (section 5.1 of the paper)."""
+        return self.teacher
+
+    @torch.no_grad()
+    def _teach(self, large: Tensor) -> Tensor:
+        # Not in inference mode: what the student's gradient needs of the targets could not be kept.
+        logits: Tensor = self.teacher_head(pooled(self.teacher, large))
+        return logits.float()
 
     @torch.no_grad()
     def _targets(self, logits: Tensor, temperature: float) -> Tensor:

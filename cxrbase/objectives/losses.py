@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors, computed in float32 whatever the autocast around them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,3 +79,48 @@ def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor], *, t
     total = torch.stack(logs).sum(0)
     pairs = [-(target * (total - logs[view])).sum(-1).mean() for view, target in enumerate(teacher)]
     return torch.stack(pairs).sum() / (len(teacher) * (len(student) - 1))
+
+
+def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """NT-Xent: two crops of an image against the crops of all other images, those of other devices too.
+
+    (SimCLR, https://arxiv.org/abs/2002.05709, equation 1.) One product with a mask instead of picking entries by a
+    boolean index, whose size the host would have to wait for.
+
+    Args:
+        first: (B, D) projections of one crop of each image; of any length, cosines are compared.
+        second: (B, D) of the other crop.
+        temperature: Divides the cosines.
+
+    Returns:
+        Scalar float32, the mean over the 2B projections of this device.
+    """
+    own = F.normalize(torch.cat([first, second]).float(), dim=-1)
+    count, rank, columns = len(own), 0, own
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, columns = torch.distributed.get_rank(), gathered(own)
+    place = torch.arange(count, device=own.device)
+    itself = torch.arange(len(columns), device=own.device) == (place + rank * count)[:, None]
+    logits = (own @ columns.T / temperature).masked_fill(itself, float("-inf"))
+    return F.cross_entropy(logits, (place + count // 2) % count + rank * count)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all devices, (W * N, D) in the order of ranks; gradients find their way back to each."""
+    joined: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    return joined
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Every device's loss depends on these rows.
+        total = gradients[0].contiguous()
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]

@@ -1,13 +1,15 @@
 """MAE: reconstruct the pixels of masked patches from the visible ones."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cxrbase.backbones import encode_visible
+from cxrbase.lean import CrossBlock, make_lean
 from cxrbase.objectives.base import Loss, Objective
 from cxrbase.objectives.losses import masked_patch_loss
 from cxrbase.views import Views
@@ -26,10 +28,14 @@ class MAE(Objective):
         decoder_dim: Width of the decoder; None takes the encoder's, at most 512.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of the decoder; None takes one per 32 channels.
+        decoder: "self", the paper's attention among all tokens; or "cross", where hidden patches ask the visible ones
+            and not each other (CrossMAE, Fu et al. 2024, https://arxiv.org/abs/2401.14391, without its weighting of the
+            encoder's layers), which costs less the more is hidden.
         norm_pix: Whether the target patches are normalised by their own mean and variance.
     """
 
     num_global_views: ClassVar[int] = 1
+    position: Tensor
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class MAE(Objective):
         decoder_dim: int | None = None,
         decoder_depth: int = 2,
         decoder_heads: int | None = None,
+        decoder: Literal["self", "cross"] = "self",
         norm_pix: bool = True,
     ) -> None:
         super().__init__(backbone)
@@ -46,7 +53,9 @@ class MAE(Objective):
             raise ValueError(f"mask_ratio must be in (0, 1), got {mask_ratio}")
         if decoder_depth < 1:
             raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
-        self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
+        if decoder not in ("self", "cross"):
+            raise ValueError(f"decoder must be self or cross, got {decoder!r}")
+        self.mask_ratio, self.norm_pix, self.decoder = mask_ratio, norm_pix, str(decoder)
         self.patch = int(backbone.patch_embed.patch_size[0])
         dim = decoder_dim or min(backbone.embed_dim, 512)
         heads = decoder_heads or max(1, dim // 32)
@@ -54,9 +63,15 @@ class MAE(Objective):
             raise ValueError(f"decoder_dim must be a multiple of 4 and of decoder_heads, got {dim} and {heads}")
         self.decoder_embed = nn.Linear(backbone.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.decoder_blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(decoder_depth)))
+        kind = CrossBlock if decoder == "cross" else Block
+        self.decoder_blocks = nn.Sequential(*(kind(dim, heads, qkv_bias=True) for _ in range(decoder_depth)))
+        make_lean(self.decoder_blocks, 0, -1)
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
         self.decoder_pred = nn.Linear(dim, self.patch**2 * backbone.patch_embed.proj.in_channels)
+        # Fixed, so it is made once for the usual size of image and not in every step.
+        grid = tuple(backbone.patch_embed.grid_size)
+        self.register_buffer("position", build_sincos2d_pos_embed(list(grid), dim=dim), persistent=False)
+        self._position_grid = grid
         self._init_decoder()
 
     def forward(self, views: Views, progress: float) -> Loss:
@@ -89,14 +104,34 @@ class MAE(Objective):
         """
         tokens = self.decoder_embed(encode_visible(self.backbone, images, keep))
         prefix = self.backbone.num_prefix_tokens
-        grid = [images.shape[-2] // self.patch, images.shape[-1] // self.patch]
-        position = build_sincos2d_pos_embed(grid, dim=tokens.shape[-1], device=images.device)
-        hidden = self.mask_token + position[masked]
+        position = self._position(images)
         # Attention does not mind the order, so nothing is put back in place: [prefix, visible, hidden].
-        tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:] + position[keep], hidden], dim=1)
-        decoded = self.decoder_norm(self.decoder_blocks(tokens)[:, -masked.shape[1] :])
-        prediction: Tensor = self.decoder_pred(decoded)
+        tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:] + position[keep]], dim=1)
+        # What stands for a hidden patch depends on its place alone, so all images share these rows.
+        hidden = (self.mask_token + position)[0]
+        decode = self._decode_across if self.decoder == "cross" else self._decode
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(decode(tokens, hidden, masked)))
         return prediction
+
+    def _decode(self, tokens: Tensor, hidden: Tensor, masked: Tensor) -> Tensor:
+        last = len(self.decoder_blocks) - 1
+        for number, block in enumerate(self.decoder_blocks):
+            shared = {"table": hidden, "index": masked} if number == 0 else {}
+            # The last block is read at the hidden patches alone.
+            tokens = block(tokens, **shared, **({"read": -masked.shape[1]} if number == last else {}))
+        return tokens
+
+    def _decode_across(self, tokens: Tensor, hidden: Tensor, masked: Tensor) -> Tensor:
+        queries = F.embedding(masked, hidden)
+        for block in self.decoder_blocks:
+            queries = block(queries, tokens)
+        return queries
+
+    def _position(self, images: Tensor) -> Tensor:
+        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
+        if grid == self._position_grid:
+            return self.position
+        return build_sincos2d_pos_embed(list(grid), dim=self.position.shape[-1], device=images.device)
 
     def target(self, images: Tensor, masked: Tensor) -> Tensor:
         """True pixels of the masked patches, (B, M, patch * patch * C)."""

@@ -1,11 +1,17 @@
 """NT-Xent as SimCLR computes it against a plain double loop, an independent library and the value at chance."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+from lightly import loss as lightly_loss
 from pytorch_metric_learning.losses import NTXentLoss
 from torch.nn import functional as F
+
+from cxrbase.lean import pooled
+from cxrbase.objectives.losses import contrastive_loss
 
 
 def double_loop(first, second, temperature):
@@ -20,7 +26,7 @@ def double_loop(first, second, temperature):
 
 
 def projections(objective, views):
-    return objective.head(objective.backbone(torch.cat(views.global_))).chunk(2)
+    return objective.head(pooled(objective.backbone, torch.cat(views.global_))).chunk(2)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5, 2.0])
@@ -81,3 +87,41 @@ def test_gradient_under_bf16_autocast_is_that_of_float32_projections(build, make
         projected = projections(objective, views)
         loss = objective(views, 0.0).loss
     assert loss.item() == pytest.approx(double_loop(*projected, 0.1), rel=1e-5)
+
+
+def test_loss_and_gradient_equal_lightlys():
+    first, second = torch.randn(12, 16), torch.randn(12, 16, requires_grad=True)
+    loss = contrastive_loss(first, second, temperature=0.2)
+    expected = lightly_loss.NTXentLoss(temperature=0.2)(first, second)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, second), torch.autograd.grad(expected, second))
+
+
+ONE_OF_TWO = """
+import sys, torch
+from cxrbase.objectives.losses import contrastive_loss
+torch.set_num_threads(1)
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+rows = torch.load(f"{folder}/rows.pt", weights_only=True)
+first, second = (part.chunk(2)[rank].clone().requires_grad_() for part in rows.chunk(2))
+loss = contrastive_loss(first, second, temperature=0.2)
+loss.backward()
+torch.save({"loss": loss.detach(), "first": first.grad, "second": second.grad}, f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path):
+    rows = torch.randn(16, 8)
+    torch.save(rows, tmp_path / "rows.pt")
+    started = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, str(tmp_path), str(rank)]) for rank in range(2)]
+    assert [process.wait(120) for process in started] == [0, 0]
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    joint = rows.clone().requires_grad_()
+    loss = contrastive_loss(*joint.chunk(2), temperature=0.2)
+    loss.backward()
+    torch.testing.assert_close((results[0]["loss"] + results[1]["loss"]) / 2, loss.detach())
+    # Distributed training takes the mean over processes.
+    found = torch.cat([result[which] for which in ("first", "second") for result in results]) / 2
+    torch.testing.assert_close(found, joint.grad, rtol=1e-4, atol=1e-6)

@@ -84,7 +84,7 @@ def rough(mae):
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-@pytest.mark.parametrize(("ratio", "depth"), [(0.75, 1), (0.9, 2), (0.5, 2)])
+@pytest.mark.parametrize(("ratio", "depth"), [(0.75, 1), (0.9, 2), (0.5, 3)])
 def test_same_prediction_and_loss_as_transformers(build, norm_pix, ratio, depth):
     options = {"mask_ratio": ratio, "decoder_dim": DECODER, "decoder_depth": depth, "decoder_heads": 2}
     # In float64 nothing but a real difference is left.
@@ -237,3 +237,40 @@ def test_reconstruction_keeps_what_is_visible(build):
     assert torch.equal(filled[visible], images[visible])
     assert (filled[~visible] != images[~visible]).all()
     assert not filled.requires_grad
+
+
+def test_decoding_across_is_crossmaes_own_formula(build):
+    """Hidden tokens as queries, visible ones as keys and values, written out with torch's own attention layer."""
+    mae = rough(build("MAE", decoder="cross", decoder_dim=DECODER, decoder_depth=2, decoder_heads=2)).double()
+    images = torch.randn(2, 1, SIZE, SIZE, dtype=torch.float64)
+    keep, masked = mae.random_split(images)
+    memory = mae.decoder_embed(mae.backbone.norm(visible_features(mae.backbone, images, keep)))
+    memory = torch.cat([memory[:, :1], memory[:, 1:] + mae.position[keep]], dim=1)
+    tokens = mae.mask_token + mae.position[masked]
+    for block in mae.decoder_blocks:
+        layer = torch.nn.MultiheadAttention(DECODER, 2, batch_first=True).double()
+        with torch.no_grad():
+            layer.in_proj_weight.copy_(torch.cat([block.query.weight, block.key_value.weight]))
+            layer.in_proj_bias.copy_(torch.cat([block.query.bias, block.key_value.bias]))
+            layer.out_proj.load_state_dict(block.proj.state_dict())
+        known = block.norm_memory(memory)
+        tokens = tokens + layer(block.norm1(tokens), known, known)[0]
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(mae.predict(images, keep, masked), mae.decoder_pred(mae.decoder_norm(tokens)))
+
+
+def visible_features(vit, images, keep):
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    visible = torch.stack([row[1:][kept] for row, kept in zip(tokens, keep, strict=True)])
+    return vit.blocks(torch.cat([tokens[:, :1], visible], dim=1))
+
+
+def test_decoding_across_trains_every_parameter(build):
+    mae = build("MAE", decoder="cross", decoder_depth=2)
+    mae(Views([torch.randn(4, 1, SIZE, SIZE)], []), 0.0).loss.backward()
+    assert [name for name, parameter in mae.named_parameters() if parameter.grad is None] == []
+
+
+def test_an_unknown_decoder_is_refused(build):
+    with pytest.raises(ValueError, match="self or cross"):
+        build("MAE", decoder="both")

@@ -1,0 +1,170 @@
+"""How long a training step takes beside transformers' and lightly's: same recipe, same weights, in alternating rounds.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py --size vit_small
+
+MAE against `transformers` ViTMAE and lightly's encoder and decoder; DINO and SimCLR against lightly's example recipes
+(one forward a crop, DINOLoss, NTXentLoss, update_momentum) around the same ViT and heads. Same start, batch and
+optimiser (AdamW as each side would use it: fused here, torch's default there), float32. A step is forward, backward,
+optimiser and teacher.
+
+The floor is the time the products of our step take at the best rate that a product of these shapes reached, measured in
+the same rounds. On a CPU time is the process's own, because others may share the machine.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+from _peers import DINO_SHAPE, PEERS
+from _record import alternate, save, spread, summary, table
+from jsonargparse import auto_cli
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxrbase.accelerate import accelerate
+from cxrbase.backbones import create_backbone
+from cxrbase.objectives import DINO, MAE, Objective, SimCLR
+from cxrbase.optim import param_groups
+from cxrbase.views import Views
+
+BACKBONES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
+RECIPES: dict[str, tuple[type[Objective], dict]] = {
+    "mae_0.90_512x2": (MAE, {"mask_ratio": 0.9, "decoder_dim": 512, "decoder_depth": 2, "decoder_heads": 16}),
+    "mae_0.75_512x8": (MAE, {"mask_ratio": 0.75, "decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16}),
+    "dino_2+8": (DINO, DINO_SHAPE),
+    "simclr": (SimCLR, {}),
+}
+
+
+def step_time(
+    size: str = "vit_small",
+    recipes: list[str] = list(RECIPES),  # noqa: B006
+    batch_size: int = 8,
+    rounds: int = 3,
+    compiled: bool = False,
+    out: str = "",
+) -> None:
+    """Measures and writes JSON.
+
+    Args:
+        size: vit_tiny, vit_small or vit_base, patches of 16 at 224 pixels.
+        recipes: Names in RECIPES.
+        batch_size: Images a step; DINO takes a quarter of them, for its ten crops.
+        rounds: Rounds; in each every side has its turn.
+        compiled: Whether our blocks are compiled.
+        out: JSON to write; "" takes benchmarks/results/step_<size>_<device>.json.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result: dict = {"size": size, "batch_size": batch_size, "compiled": compiled, "recipes": {}}
+    rows = []
+    for name in recipes:
+        count = max(2, batch_size // 4) if name.startswith("dino") else batch_size
+        measured = compare(name, size, count, rounds, compiled, device)
+        result["recipes"][name] = measured
+        rows.append({"recipe": name, "batch": count} | measured["row"])
+        packages = ("torch", "timm", "lightly", "transformers")
+        path = save(f"step_{size}_{device.type}", result, packages=packages, out=out)
+    print(table(rows), path, sep="\n")
+
+
+def compare(name: str, size: str, count: int, rounds: int, compiled: bool, device: torch.device) -> dict:
+    """One recipe: ours, its peers and the floor."""
+    torch.manual_seed(0)
+    kind, options = RECIPES[name]
+    ours = kind(create_backbone(BACKBONES[size], image_size=224), **options)
+    objective = name.split("_")[0]
+    sides = {"cxrbase": ours.to(device)} | {
+        peer: make(ours, options).to(device) for peer, make in PEERS[objective.split("_")[0]].items()
+    }
+    small = 8 if objective.startswith("dino") else 0
+    views = Views([torch.randn(count, 1, 224, 224, device=device) for _ in range(kind.num_global_views)],
+                  [torch.randn(count, 1, 96, 96, device=device) for _ in range(small)])  # fmt: skip
+    jobs = {side: one_step(model, views, side == "cxrbase") for side, model in sides.items()}
+    flops = {side: counted(job) for side, job in jobs.items()}
+    if compiled:
+        accelerate(ours, compiled=True)
+    clock = time.process_time if device.type == "cpu" else synchronised
+    products = gemms(ours.backbone.embed_dim, count, device)
+    times = alternate(jobs | products, rounds=rounds, clock=clock, show=lambda line: print(name, line, flush=True))
+    rate = max(2 * rows * width * 4 * width * GEMM_REPEATS / seconds
+               for (rows, width), job in zip(shapes(ours.backbone.embed_dim, count), products, strict=True)
+               for seconds in times[job])  # fmt: skip
+    return report({side: times[side] for side in jobs}, flops, rate)
+
+
+def report(times: dict[str, list[float]], flops: dict[str, float], rate: float) -> dict:
+    """Ratios to the peers, and to the floor."""
+    compared = summary(times, against="cxrbase")
+    fastest = min((side for side in times if side != "cxrbase"), key=lambda side: compared[side]["seconds"]["median"])
+    ratio = spread(mine / theirs for mine, theirs in zip(times["cxrbase"], times[fastest], strict=True))
+    floor = flops["cxrbase"] / rate
+    seconds = compared["cxrbase"]["seconds"]["median"]
+    row = {"s a step": seconds, "fastest peer": fastest, "its s": compared[fastest]["seconds"]["median"],
+           "ratio": ratio["median"], "low": ratio["low"], "high": ratio["high"], "goal": 0.80,
+           "GFLOP": flops["cxrbase"] / 1e9, "its GFLOP": flops[fastest] / 1e9,
+           "floor s": floor, "floor / ours": floor / seconds,
+           "ratio by FLOP": flops["cxrbase"] / flops[fastest]}  # fmt: skip
+    return {"sides": compared, "flops": flops, "gemm_gflops": rate / 1e9, "ratio_to_fastest": ratio, "row": row,
+            "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}  # fmt: skip
+
+
+def one_step(model: nn.Module, views: Views, ours: bool) -> Callable[[], Tensor]:
+    """Forward, backward, optimiser and teacher of one side."""
+    optimizer = (
+        torch.optim.AdamW(param_groups(model, weight_decay=0.05), lr=1e-5, fused=True)
+        if ours
+        else torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    )
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        device = views.global_[0].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = model(views, 0.5).loss if ours else model(views)
+        loss.backward()
+        optimizer.step()
+        model.after_step(0.5)  # type: ignore[operator]
+        return loss.detach()
+
+    return step
+
+
+def counted(job: Callable[[], object]) -> float:
+    """FLOP of the products of one step."""
+    with FlopCounterMode(display=False) as counter:
+        job()
+    return float(counter.get_total_flops())
+
+
+GEMM_REPEATS = 4
+
+
+def shapes(width: int, count: int) -> list[tuple[int, int]]:
+    """Tokens and width of the largest products of the encoder and of the decoder."""
+    return [(count * 197, width), (count * 197, 512), (count * 50, width)]
+
+
+def gemms(width: int, count: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Products of the shapes of an MLP's first layer."""
+
+    def product(rows: int, columns: int) -> Callable[[], object]:
+        left, right = torch.randn(rows, columns, device=device), torch.randn(columns, 4 * columns, device=device)
+
+        def job() -> None:
+            for _ in range(GEMM_REPEATS):
+                left @ right
+
+        return job
+
+    return {f"gemm {rows}x{columns}": product(rows, columns) for rows, columns in shapes(width, count)}
+
+
+def synchronised() -> float:
+    """Time when the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    auto_cli(step_time, as_positional=False)
