@@ -3,17 +3,18 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from cxrbase.evaluation.classifier import Classifier
-from cxrbase.models import FeatureRange, Model, save_model
 from PIL import Image
 
 from cxrbase.backbones import load_encoder, read_card
 from cxrbase.cli import main
-from cxrbase.errors import ConfigError
+from cxrbase.errors import ConfigError, ModelError
+from cxrbase.evaluation.classifier import Classifier
+from cxrbase.models import FeatureRange, Model, save_model
 from cxrbase.release.explain_images import explain_image
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import UNLIKE, predict
@@ -126,3 +127,12 @@ def test_a_model_is_explained_by_finding(model, images, tmp_path):
     assert chosen == max(found.probabilities, key=found.probabilities.get)
     with pytest.raises(ConfigError, match="no finding 'gout'; it has effusion, nodule"):
         explain_image(str(model), item.path, out=tmp_path / "x", finding="gout")
+
+
+def test_a_model_folder_cannot_fetch_a_network(model, images, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["encoder"]["timm_name"] = "hf-hub:someone/model"
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="must be a network of timm"):
+        list(predict(tmp_path / "model", [str(images)]))
