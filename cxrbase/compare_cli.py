@@ -3,7 +3,7 @@
 import sys
 from typing import Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from cxrbase.compare.plan import Plan
 
@@ -22,7 +22,7 @@ def compare(words: list[str]) -> int:
         description="Pretrains every cell of a grid at equal compute, scores all encoders alike and writes a report. "
         "Run again, it does only what is missing or changed.",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these options.")
+    parser.add_argument("--config", action="config", help="YAML file of these options.")
     parser.add_class_arguments(Plan, as_group=False)
     parser.add_function_arguments(_where)
     # The parser ends the process itself on --help and on wrong options.

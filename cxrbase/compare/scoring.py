@@ -123,7 +123,7 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict
     images = CanvasStore.open(data.manifest, size=2 * encoder.card["image_size"], cache_dir=folder / "canvas")
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
-        encoder, card, manifest=data.manifest, images=images, folder=folder / "features", device=device
+        encoder.network, encoder.card, manifest=data.manifest, images=images, folder=folder / "features", device=device
     )
     features = store.features(rows["test"], name="map of")
     _draw_map(features, data, rows["test"], run / "figures" / "map.png")
