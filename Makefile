@@ -11,16 +11,20 @@ SSL ?= mae
 SIZE ?= tiny
 DATA ?= phantom
 ARGS ?=
+TASK ?= pneumonia
+MODE ?=
+ENCODER ?=
 RUN_DIR ?= runs/$(SSL)_$(SIZE)_$(DATA)_$(shell date +%Y%m%d-%H%M%S)
 
 names = $(notdir $(basename $(wildcard experiments/$(1)/*.yaml)))
 check = $(if $(filter $(2),$(call names,$(1))),,$(error $(3)=$(2) is not in experiments/$(1); there are: $(call names,$(1))))
 
-.PHONY: docs help setup pretrain test test-slow lint format types figures bench clean
+.PHONY: help setup pretrain finetune compare docs test test-slow lint format types figures bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  pretrain takes SSL=$(subst $() ,|,$(call names,objective)) SIZE=$(subst $() ,|,$(call names,size)) DATA=$(subst $() ,|,$(call names,data)) ARGS=\"--option=value ...\""
+	@echo "  finetune takes TASK=$(subst $() ,|,$(call names,task))"
 
 setup: $(VENV)/.installed ## make .venv and install the tested versions
 
@@ -39,6 +43,15 @@ pretrain: ## pretrain an encoder: SSL=mae|dino|simclr SIZE=tiny DATA=phantom
 	$(BIN)/cxrbase fit --config experiments/base.yaml --config experiments/objective/$(SSL).yaml \
 	  --config experiments/size/$(SIZE).yaml --config experiments/data/$(DATA).yaml \
 	  $(addprefix --config ,$(wildcard experiments/recipe/$(SSL)_$(SIZE).yaml)) --run_dir $(RUN_DIR) $(ARGS)
+
+finetune: ## fit an encoder to a task: TASK=pneumonia ENCODER=runs/... MODE=finetune|probe|attentive
+	@: $(call check,task,$(TASK),TASK)
+	@$(MAKE) --no-print-directory setup
+	$(BIN)/cxrbase fit --config experiments/task/$(TASK).yaml $(if $(ENCODER),--encoder $(ENCODER)) \
+	  $(if $(MODE),--finetune.mode=$(MODE)) $(if $(filter command,$(origin RUN_DIR)),--run_dir $(RUN_DIR)) $(ARGS)
+
+compare: setup ## compare the objectives at equal compute: ARGS="--budget images"
+	$(BIN)/python benchmarks/compare_ssl.py --config experiments/compare.yaml $(ARGS)
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -49,17 +49,18 @@ def audit(
         threads: Threads.
     """
     paths = sorted(p for p in Path(images).iterdir() if p.suffix in (".jpg", ".png"))
+    measured, real = copies(paths, seed, threads)
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": threads},
         "versions": {name: version(name) for name in ("cxrbase", "numpy", "torch", "pillow")},
         "load_before": os.getloadavg()[0],
-        "copies": copies(paths, seed, threads),
+        "copies": measured,
         "inverted": inverted(paths),
     }
     save(result, out)
-    result["million"] = million(paths, hashes, seed, threads)
+    result["million"] = million(real, hashes, seed, threads)
     save(result, out)
 
 
@@ -83,7 +84,7 @@ def altered(image: np.ndarray, generator: np.random.Generator) -> tuple[bytes, b
     return data.getvalue(), cropped, flipped
 
 
-def copies(paths: list[Path], seed: int, threads: int) -> dict:
+def copies(paths: list[Path], seed: int, threads: int) -> tuple[dict, np.ndarray]:
     generator, made, kinds = np.random.default_rng(seed), [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, path in enumerate(paths):
@@ -96,7 +97,6 @@ def copies(paths: list[Path], seed: int, threads: int) -> dict:
         found = candidates(digits_of(hashes), threads=threads)
         pairs, scores, _ = near_pairs(paths + made, hashes, threads=threads)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        indexed = candidates(digits_of(hashes), threads=threads, index_for=1_040_000)
     planted = {(n, len(paths) + n) for n in range(len(paths))}
     hits = planted & set(map(tuple, pairs.tolist()))
     hit = np.array([(n, len(paths) + n) in hits for n in range(len(paths))])
@@ -109,14 +109,13 @@ def copies(paths: list[Path], seed: int, threads: int) -> dict:
         "recall_uncropped": hit[~cropped].mean(),
         "recall_flipped": hit[flipped].mean(),
         "recall_of_candidates": len(planted & set(map(tuple, found.pairs.tolist()))) / len(paths),
-        "recall_of_candidates_as_of_a_million": len(planted & set(map(tuple, indexed.pairs.tolist()))) / len(paths),
         "candidates_per_image": len(found.pairs) / len(hashes),
         "precision": right.mean(),
         "wrong": int((~right).sum()),
         "lowest_right_score": float(scores[right].min()),
         "wall_s": wall,
         "cpu_s": cpu,
-    }
+    }, digits_of(hashes)
 
 
 def inverted(paths: list[Path]) -> dict:
@@ -128,35 +127,37 @@ def inverted(paths: list[Path]) -> dict:
     return {"flagged_as_they_are": rate[0], "flagged_as_negatives": rate[1]}
 
 
-def million(paths: list[Path], count: int, seed: int, threads: int) -> dict:
-    """Hashes with the mean and covariance of real ones, because independent digits would be easier to tell apart."""
+def million(real: np.ndarray, count: int, seed: int, threads: int) -> dict:
+    """Real images and their copies among made-up hashes.
+
+    Those have the mean and covariance of real ones, because independent digits would be easier to tell apart.
+
+    Args:
+        real: Digits of M images and, in the same order, of their M copies.
+        count: Number of made-up hashes.
+        seed: Seed of the made-up hashes.
+        threads: Threads.
+    """
     middle, generator = (np.arange(16) + 0.5) / 16, np.random.default_rng(seed)
-    values = np.log(middle / (1 - middle))[digits_of([perceptual_hash(to_uint8(decode(p))) for p in paths])]
+    values = np.log(middle / (1 - middle))[real[: len(real) // 2]]
     mean, root = values.mean(0), np.linalg.cholesky(np.cov(values.T) + 1e-3 * np.eye(DIGITS))
-    digits = np.empty((count, DIGITS), np.uint8)
-    planted = 10_000
-    noise = np.repeat([0.2, 0.5, 1.0, 1.5], planted // 4)
+    digits = np.empty((count + len(real), DIGITS), np.uint8)
     for start in range(0, count, 50_000):
         part = mean + generator.standard_normal((min(50_000, count - start), DIGITS)) @ root.T
-        digits[start : start + 50_000] = np.clip(16 / (1 + np.exp(-part)), 0, 15)
-    copy = np.log(middle / (1 - middle))[digits[:planted]] + noise[:, None] * generator.standard_normal(
-        (planted, DIGITS)
-    )
-    digits[-planted:] = np.clip(16 / (1 + np.exp(-copy)), 0, 15)
+        digits[start : min(start + 50_000, count)] = np.clip(16 / (1 + np.exp(-part)), 0, 15)
+    digits[count:] = real
     start, cpu = time.perf_counter(), time.process_time()
-    found = candidates(digits, similar=0.6, threads=threads)
+    found = candidates(digits, threads=threads)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     pairs = set(map(tuple, found.pairs.tolist()))
-    hit = np.array([(n, count - planted + n) in pairs for n in range(planted)])
-    changed = (digits[:planted] != digits[-planted:]).mean(1)
+    half = len(real) // 2
+    hit = [(count + n, count + half + n) in pairs for n in range(half)]
     return {
-        "hashes": count,
-        "planted": planted,
-        "by_noise": [
-            {"sd": sd, "digits_changed": changed[noise == sd].mean(), "recall": hit[noise == sd].mean()}
-            for sd in np.unique(noise)
-        ],
+        "hashes": len(digits),
+        "planted": half,
+        "recall_of_candidates": np.mean(hit),
         "candidates": len(pairs),
+        "lowest_cosine": float(found.similarity.min()),
         "wall_s": wall,
         "cpu_s": cpu,
         "load_after": os.getloadavg()[0],

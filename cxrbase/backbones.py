@@ -17,6 +17,11 @@ from cxrbase.weights_formats import read_checkpoint
 
 ENCODER_FILE = "encoder.safetensors"
 
+# Arguments of timm.create_model that read or fetch other weights.
+_FOREIGN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights_only"}
+# Checked before the network is made, even without weights; other numbers may be at most 16,384.
+_MOST = {"depth": 256, "img_size": 8192, "num_classes": 1_000_000}
+
 
 def create_backbone(
     name: str, *, image_size: int, drop_path: float = 0.0, options: dict[str, Any] | None = None
@@ -124,12 +129,39 @@ def load_encoder(path: str | Path) -> VisionTransformer:
     size = card["image_size"]
     overlay = {"input_size": (1, size, size), "mean": (card["mean"],), "std": (card["std"],)}
     try:
+        check_description(card, weights)
         vit = timm.create_model(card["timm_name"], pretrained_cfg_overlay=overlay, **card["timm_args"])
         vit.load_state_dict(_read_state(weights))
-    except (OSError, SafetensorError, RuntimeError, TypeError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise EncoderError(f"{weights} cannot be loaded as {card['timm_name']}: {error}") from error
     assert isinstance(vit, VisionTransformer)
     return vit.eval()
+
+
+def check_description(card: dict[str, Any], weights: Path) -> None:
+    """Refuses a description that would fetch something, or make a network far larger than its weights.
+
+    Args:
+        card: Holds timm_name and timm_args.
+        weights: The file that they describe.
+
+    Raises:
+        EncoderError: It does.
+        OSError: There is no such file.
+    """
+    name, arguments = card["timm_name"], card["timm_args"]
+    # timm takes hf-hub:... and local-dir:... as names, too.
+    if not isinstance(name, str) or not timm.is_model(name.split(".")[0]) or not isinstance(arguments, dict):
+        raise EncoderError(f"timm_name must be a network of timm and timm_args its options, got {str(name)[:80]!r}")
+    if foreign := _FOREIGN & arguments.keys():
+        raise EncoderError(f"timm_args may not hold {', '.join(sorted(foreign))}: they would load other files")
+    if large := [key for key, value in arguments.items() if isinstance(value, int) and value > _MOST.get(key, 16_384)]:
+        raise EncoderError(f"timm_args has {large[0]} = {arguments[large[0]]}, larger than any encoder's")
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in timm.create_model(name, **arguments).parameters())
+    # No format stores more than two parameters in a byte.
+    if parameters > 2 * weights.stat().st_size:
+        raise EncoderError(f"{weights} cannot be loaded as {name}: it is too small for {parameters:,} parameters")
 
 
 def _weights(path: Path, card: dict[str, Any]) -> Path:

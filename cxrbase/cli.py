@@ -37,11 +37,12 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "fit": _Command(
-        "training_cli",
+        "fit_cli",
         "fit",
-        "pretrain from YAML files:\n"
+        "pretrain from YAML files, or fit an encoder to a task:\n"
         "cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\\n"
-        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml",
+        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml\n"
+        "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/<run>",
         "start again with --ckpt_path=<run folder> to go on",
     ),
     "evaluate": _Command(
@@ -53,6 +54,12 @@ _COMMANDS = {
     ),
     "phantom": _Command("phantom_cli", "phantom", "make the embedded data set of simulated radiographs"),
     "sources": _Command("sources_cli", "sources", "list the known public data sets, or write the manifest of one"),
+    "compare": _Command(
+        "compare_cli",
+        "compare",
+        "pretrain a grid of objectives at equal compute and say which is best",
+        "run it again to do what is missing",
+    ),
     "pack": _Command(
         "pack_cli",
         "pack",

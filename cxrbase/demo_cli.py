@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from cxrbase.errors import ConfigError
 
@@ -19,6 +20,7 @@ def demo(words: list[str]) -> int:
     parser.add_argument(
         "--features", type=str, default=None, help="table of cxrbase embed, to look for similar images in"
     )
+    parser.add_argument("--max_mb", type=PositiveInt, default=100, help="largest upload that is taken, in MB")
     parser.add_argument("--port", type=int, default=8642, help="of the page")
     options = parser.parse_args(words)
     if not 0 < options.port < 65_536:
@@ -30,6 +32,7 @@ def demo(words: list[str]) -> int:
     from cxrbase.release.demo.analysis import Analysis
     from cxrbase.release.demo.app import make_app, serve
 
-    app = make_app(Analysis(options.model, features=options.features))
+    analysis = Analysis(options.model, features=options.features)
+    app = make_app(analysis, max_upload=options.max_mb * 1_000_000)
     serve(app, port=options.port, ready=lambda address: sys.stdout.write(f"open {address}; Ctrl-C stops it\n"))
     return 0

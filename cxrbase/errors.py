@@ -59,3 +59,7 @@ class CorruptError(ShardError):
     def __reduce__(self) -> Any:
         # The default would lose what is not the message.
         return partial(type(self), reason=self.reason, whole_shard=self.whole_shard), self.args
+
+
+class ModelError(CXRBaseError):
+    """A model folder that is missing, damaged or of another shape than it says."""

@@ -45,7 +45,9 @@ def evaluate(words: list[str]) -> int:
         "a task file, such as experiments/task/phantom.yaml; may be given again"))  # fmt: skip
     parser.add_argument("--out", type=str, default="runs/evaluate", help="folder for results, figures and features")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
-    parser.add_class_arguments(Settings, "evaluate", help="how tasks are scored; the task file's section goes first")
+    parser.add_class_arguments(
+        Settings, "evaluate", help="how tasks are scored; what is given here goes before the task file's section"
+    )
     changes, rest = _task_changes(words)
     given = {word.partition("=")[0] for word in rest}
     options = parser.parse_args(rest)
@@ -53,7 +55,7 @@ def evaluate(words: list[str]) -> int:
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
     device = _device(options.device)
     # Mistakes in any of them are found before hours are spent on the first.
-    tasks = [(_settings(config, chosen), read_task(config, changes=changes)) for config in options.config]
+    tasks = [(settings_of(config, chosen), read_task(config, changes=changes)) for config in options.config]
     encoders = _encoders(options.encoder)
     results: list[Result] = []
     for settings, task in tasks:
@@ -175,8 +177,8 @@ def _task_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return changes, rest
 
 
-def _settings(config: str, chosen: Mapping[str, Any]) -> Settings:
-    """Settings of the task file, and over them those of the command line."""
+def settings_of(config: str, chosen: Mapping[str, Any]) -> Settings:
+    """Settings of a task file's section `evaluate`, and over them those of the command line."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Settings, "evaluate")
     try:

@@ -55,3 +55,44 @@ def cosine(progress: float, *, start: float, end: float) -> float:
 def scaled_lr(base: float, *, batch_size: int, devices: int = 1, accumulate: int = 1) -> float:
     """The learning rate for the global batch, from one written per 256 images (https://arxiv.org/abs/1706.02677)."""
     return base * batch_size * devices * accumulate / 256
+
+
+def layer_decayed_groups(
+    module: nn.Module, *, depth: int, layer_decay: float, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of trainable parameters whose learning rate falls with their distance from the head (BEiT, MAE, RETFound).
+
+    Stem, tokens and position are layer 0, block i is layer i + 1, everything else (norms, heads) is layer depth + 1;
+    layer i has the learning rate lr * layer_decay ** (depth + 1 - i).
+
+    Args:
+        module: The module to optimise, with the blocks of a timm ViT in `blocks.<i>.`, wherever that stands.
+        depth: Number of blocks.
+        layer_decay: Factor per layer, in (0, 1]; 1 gives all layers the same learning rate.
+        lr: Learning rate of layer depth + 1.
+        weight_decay: Decay of the parameters that have one; see `param_groups`.
+
+    Returns:
+        Groups for a torch optimiser, with "lr", "layer" and "names" beside "params"; empty ones are left out.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for group in param_groups(module, weight_decay=weight_decay):
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            layer = layer_of(name, depth=depth)
+            made = groups.setdefault(
+                (layer, group["weight_decay"] > 0),
+                {"params": [], "names": [], "layer": layer, "weight_decay": group["weight_decay"]}
+                | {"lr": lr * layer_decay ** (depth + 1 - layer)},
+            )
+            made["params"].append(parameter)
+            made["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def layer_of(name: str, *, depth: int) -> int:
+    """Layer of a parameter by its name: 0 for stem, tokens and position, i + 1 for block i, depth + 1 for the rest."""
+    parts = name.split(".")
+    if UNDECAYED_NAMES.intersection(parts) or "patch_embed" in parts:
+        return 0
+    block = parts[parts.index("blocks") + 1] if "blocks" in parts[:-1] else ""
+    return int(block) + 1 if block.isdigit() else depth + 1

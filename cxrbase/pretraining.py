@@ -75,6 +75,8 @@ class Pretraining(L.LightningModule):
         self._make_objective = objective
         self.objective = objective(self._backbone())
         self._pending: tuple[int, float, Tensor] | None = None
+        self.compiled, self.recompute = compile, recompute
+        self.clock = StepClock()
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""

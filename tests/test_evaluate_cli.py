@@ -14,7 +14,10 @@ from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
+from cxrbase.errors import ConfigError
+from cxrbase.evaluate_cli import settings_of
 from cxrbase.evaluation.suite import feature_store
+from cxrbase.evaluation.suite.score_task import Settings
 
 SHAPE = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
 PHANTOM = "{patients: 60, image_size: 48, seed: 5}"
@@ -61,7 +64,9 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
     assert len({row["split_checksum"] for row in rows}) == 1
     assert {row["encoder"]["image_size"] for row in rows} == {32, 48}
     assert all(row["task"]["labels"] and row["counts"]["test"]["patients"] for row in rows)
-    assert {"sex", "age", "view_position", "site"} <= set(rows[0]["subgroups"])
+    assert {"sex", "age", "view_position", "site"} <= set(
+        next(row for row in rows if row["protocol"] == "linear")["subgroups"]
+    )
     pairs = json.loads((tmp_path / "comparisons.json").read_text())
     assert {pair["protocol"] for pair in pairs} == {"linear", "linear-2shot"}
     pictures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -90,6 +95,17 @@ def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypa
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tmp_path):
+    task = tmp_path / "t.yaml"
+    task.write_text("task: {}\nevaluate: {protocols: [knn], seeds: [5], threshold: f1, leave_out_seen: true}")
+    found = settings_of(str(task), {"seeds": [1], "seen": "exact"})
+    assert found == Settings(["knn"], [1], threshold="f1", leave_out_seen=True, seen="exact")
+    for wrong in ("{protocolls: [knn]}", "{threshold: best}", "{resamples: many}"):
+        task.write_text(f"task: {{}}\nevaluate: {wrong}")
+        with pytest.raises(ConfigError, match="section evaluate"):
+            settings_of(str(task), {})
 
 
 @pytest.mark.parametrize(

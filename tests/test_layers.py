@@ -1,6 +1,7 @@
 """What the modules may import, what they must run without, and what no file may hold; see docs/architecture.md."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from commands import command
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "cxrbase"
@@ -22,6 +25,36 @@ FENCES = [
     ("evaluation/", ("cxrbase.objectives", "cxrbase.pretraining")),
     ("objectives/", ("lightning", "pytorch_lightning", "cxrbase.data")),
 ]
+
+# Wrapping the finders hides a library as if it were not installed: libraries that ask beforehand, as torchmetrics
+# does by find_spec and by its metadata, hear that it is absent, and those that import it get an ImportError.
+HIDING = """import sys
+
+ABSENT = {"simpleitk", "matplotlib", "albumentations"}
+
+class Lacking:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0].lower() in ABSENT else self.finder.find_spec(name, path, target)
+
+    def find_distributions(self, context):
+        found = getattr(self.finder, "find_distributions", lambda context: ())(context)
+        return (one for one in found if one.name.lower() not in ABSENT)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Lacking(finder) for finder in sys.meta_path]
+for name in ("SimpleITK", "matplotlib", "albumentations"):
+    try:
+        __import__(name)
+    except ImportError:
+        pass
+    else:
+        raise SystemExit(f"{name} is not hidden")
+"""
 
 
 @cache
@@ -156,36 +189,9 @@ def test_training_modules_load_no_heavy_library_beyond_lightnings_own():
 
 
 def test_every_objective_runs_where_simpleitk_matplotlib_and_albumentations_are_absent():
-    # Wrapping the finders hides a library as if it were not installed: libraries that ask beforehand, as torchmetrics
-    # does by find_spec and by its metadata, hear that it is absent, and those that import it get an ImportError.
-    output = run_python("""
-        import sys
-
-        ABSENT = {"simpleitk", "matplotlib", "albumentations"}
-
-        class Lacking:
-            def __init__(self, finder):
-                self.finder = finder
-
-            def find_spec(self, name, path=None, target=None):
-                return None if name.split(".")[0].lower() in ABSENT else self.finder.find_spec(name, path, target)
-
-            def find_distributions(self, context):
-                found = getattr(self.finder, "find_distributions", lambda context: ())(context)
-                return (one for one in found if one.name.lower() not in ABSENT)
-
-            def __getattr__(self, name):
-                return getattr(self.finder, name)
-
-        sys.meta_path[:] = [Lacking(finder) for finder in sys.meta_path]
-        for name in ("SimpleITK", "matplotlib", "albumentations"):
-            try:
-                __import__(name)
-            except ImportError:
-                pass
-            else:
-                raise SystemExit(f"{name} is not hidden")
-
+    output = run_python(
+        HIDING
+        + textwrap.dedent("""
         import cxrbase, cxrbase.cli, cxrbase.pretraining, cxrbase.data.datamodule, cxrbase.objectives
         import torch
         from cxrbase.backbones import create_backbone
@@ -207,7 +213,18 @@ def test_every_objective_runs_where_simpleitk_matplotlib_and_albumentations_are_
             print(kind.__name__)
         assert not {name.lower() for name in sys.modules} & ABSENT
     """)
+    )
     assert output.split() == ["MAE", "DINO", "SimCLR"]
+
+
+@pytest.mark.parametrize("objective", ["mae", "dino", "simclr"])
+def test_a_whole_run_needs_neither_simpleitk_nor_matplotlib_nor_albumentations(objective, image_folder, tmp_path):
+    words = command(objective, root=image_folder, run_dir=tmp_path / "run")
+    output = run_python(HIDING + f"from cxrbase.cli import main\nraise SystemExit(main({words!r}))\n")
+    assert "encoder.safetensors" in output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    assert not list(tmp_path.rglob("*.png"))  # figures are what a host without matplotlib does without
 
 
 def names(statement):

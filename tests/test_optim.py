@@ -1,12 +1,13 @@
 """Schedules in closed form, and the parameters that must not decay, by name."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from cxrbase.backbones import create_backbone
 from cxrbase.objectives import DINO, MAE
-from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.optim import cosine, layer_decayed_groups, param_groups, scaled_lr, warmup_cosine
 
 
 def test_warmup_cosine_in_closed_form():
@@ -50,3 +51,30 @@ def test_registers_do_not_decay():
     module = nn.Module()
     module.reg_token = nn.Parameter(torch.zeros(1, 4, 8))
     assert param_groups(module, weight_decay=1.0)[1]["names"] == ["reg_token"]
+
+
+def test_layer_decay_follows_its_closed_form():
+    depth, decay, lr = 4, 0.65, 0.02
+    vit = timm.create_model("vit_tiny_patch16_224", depth=depth, embed_dim=24, num_heads=2, in_chans=1, num_classes=3)
+    groups = layer_decayed_groups(torch.nn.ModuleDict({"encoder": vit}), depth=depth, layer_decay=decay, lr=lr,
+                                  weight_decay=0.05)  # fmt: skip
+    wanted = {"cls_token": 0, "pos_embed": 0, "patch_embed.proj.weight": 0, "patch_embed.proj.bias": 0}
+    wanted |= {"norm.weight": depth + 1, "head.weight": depth + 1, "head.bias": depth + 1}
+    wanted |= {f"blocks.{i}.{part}": i + 1 for i in range(depth) for part in ("attn.qkv.weight", "mlp.fc2.bias")}
+    found = {name.removeprefix("encoder."): group for group in groups for name in group["names"]}
+    for name, layer in wanted.items():
+        assert found[name]["layer"] == layer
+        assert found[name]["lr"] == pytest.approx(lr * decay ** (depth + 1 - layer), rel=1e-12)
+        plain = name.endswith("bias") or "norm" in name or name in ("cls_token", "pos_embed")
+        assert found[name]["weight_decay"] == (0 if plain else 0.05)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    assert len(parameters) == len({id(p) for p in parameters}) == len(list(vit.parameters()))
+    torch.optim.AdamW(groups)
+
+
+def test_layer_decay_of_one_is_the_plain_division():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=24, num_heads=2)
+    vit.blocks.requires_grad_(False)
+    groups = layer_decayed_groups(vit, depth=2, layer_decay=1.0, lr=0.1, weight_decay=0.05)
+    assert {group["lr"] for group in groups} == {0.1}
+    assert not [name for group in groups for name in group["names"] if name.startswith("blocks")]

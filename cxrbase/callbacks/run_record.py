@@ -50,7 +50,9 @@ class RunRecord(Callback):
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         assert isinstance(pl_module, Pretraining)
         if trainer.is_global_zero:
-            save_encoder(pl_module.encoder, folder, self._card(trainer, pl_module, self.throughput.images))
+            data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            card = encoder_card(pl_module, data, images_seen=self.throughput.images, steps=trainer.global_step)
+            save_encoder(pl_module.encoder, folder, card)
         self._trained = True
 
     @rank_zero_only
@@ -107,21 +109,28 @@ class RunRecord(Callback):
         """Takes the clock up again."""
         self._earlier_s = state_dict["wall_s"]
 
-    @staticmethod
-    def _card(trainer: L.Trainer, pl_module: Pretraining, images_seen: int) -> dict[str, Any]:
-        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        arguments = {"in_chans": 1, "num_classes": 0, "img_size": pl_module.image_size, **pl_module.backbone_options}
-        return {
-            "timm_name": pl_module.backbone_name,
-            "timm_args": arguments,
-            "image_size": pl_module.image_size,
-            "mean": data.mean,
-            "std": data.std,
-            "intensity": data.intensity,
-            "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
-            "features": "class token and mean of the patch tokens of forward_features",
-            "objective": type(pl_module.objective).__name__,
-            "images_seen": images_seen,
-            "steps": trainer.global_step,
-            "version": cxrbase.__version__,
-        }
+
+def encoder_card(module: Pretraining, data: CXRDataModule, *, images_seen: int, steps: int) -> dict[str, Any]:
+    """What encoder.json says of an encoder.
+
+    Args:
+        module: Whose encoder it is.
+        data: How its images were prepared.
+        images_seen: Images that it was trained on, repetitions counted.
+        steps: Optimizer steps.
+    """
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": module.image_size, **module.backbone_options}
+    return {
+        "timm_name": module.backbone_name,
+        "timm_args": arguments,
+        "image_size": module.image_size,
+        "mean": data.mean,
+        "std": data.std,
+        "intensity": data.intensity,
+        "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
+        "features": "class token and mean of the patch tokens of forward_features",
+        "objective": type(module.objective).__name__,
+        "images_seen": images_seen,
+        "steps": steps,
+        "version": cxrbase.__version__,
+    }

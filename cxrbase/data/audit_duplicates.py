@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -17,14 +18,11 @@ TRIMS = (
     (0.04, 0.04, 0.02, 0.06), (0.04, 0.04, 0.06, 0.02), (0.08, 0.08, 0.08, 0.08),
 )  # fmt: skip
 _DIMENSIONS = 80
-# Up to here every pair is compared; beyond, only pairs that agree in all bits of a band.
+# Up to here every pair is compared; beyond, an image is compared with those of the cells nearest to it.
 _EXHAUSTIVE = 20_000
-_BANDS = 20
-# Rows that share a band by chance; more find more copies and take longer.
-_BUCKET = 16
-_CROWDED = 16 * _BUCKET
-# Of the first 64 bits of a signature, and of all 128: random signs that differ in a share arccos(cosine) / pi.
-_DIFFERENT_64, _DIFFERENT_128 = 21, 38
+# Of about as many cells as the root of the number of images; more find more copies and take longer.
+_NEAREST_CELLS = 8
+_BLOCK = 2**23  # cosines held at once by a thread: 32 MB
 
 
 @dataclass(frozen=True)
@@ -48,34 +46,31 @@ def candidates(
     similar: float = 0.5,
     per_image: float = 8.0,
     threads: int = 2,
-    index_for: int | None = None,
 ) -> Candidates:
     """Finds the pairs worth looking at.
 
-    Up to 20,000 images all pairs are compared. Beyond, an index misses some, more of them the larger it is; how many is
-    in benchmarks/results/audit_cpu.json (`recall_of_candidates` and `recall_of_candidates_as_of_a_million`).
+    Up to 20,000 images all pairs are compared. Beyond, an index misses a few; how many is in
+    benchmarks/results/audit_cpu.json (`recall_of_candidates` of `copies` and of `million`).
 
     Args:
         digits: (N, DIGITS) uint8; equal images should be there once, because they crowd the index.
         similar: Smallest cosine.
         per_image: At most this many pairs per image are kept, the most similar ones.
         threads: Threads, each of which takes about 1 GB for a million images.
-        index_for: Number of images that the index is laid out for; None takes the number there is.
     """
     if len(digits) < 2:
         return Candidates(np.zeros((0, 2), np.int64), np.zeros(0, bool), np.zeros(0, np.float32))
     mean, directions = embedding(digits)
-    base = _embedded(trimmed(digits, 0, 0, 0, 0), mean, directions)
-    size = index_for or len(digits)
-    index = None if size <= _EXHAUSTIVE else _Index(base, size)
+    base = _view(digits, TRIMS[0], False, mean, directions)
+    index = None if len(digits) <= _EXHAUSTIVE else _Index(base)
+    limit = round(per_image * len(digits)) + 1000
     views = [(trim, flip) for trim in TRIMS for flip in (False, True)]
 
     def search(view: tuple[tuple[float, ...], bool]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         query = _view(digits, *view, mean, directions)
-        return _all_pairs(query, base, similar) if index is None else index.pairs(query, similar)
+        return _all_pairs(query, base, similar) if index is None else index.pairs(query, similar, limit)
 
     keys, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    limit = round(per_image * len(digits)) + 1000
     with ThreadPoolExecutor(threads) as pool:
         found = tqdm(pool.map(search, views), total=len(views), desc="comparing hashes", disable=index is None)
         for (_, flip), (pairs, cosine) in zip(views, found, strict=True):
@@ -159,62 +154,58 @@ def _all_pairs(
 
 
 class _Index:
-    """Rows sorted by the signs of random projections, in several bands."""
+    """Rows grouped into cells by the nearest of some images: an inverted file (Jegou et al. 2011, section IV)."""
 
-    def __init__(self, base: NDArray[np.float32], size: int, *, seed: int = 0) -> None:
-        generator = np.random.default_rng(seed)
-        self.base = base
-        bits = max(1, round(np.log2(size / _BUCKET)))
-        self.planes = generator.standard_normal((_BANDS, base.shape[1], bits)).astype(np.float32)
-        self.signature_planes = generator.standard_normal((base.shape[1], 128)).astype(np.float32)
-        signatures = _signatures(base, self.signature_planes)
-        self.orders, self.starts, self.signatures = [], [], []
-        for planes in self.planes:
-            keys = _keys(base, planes)
-            self.orders.append(order := np.argsort(keys, kind="stable").astype(np.int32))
-            self.signatures.append(np.ascontiguousarray(signatures[order].T))
-            self.starts.append(np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=2**bits))]).astype(np.int32))
+    def __init__(self, base: NDArray[np.float32], *, seed: int = 0) -> None:
+        cells = round(np.sqrt(len(base)))
+        self.centres = base[np.sort(np.random.default_rng(seed).choice(len(base), cells, replace=False))]
+        home = _nearest(base, self.centres, 1)[:, 0]
+        self.order = np.argsort(home, kind="stable")
+        self.base = base[self.order]
+        self.starts = np.searchsorted(home[self.order], np.arange(cells + 1))
 
-    def pairs(self, query: NDArray[np.float32], similar: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Pairs of a row of the query and another row that share a band and have a cosine above `similar`."""
-        signatures = _signatures(query, self.signature_planes)
-        found = np.unique(np.concatenate([self._close(band, query, signatures) for band in range(_BANDS)]))
-        pairs = np.stack([found // len(query), found % len(query)], axis=1)
-        cosines = [np.zeros(0, np.float32)]
-        for start in range(0, len(pairs), 500_000):
-            rows, others = pairs[start : start + 500_000].T
-            cosines.append(np.einsum("nd,nd->n", query[rows], self.base[others]))
-        cosine = np.concatenate(cosines)
-        return pairs[cosine > similar], cosine[cosine > similar]
+    def pairs(
+        self, query: NDArray[np.float32], similar: float, limit: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The `limit` most similar pairs of a row of the query and another row in a cell near it, above `similar`."""
+        near = _nearest(query, self.centres, _NEAREST_CELLS)
+        visits = np.argsort(near.ravel(), kind="stable")
+        bounds = np.searchsorted(near.ravel()[visits], np.arange(len(self.centres) + 1))
+        pairs, cosines = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+        held: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [(pairs, cosines)]
+        for cell in range(len(self.centres)):
+            rows = visits[bounds[cell] : bounds[cell + 1]] // near.shape[1]
+            held += self._inside(cell, query, rows, similar)
+            if sum(len(found) for found, _ in held) > 4 * limit or cell == len(self.centres) - 1:
+                pairs, cosines = (np.concatenate(parts) for parts in zip(*held, strict=True))
+                if len(cosines) > limit:
+                    kept = np.argpartition(-cosines, limit)[:limit]
+                    # What is less alike than all of these cannot be among the most similar any more.
+                    pairs, cosines, similar = pairs[kept], cosines[kept], float(cosines[kept].min())
+                held = [(pairs, cosines)]
+        return pairs, cosines
 
-    def _close(self, band: int, query: NDArray[np.float32], signatures: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Pairs of one band whose signatures differ in few bits, as row x N + other row."""
-        keys = _keys(query, self.planes[band])
-        # In the order of the index, neighbours read neighbouring memory, which is most of the time.
-        rows = np.argsort(keys, kind="stable").astype(np.int32)
-        place, end = self.starts[band][keys[rows]], self.starts[band][keys[rows] + 1]
-        mine, other, pairs = signatures[rows, 0], self.signatures[band], []
-        # A crowded bucket holds what looks alike to the band; all its pairs would take for ever.
-        for _ in range(_CROWDED):
-            left = place < end
-            if not left.all():
-                rows, place, end, mine = rows[left], place[left], end[left], mine[left]
-            if not len(rows):
-                break
-            close = np.flatnonzero(np.bitwise_count(other[0][place] ^ mine) <= _DIFFERENT_64)
-            one, two = rows[close].astype(np.int64), self.orders[band][place[close]].astype(np.int64)
-            different = np.bitwise_count(signatures[one] ^ other[:, place[close]].T).sum(1)
-            pairs.append((one * len(query) + two)[(different <= _DIFFERENT_128) & (one != two)])
-            place = place + 1
-        return np.concatenate(pairs)
+    def _inside(
+        self, cell: int, query: NDArray[np.float32], rows: NDArray[np.int64], similar: float
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Pairs of some rows of the query and the rows of one cell."""
+        start, end = self.starts[cell], self.starts[cell + 1]
+        found = []
+        for first in range(0, len(rows), step := max(1, _BLOCK // max(1, end - start))):
+            some = rows[first : first + step]
+            cosine = (query[some] @ self.base[start:end].T).ravel()
+            hits = np.flatnonzero(cosine > similar)
+            pair = np.stack([some[hits // (end - start)], self.order[start + hits % (end - start)]], axis=1)
+            other = pair[:, 0] != pair[:, 1]
+            found.append((pair[other], cosine[hits[other]]))
+        return found
 
 
-def _keys(values: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Signs of the projections as bits of one number; exact in float32 up to 24 of them."""
-    weights = np.float32(2) ** np.arange(planes.shape[1], dtype=np.float32)
-    return np.asarray(np.sign((values @ planes).clip(0)) @ weights, np.int32)
-
-
-def _signatures(values: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.uint64]:
-    parts = [values[start : start + 100_000] @ planes > 0 for start in range(0, len(values), 100_000)]
-    return np.concatenate([np.packbits(part, axis=1).view(np.uint64) for part in parts])
+def _nearest(values: NDArray[np.float32], centres: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The `count` centres with the largest cosine to each row, (N, count), in no order."""
+    count, found = min(count, len(centres)), []
+    for start in range(0, len(values), step := max(1, _BLOCK // len(centres))):
+        # torch selects three times as fast as numpy, and most of what is done here is selecting.
+        cosine = torch.from_numpy(values[start : start + step] @ centres.T)
+        found.append(cosine.topk(count, dim=1, sorted=False).indices.numpy())
+    return np.concatenate(found)

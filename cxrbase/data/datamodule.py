@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cxrbase.data.order import Order
 from cxrbase.data.selection import ImageTable, Selection
 from cxrbase.data.shard_cache import ShardCache
 from cxrbase.data.shard_store import ShardStore
-from cxrbase.data.stream import StreamLoader, StreamSampler
+from cxrbase.data.stream import StreamLoader, StreamSampler, tell_length
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
 from cxrbase.views import RandomViews, Views, centre_view
@@ -186,20 +187,12 @@ class CXRDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-        sampler.on_epoch, loader.on_begin, loader.on_position = self._tell_length, self._begin, self._at
+        sampler.on_epoch = partial(tell_length, self.trainer, loader)
+        loader.on_begin, loader.on_position = self._begin, self._at
         loader.decode_threads = self.decode_threads
         if self.trainer:
             loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
         return loader
-
-    def _tell_length(self) -> None:
-        """Tells the Trainer the length of an epoch after one that was begun with other batches.
-
-        It asks once, when it starts, and would end all later epochs early or wait for more.
-        """
-        if self.trainer and self.trainer.fit_loop._combined_loader and self.trainer.limit_train_batches == 1.0:
-            self.trainer.fit_loop.max_batches = len(self.stream)
-            self.trainer.fit_loop._combined_loader.limits = [len(self.stream)]
 
     def _begin(self) -> None:
         if self._look_ahead is not None:

@@ -71,7 +71,7 @@ def _sooner(path: Path, image: Image.Image) -> Pixels | None:
     elif image.getexif().get(_ORIENTATION, 1) != 1:
         return None
     else:
-        pixels = _by_opencv(content, image)
+        pixels = (_by_torchvision if image.format == "WEBP" else _by_opencv)(content, image)
     return pixels if pixels is not None and pixels.shape == image.size[::-1] else None
 
 
@@ -92,21 +92,32 @@ def _by_opencv(content: bytes, image: Image.Image) -> Pixels | None:
     import cv2
 
     # OpenCV may fill up a truncated JPEG with grey.
-    whole = image.format == "WEBP" or content.rstrip(b"\0").endswith(b"\xff\xd9")
-    if not whole or image.mode not in ("L", "RGB", "RGBA") or (image.format == "JPEG") != (image.mode == "L"):
+    if image.mode != "L" or not content.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
-    flag = cv2.IMREAD_GRAYSCALE if image.mode == "L" else cv2.IMREAD_COLOR
+    flag = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cast(Pixels | None, cv2.imdecode(np.frombuffer(content, np.uint8), flag))
     except cv2.error:
         return None
-    if pixels is None or pixels.ndim == 2:
-        return cast(Pixels | None, pixels)
-    blue, green, red = cv2.split(pixels)
+
+
+def _by_torchvision(content: bytes, image: Image.Image) -> Pixels | None:
+    """A WebP file, which always holds colours; the fastest of the readers that are there, by a quarter."""
+    if image.mode not in ("RGB", "RGBA"):
+        return None
+    import cv2
+    import torch
+    from torchvision.io import ImageReadMode, decode_webp
+
+    try:
+        tensor = decode_webp(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+    colours = tensor.permute(1, 2, 0).numpy()
+    red, green, blue = cv2.split(colours)
     if np.array_equal(blue, green) and np.array_equal(green, red):
         return cast(Pixels, blue)
-    # OpenCV weights the colours with other roundings.
-    return np.array(Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).convert("L"))
+    return np.array(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))
 
 
 def _reduced_jpeg2000(path: Path, factor: int) -> Pixels:

@@ -85,7 +85,7 @@ def pack_block(task: BlockTask) -> BlockRecord:
         "bytes": len(tar) if kept else 0,
         "histogram": histogram.tolist(),
     }
-    table = _index_rows(task.table.take(kept), task.source, shard, members, packed)
+    table = _index_rows(task.table.take(pa.array(kept, pa.int64())), task.source, shard, members, packed)
     storage.write(shards.block_name(task.source, task.block), shards.parquet_bytes(table, facts))
     return BlockRecord(task.source, task.block, table, facts)
 

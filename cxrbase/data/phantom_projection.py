@@ -112,14 +112,20 @@ def tube(points: Floats, radius: object, density: object, *, flat: float = 1.0) 
     count = along.shape[:2]
     length = np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1e-6)
     axis = along / length
-    side = np.cross(axis, [0.03, 1.0, 0.05])
+    side = _cross(axis, np.array([0.03, 1.0, 0.05]))
     side /= np.maximum(np.linalg.norm(side, axis=-1, keepdims=True), 1e-6)
     thick = np.broadcast_to(np.asarray(radius, float), count)[..., None]
-    rows = [axis / (_OVERLAP * length), side / (thick * flat), np.cross(side, axis) / thick]
+    rows = [axis / (_OVERLAP * length), side / (thick * flat), _cross(side, axis) / thick]
     mass = np.broadcast_to(np.asarray(density, float), count) * 2.0 / _CROSSINGS
     middle = (nodes[:, 1:] + nodes[:, :-1]) / 2
     kind = np.full(mass.size, _KINDS.index("rod"))
     return Ellipsoids(middle.reshape(-1, 3), np.stack(rows, -2).reshape(-1, 3, 3), mass.reshape(-1), kind)
+
+
+def _cross(first: Floats, second: Floats) -> Floats:
+    """Cross product along the last axis; numpy's own spends ten times as long on checking its arguments."""
+    (a, b, c), (d, e, f) = (np.moveaxis(vectors, -1, 0) for vectors in (first, second))
+    return np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=-1)
 
 
 @dataclass(frozen=True)

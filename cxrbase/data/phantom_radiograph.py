@@ -129,8 +129,8 @@ def smooth(image: Floats, sigma: float) -> Floats:
     """Gaussian blur with a standard deviation in pixels; the image is taken as continued by what is in it."""
 
     def kernel(size: int) -> Floats:
-        apart = np.subtract.outer(np.arange(size), np.arange(size)) / max(sigma, 1e-3)
-        weight = np.exp(-0.5 * apart**2)
+        fall = np.exp(-0.5 * (np.arange(size) / max(sigma, 1e-3)) ** 2)
+        weight = fall[np.abs(np.subtract.outer(np.arange(size), np.arange(size)))]
         return np.asarray(weight / weight.sum(1, keepdims=True))
 
     return np.asarray(kernel(image.shape[0]) @ image @ kernel(image.shape[1]).T)

@@ -180,3 +180,17 @@ class StreamLoader(DataLoader[Item]):
         self.sampler.restore(state["epoch"], images=state["images"], batches=state["batches"], plan=plan)
         self.dataset.quarantine.restore(state["quarantine"])
         self._images, self._batches = state["images"], state["batches"]
+
+
+def tell_length(trainer: Any, loader: StreamLoader) -> None:
+    """Tells Lightning's Trainer the length of an epoch after one that was begun with other batches.
+
+    It asks once, when it starts, and would end all later epochs early or wait for more.
+
+    Args:
+        trainer: The Trainer; None outside of a run.
+        loader: Its training loader.
+    """
+    if trainer and trainer.fit_loop._combined_loader and trainer.limit_train_batches == 1.0:
+        trainer.fit_loop.max_batches = len(loader)
+        trainer.fit_loop._combined_loader.limits = [len(loader)]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from cxrbase.data.datamodule import Phantom
+from cxrbase.data.images import Phantom
 from cxrbase.data.manifest import Target
 from cxrbase.errors import ConfigError
 

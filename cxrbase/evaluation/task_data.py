@@ -147,11 +147,8 @@ def task_manifest(task: Task) -> Manifest:
     """The manifest of all images of a task, with its targets; the phantom is made where it is missing."""
     where, root = task.data, Path(task.data.root)
     if where.phantom is not None:
-        from cxrbase.data.phantom import make_phantom
-
-        spec = where.phantom
-        path = make_phantom(root, patients=spec.patients, image_size=spec.image_size, seed=spec.seed)
-        return Manifest.read(path, targets=task.targets)
+        where.phantom.make(root)
+        return Manifest.read(root / "manifest.parquet", targets=task.targets)
     if where.source:
         source = find(where.source)
         if not root.is_dir():

@@ -41,7 +41,8 @@ def explain_image(
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     explained = open_explained(model)
     pixels = decode_uint8(image)
-    canvas, taken = to_canvas(pixels, explained.canvas_size)
+    # The network is fed as `cxrbase embed` feeds it, in reduced resolution; the overlay has the full one.
+    canvas, taken = to_canvas(decode_uint8(image, min_side=explained.canvas_size), explained.canvas_size)
     view = explained.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
     name, score = explained.choose(view, finding)
     out = Path(out)

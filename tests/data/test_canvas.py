@@ -152,3 +152,28 @@ def test_a_store_travels_to_workers_without_its_pixels(tmp_path):
     assert len(packed) < 20_000
     np.testing.assert_array_equal(pickle.loads(packed).read(7)[0], first)
     assert not store.read(7)[0].flags.writeable
+
+
+def test_borders_are_cut_and_windows_of_files_used_where_asked_for(tmp_path):
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    from cxrbase.data.canvas import Reading
+    from cxrbase.data.decode import decode_uint8
+
+    framed = np.zeros((40, 40), np.uint8)
+    framed[6:30, 4:36] = 90
+    Image.fromarray(framed).save(tmp_path / "a.png")
+    data = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    data.WindowCenter, data.WindowWidth = 1000, 200
+    data.save_as(tmp_path / "b.dcm")
+    manifest = Manifest.from_folder(tmp_path)
+    plain = CanvasStore.open(manifest, size=128, cache_dir=tmp_path / ".c")
+    asked = CanvasStore.open(
+        manifest, size=128, cache_dir=tmp_path / ".c", read=Reading(window="dicom", crop_borders=True)
+    )
+    assert (plain.image(0).shape, asked.image(0).shape) == ((40, 40), (24, 32))
+    expected = decode_uint8(tmp_path / "b.dcm", window="dicom", crop=True)
+    np.testing.assert_array_equal(asked.image(1), expected)
+    assert plain.image(1).shape != expected.shape or (plain.image(1) != expected).any()
+    assert "black borders cut off" in asked.reading.convention

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cxrbase.data.canvas import Reading
 from cxrbase.data.datamodule import CXRDataModule, Phantom
 from cxrbase.data.decode import decode
 from cxrbase.data.manifest import Target
@@ -168,3 +169,10 @@ def test_real_radiographs_have_both_labels_of_a_target_in_every_split(cxr_root, 
     views = data.random_views(data.labelled_rows("train"), device=CPU)
     assert torch.isfinite(views.global_[0]).all()
     assert 0.3 < float(views.global_[0].std()) < 1.5
+
+
+def test_decode_options_reach_the_images_and_the_record(image_folder, tmp_path):
+    data = ready(image_folder, tmp_path, window="dicom", crop_borders=True)
+    assert data.store.reading == Reading("dicom", True)
+    assert "VOI LUT" in data.intensity
+    assert "black borders cut off" in data.intensity

@@ -125,3 +125,22 @@ def test_a_description_cannot_fetch_a_network(name, tmp_path, encoder_folder):
     (tmp_path / "encoder.safetensors").write_bytes((encoder_folder / "encoder.safetensors").read_bytes())
     with pytest.raises(EncoderError):
         cxrbase.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pretrained": True},
+        {"checkpoint_path": "/etc/passwd"},
+        {"depth": 10**6},
+        {"embed_dim": 16_000, "num_heads": 1},
+        {"img_size": 10**9},
+    ],
+    ids=str,
+)
+def test_a_description_cannot_load_other_files_or_fill_the_memory(arguments, tmp_path, encoder_folder):
+    card = json.loads((encoder_folder / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps({**card, "timm_args": {**card["timm_args"], **arguments}}))
+    (tmp_path / "encoder.safetensors").write_bytes((encoder_folder / "encoder.safetensors").read_bytes())
+    with pytest.raises(EncoderError, match=r"may not hold|larger than|too small"):
+        cxrbase.load_encoder(tmp_path)

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.stream import StreamDataset
 from cxrbase.errors import EncoderError
 from cxrbase.evaluation.features import extract_features
 from cxrbase.views import centre_view

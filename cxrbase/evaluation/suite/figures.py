@@ -1,6 +1,7 @@
 """Pictures of the results of a task: ROC, precision-recall, reliability, confusion, and AUROC over labels."""
 
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,14 +68,15 @@ def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], No
     down = -(-max(1, len(classes)) // across)
     figure = Figure(figsize=(3.4 * across + 0.6, 3.3 * down + 0.9), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (column, name) in zip(axes, classes, strict=False):
+    for axis, (column, name) in zip(axes[: len(classes)], classes, strict=True):
         for result, colour in zip(results, _colours(results), strict=True):
             draw(axis, result, column, colour)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.legend(fontsize=7, loc="best", title=f"{metric} [95 %]", title_fontsize=7)
     for axis in axes[len(classes) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{title}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
+    said = textwrap.fill(title, 42 * across)
+    figure.suptitle(f"{said}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
     return figure
 
 
@@ -149,12 +151,12 @@ def _confusion(result: Result) -> Any:
     down = -(-max(1, len(tables)) // across)
     figure = Figure(figsize=(2.9 * across + 0.4, 2.9 * down + 0.8), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (title, ticks, table) in zip(axes, tables, strict=False):
+    for axis, (title, ticks, table) in zip(axes[: len(tables)], tables, strict=True):
         _matrix(axis, title, ticks, table)
     for axis in axes[len(tables) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{result.row['encoder']['name']}, {result.row['protocol']}: test images at validation thresholds",
-                    fontsize=10)  # fmt: skip
+    said = f"{result.row['encoder']['name']}, {result.row['protocol']}: test images at validation thresholds"
+    figure.suptitle(textwrap.fill(said, 38 * across), fontsize=10)
     return figure
 
 
@@ -211,7 +213,8 @@ def _label_efficiency(results: Sequence[Result]) -> Any:
 
 
 def _bands(axis: Any, curves: Any, label: str) -> None:
-    for (name, curve), colour in zip(curves.items(), _COLOURS * (1 + len(curves)), strict=False):
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
         places = sorted(curve)
         values = [curve[place] for place in places]
         axis.plot(places, [np.mean(v) for v in values], color=colour, marker="o", ms=4, lw=1.5, label=name)

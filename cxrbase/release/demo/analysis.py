@@ -48,8 +48,8 @@ class Analysis:
         Raises:
             DecodeError: They are no image, or one that cannot be read.
         """
-        pixels = _decode(data)
-        canvas, taken = to_canvas(pixels, self.model.canvas_size)
+        pixels, reduced = _decode(data, self.model.canvas_size)
+        canvas, taken = to_canvas(reduced, self.model.canvas_size)
         view = self.model.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
         finding, score = self.model.choose(view, None)
         found = explain(self.model.network, view, method="relevance", score=score)[0].numpy()
@@ -81,11 +81,12 @@ class Analysis:
         return [{"name": Path(name).name, "similarity": value} for name, value in self.neighbours.nearest(features)]
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
+def _decode(data: bytes, canvas_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The image in full size, and as `cxrbase embed` reads it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(data)
-        return decode_uint8(path)
+        return decode_uint8(path), decode_uint8(path, min_side=canvas_size)
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,8 +16,6 @@ from cxrbase.release.demo.analysis import Analysis
 
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost")
-# A detector's 25 million pixels at 16 bits, twice over.
-MAX_UPLOAD = 100_000_000
 _PAGES = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -33,7 +31,7 @@ _HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-def make_app(analysis: Analysis, *, max_upload: int = MAX_UPLOAD) -> FastAPI:
+def make_app(analysis: Analysis, *, max_upload: int) -> FastAPI:
     """The application.
 
     Args:

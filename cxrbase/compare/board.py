@@ -1,0 +1,93 @@
+"""The folder of a comparison: where each cell stands, read from files, so that anybody may look at any time."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cxrbase.compare.heartbeat import PROGRESS
+from cxrbase.compare.plan import Cell, Plan, folder_name
+
+State = Literal["waiting", "running", "done", "failed"]
+SPEC, RESULT, FAILURE, LOG = "cell.json", "result.json", "failed.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell and its folder.
+
+    Args:
+        cell: What is run.
+        folder: Where it is run and leaves everything.
+    """
+
+    cell: Cell
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The finished result; None where there is none yet."""
+        return read_json(self.folder / RESULT)
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last try failed."""
+        return read_json(self.folder / FAILURE)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the worker last said of itself."""
+        return read_json(self.folder / PROGRESS) or {}
+
+    def state(self, *, quiet_s: float = 120.0) -> State:
+        """Where the cell stands; one that has said nothing for long counts as waiting, its worker being gone."""
+        if (self.folder / RESULT).is_file():
+            return "done"
+        if (self.folder / FAILURE).is_file():
+            return "failed"
+        return "running" if time.time() - self.progress.get("at", 0.0) < quiet_s else "waiting"
+
+
+def lay_out(plan: Plan, root: Path, *, data: str) -> list[Place]:
+    """Makes the folder of every cell with its specification; finished ones are left as they are.
+
+    Args:
+        plan: The comparison.
+        root: Folder of the comparison.
+        data: Fingerprint of the images.
+    """
+    places = []
+    for cell in plan.cells():
+        folder = root / "cells" / folder_name(cell, cell.key(plan, data=data))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SPEC, {"cell": asdict(cell), "plan": asdict(plan), "data": data})
+        places.append(Place(cell, folder))
+    return places
+
+
+def forget_failures(places: Sequence[Place]) -> None:
+    """Gives failed cells another try."""
+    for place in places:
+        (place.folder / FAILURE).unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no file."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return found

@@ -1,0 +1,97 @@
+"""What a training step costs: FLOPs counted on the real step, seconds measured on the device, and steps per budget."""
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxrbase.compare.plan import BudgetKind
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.errors import ConfigError
+from cxrbase.optim import param_groups
+from cxrbase.pretraining import Pretraining
+from cxrbase.views import Views
+
+_COUNTED = 8  # images of the counted batch; FLOPs are proportional to it
+_MEASURED_S = 5.0
+
+
+def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
+    """The module and the data module that `cxrbase fit` would make of these settings."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Pretraining, "model")
+    parser.add_class_arguments(CXRDataModule, "data")
+    seed = int(settings.get("seed_everything", 0))
+    given = {name: dict(settings.get(name, {})) for name in ("model", "data")}
+    given["model"] |= {"image_size": given["data"].get("image_size", 224), "seed": seed}
+    given["data"] |= {"seed": seed}
+    torch.manual_seed(seed)
+    made = parser.instantiate(parser.parse_object(given))
+    return made.model, made.data
+
+
+def random_views(data: CXRDataModule, count: int, device: torch.device) -> Views:
+    """Views of noise, of the sizes of a real batch."""
+    side = data.canvas_size or 2 * data.image_size
+    images = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8, device=device)
+    sizes = torch.full((count, 2), side, device=device)
+    ids = torch.arange(count, device=device)
+    return data.views(images, sizes, ids, out=data.image_size, mean=data.mean, std=data.std, seed=0, epoch=0)
+
+
+def flops_per_image(module: Pretraining, data: CXRDataModule) -> float:
+    """FLOPs of forward and backward pass per image, a multiplication and an addition being two."""
+    objective = module.objective.train()
+    views = random_views(data, _COUNTED, torch.device("cpu"))
+    # The counter knows the products of plain attention, not those of every fused kernel.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        objective(views, 0.0).loss.backward()
+    objective.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops() / _COUNTED)
+
+
+def seconds_per_image(module: Pretraining, data: CXRDataModule, *, precision: str, device: torch.device) -> float:
+    """Device seconds of a training step per image, views and optimiser included, the median of several steps."""
+    objective = module.objective.to(device).train()
+    optimizer = torch.optim.AdamW(param_groups(objective, weight_decay=0.0), lr=0.0)
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    taken: list[float] = []
+    began = time.perf_counter()
+    while len(taken) < 4 or time.perf_counter() - began < _MEASURED_S:
+        start = time.perf_counter()
+        views = random_views(data, data.batch_size, device)
+        with torch.autocast(device.type, kind) if kind else contextlib.nullcontext():
+            loss = objective(views, 0.0).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append((time.perf_counter() - start) / data.batch_size)
+    return float(torch.tensor(taken[1:]).median())
+
+
+def steps_for(
+    budget: BudgetKind, amount: float, *, global_batch: int, flops: float, seconds: float | None = None
+) -> int:
+    """Optimizer steps that use up a budget.
+
+    Args:
+        budget: Kind of the budget.
+        amount: How much of it.
+        global_batch: Images of a step.
+        flops: FLOPs per image.
+        seconds: Seconds per image, needed for a budget of seconds.
+
+    Raises:
+        ConfigError: The budget is not enough for one step.
+    """
+    price = {"images": 1.0, "flops": flops, "seconds": seconds or 0.0}[budget] * global_batch
+    steps = round(amount / price) if price else 0
+    if steps < 1:
+        raise ConfigError(f"a budget of {amount:g} {budget} is not enough for one step, which takes {price:g}")
+    return steps

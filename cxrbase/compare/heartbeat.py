@@ -1,0 +1,50 @@
+"""Says how far a cell is, in a small file that anybody may read at any time."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+PROGRESS = "progress.json"
+
+
+def say(folder: Path, **facts: Any) -> None:
+    """Replaces a cell's progress; a reader finds the old or the new, never half of it."""
+    temporary = folder / f".{PROGRESS}.{os.getpid()}"
+    temporary.write_text(json.dumps(facts | {"at": time.time()}))
+    os.replace(temporary, folder / PROGRESS)
+
+
+class Heartbeat(Callback):
+    """Writes step, steps and loss of a run into the folder above the run's.
+
+    Args:
+        every_s: Seconds between two notes.
+    """
+
+    def __init__(self, every_s: float = 1.0) -> None:
+        self.every_s, self._said, self._began = every_s, 0.0, 0.0
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the state once in a while."""
+        self._began = self._began or time.time()
+        if time.monotonic() - self._said < self.every_s:
+            return
+        self._said = time.monotonic()
+        loss = trainer.callback_metrics.get("train/loss")
+        say(
+            Path(trainer.default_root_dir).parent,
+            stage="pretraining",
+            step=trainer.global_step,
+            steps=int(trainer.estimated_stepping_batches),
+            loss=None if loss is None else float(loss),
+            began=self._began,
+        )

@@ -1,0 +1,190 @@
+"""What is compared: the grid, its cells, the words of each cell's `cxrbase fit`, and the key that tells cells apart."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+import cxrbase
+from cxrbase.errors import ConfigError
+
+BudgetKind = Literal["images", "flops", "seconds"]
+CONTROL = "untrained"
+# Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
+_WITHOUT_EFFECT = ("compare", "release")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A further axis of the grid.
+
+    Args:
+        values: Words of `cxrbase fit` by the name of the value, such as {"0.9": ["--model.objective.mask_ratio=0.9"]}.
+        only: Objectives that have this axis; empty for all.
+    """
+
+    values: dict[str, list[str]]
+    only: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison.
+
+    Args:
+        name: Name of the comparison and of its folder.
+        objectives: Files of experiments/objective/, without suffix.
+        size: File of experiments/size/.
+        data: File of experiments/data/.
+        precisions: Values of `--trainer.precision`.
+        seeds: Values of `--seed_everything`.
+        axes: Further axes by name.
+        words: Words of `cxrbase fit` for every cell.
+        budget: What is equal between cells: images seen, training FLOPs, or seconds on the device.
+        amounts: How much of each, by kind of budget.
+        control: Whether the same network without training is scored too, once per seed.
+        points: How many times a cell is scored on validation patients on its way, for the curves.
+        tasks: Task files that every encoder is scored on.
+        shots: Labelled images per class of the label-efficiency curve.
+        resamples: Resampled patient sets of the intervals.
+        experiments: Folder of the YAML files.
+    """
+
+    name: str
+    objectives: list[str]
+    size: str
+    data: str
+    tasks: list[str]
+    amounts: dict[str, float]
+    budget: BudgetKind = "flops"
+    precisions: list[str] = field(default_factory=lambda: ["32-true"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    axes: dict[str, Axis] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)
+    control: bool = True
+    points: int = 4
+    shots: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
+    resamples: int = 1000
+    experiments: str = "experiments"
+
+    def __post_init__(self) -> None:
+        if self.budget not in self.amounts or self.amounts[self.budget] <= 0:
+            raise ConfigError(f"amounts must hold a number above 0 for the budget {self.budget}, got {self.amounts}")
+        if not self.objectives or not self.precisions or not self.seeds:
+            raise ConfigError("objectives, precisions and seeds must each hold at least one value")
+        if self.points < 1 or self.resamples < 1:
+            raise ConfigError(f"points and resamples must be at least 1, got {self.points} and {self.resamples}")
+        for name in [f"objective/{o}" for o in self.objectives] + [f"size/{self.size}", f"data/{self.data}"]:
+            if not (Path(self.experiments) / f"{name}.yaml").is_file():
+                there = sorted(path.stem for path in (Path(self.experiments) / name).parent.glob("*.yaml"))
+                raise ConfigError(f"no {self.experiments}/{name}.yaml; there are {', '.join(there) or 'none'}")
+
+    def cells(self) -> list["Cell"]:
+        """Every cell, seeds outermost, so that a comparison cut short still holds whole seeds."""
+        made = []
+        for seed in self.seeds:
+            if self.control:
+                made.append(self._cell(CONTROL, "32-true", seed, {}))
+            for objective in self.objectives:
+                axes = {
+                    name: axis.values for name, axis in self.axes.items() if objective in (axis.only or [objective])
+                }
+                for precision, *chosen in itertools.product(self.precisions, *axes.values()):
+                    made.append(self._cell(objective, precision, seed, dict(zip(axes, chosen, strict=True))))
+        return made
+
+    def _cell(self, objective: str, precision: str, seed: int, chosen: dict[str, str]) -> "Cell":
+        # The untrained network is that of any objective: all start from the same one for a seed.
+        real = self.objectives[0] if objective == CONTROL else objective
+        layers = ["base", f"objective/{real}", f"size/{self.size}", f"data/{self.data}", f"recipe/{real}_{self.size}"]
+        paths = [Path(self.experiments) / f"{layer}.yaml" for layer in layers]
+        words = [*self.words, *(word for name, value in chosen.items() for word in self.axes[name].values[value])]
+        words += [f"--trainer.precision={precision}", f"--seed_everything={seed}"]
+        return Cell(objective, precision, seed, chosen, [str(p) for p in paths if p.is_file()], words)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pretraining and its scores.
+
+    Args:
+        objective: Name of the objective, or `untrained`.
+        precision: Lightning's name of the precision.
+        seed: Seed of weights, order and views.
+        axes: Value of each further axis.
+        layers: YAML files.
+        words: Words after them.
+    """
+
+    objective: str
+    precision: str
+    seed: int
+    axes: dict[str, str]
+    layers: list[str]
+    words: list[str]
+
+    @property
+    def arm(self) -> str:
+        """What is compared: everything but the seed."""
+        return " ".join([self.objective, *([] if self.objective == CONTROL else [self.precision]), *self.axes.values()])
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return f"{self.arm} seed {self.seed}"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the layers and words add up to; later ones win."""
+        merged: dict[str, Any] = {}
+        for layer in self.layers:
+            _merge(merged, yaml.safe_load(Path(layer).read_text()) or {})
+        for word in self.words:
+            name, _, value = word.removeprefix("--").partition("=")
+            nested: Any = yaml.safe_load(value)
+            for part in reversed(name.split(".")):
+                nested = {part: nested}
+            _merge(merged, nested)
+        return merged
+
+    def key(self, plan: Plan, *, data: str) -> str:
+        """Hash of everything that the result depends on: configuration, budget, scoring, images and code.
+
+        Args:
+            plan: The comparison.
+            data: Fingerprint of the images.
+        """
+        scoring = {path: Path(path).read_text() for path in plan.tasks}
+        parts = [self.objective, self.settings, plan.budget, plan.amounts[plan.budget], plan.points, plan.resamples]
+        parts += [scoring, plan.shots, data, code_version()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_version() -> str:
+    """The version, and a hash of the package's files, so that changed code is not taken for the same."""
+    package = Path(cxrbase.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in _WITHOUT_EFFECT:
+            digest.update(path.read_bytes())
+    return f"{cxrbase.__version__}+{digest.hexdigest()[:10]}"
+
+
+def folder_name(cell: Cell, key: str) -> str:
+    """Name of a cell's folder: readable, and another one where anything differs."""
+    parts: Sequence[str] = [cell.arm, f"s{cell.seed}", key]
+    return "_".join(parts).replace(" ", "_").replace("/", "-")
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value

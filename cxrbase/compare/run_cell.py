@@ -1,0 +1,47 @@
+"""Runs one cell as a process of its own, wherever an engine puts it, so that whatever kills it kills nothing else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cxrbase.compare.board import FAILURE, LOG, RESULT, write_json
+
+
+def start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts the worker of a cell; what it says goes to the cell's log.
+
+    Args:
+        folder: Folder of the cell.
+        environment: Variables beside those of this process, such as CUDA_VISIBLE_DEVICES.
+    """
+    command = [sys.executable, "-m", "cxrbase.compare.worker", str(folder)]
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen(  # noqa: S603  (this interpreter and a folder, no shell)
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(environment)
+        )
+
+
+def settle(folder: Path, code: int) -> None:
+    """Notes why a worker ended without a result, from its exit code and the last line of its log."""
+    if (folder / RESULT).is_file():
+        return
+    lines = [line.strip() for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    killed = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    reason = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "no output")
+    write_json(folder / FAILURE, {"reason": f"{killed}: {reason[-400:]}", "code": code})
+
+
+def run(folder: str, environment: Mapping[str, str] | None = None) -> int:
+    """Runs a cell to its end; the face for engines that call a function on another machine with the same folder.
+
+    Returns:
+        Exit code of the worker; 0 where the result was there already.
+    """
+    place = Path(folder)
+    if (place / RESULT).is_file():
+        return 0
+    code = start(place, environment or {}).wait()
+    settle(place, code)
+    return code

@@ -1,0 +1,126 @@
+"""One cell, start to end: count what a step costs, pretrain for the budget, score the encoder, write the result."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxrbase.compare.board import RESULT, SPEC, read_json, write_json
+from cxrbase.compare.cost import build, flops_per_image, seconds_per_image, steps_for
+from cxrbase.compare.heartbeat import say
+from cxrbase.compare.plan import CONTROL, Axis, Cell, Plan, code_version
+from cxrbase.compare.scoring import curve, score_tasks
+from cxrbase.errors import ConfigError, CXRBaseError
+
+RUN, COST = "run", "cost.json"
+
+
+def main(folder: Path) -> int:
+    """Runs the cell of a folder; what is there already is not done again.
+
+    Returns:
+        The exit code.
+    """
+    plan, cell = read_spec(folder)
+    try:
+        say(folder, stage="counting")
+        cost = read_json(folder / COST) or _cost(plan, cell)
+        write_json(folder / COST, cost)
+        run = folder / RUN
+        if cell.objective == CONTROL:
+            _export(cell, run)
+        elif (code := _pretrain(plan, cell, run, steps=cost["steps"])) != 0:
+            return code
+        say(folder, stage="scoring")
+        tasks = score_tasks(plan, run, cell)
+    except (CXRBaseError, ValueError, OSError, RuntimeError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    summary = read_json(run / "summary.json") or {}
+    write_json(folder / RESULT, _result(cell, cost, summary, tasks, curve(run, summary, cost)))
+    return 0
+
+
+def read_spec(folder: Path) -> tuple[Plan, Cell]:
+    """The comparison and the cell of a folder."""
+    spec = read_json(folder / SPEC)
+    if spec is None:
+        raise ConfigError(f"no {SPEC} in {folder}: give the folder of a cell")
+    axes = {name: Axis(**axis) for name, axis in spec["plan"]["axes"].items()}
+    return Plan(**(spec["plan"] | {"axes": axes})), Cell(**spec["cell"])
+
+
+def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
+    if cell.objective == CONTROL:
+        return {"flops_per_image": 0.0, "steps": 0, "global_batch": 0}
+    module, data = build(cell.settings)
+    trainer = cell.settings.get("trainer", {})
+    devices = trainer.get("devices", 1)
+    batch = data.batch_size * (devices if isinstance(devices, int) else max(1, torch.cuda.device_count()))
+    batch *= trainer.get("accumulate_grad_batches", 1)
+    cost: dict[str, Any] = {"flops_per_image": flops_per_image(module, data), "global_batch": batch}
+    if plan.budget == "seconds":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cost["seconds_per_image"] = seconds_per_image(module, data, precision=cell.precision, device=device)
+    amount, flops, seconds = plan.amounts[plan.budget], cost["flops_per_image"], cost.get("seconds_per_image")
+    cost["steps"] = steps_for(plan.budget, amount, global_batch=batch, flops=flops, seconds=seconds)
+    return cost
+
+
+def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
+    if (run / "summary.json").is_file():
+        return 0
+    from cxrbase.cli import main as command
+
+    words = [f"--config={layer}" for layer in cell.layers] + list(cell.words)
+    words += [f"--run_dir={run}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1"]
+    words += [f"--probe.every_n_steps={max(1, steps // plan.points)}", f"--probe.resamples={plan.resamples}"]
+    words += ["--trainer.callbacks+=cxrbase.compare.heartbeat.Heartbeat", "--trainer.enable_progress_bar=false"]
+    if (run / "last.ckpt").is_file():
+        words.append(f"--ckpt_path={run}")
+    return command(["fit", *words])
+
+
+def _export(cell: Cell, run: Path) -> None:
+    """Writes the network as it is before the first step, as an encoder like any other."""
+    from cxrbase.backbones import save_encoder
+    from cxrbase.callbacks.run_record import encoder_card
+
+    module, data = build(cell.settings)
+    save_encoder(module.encoder, run, encoder_card(module, data, images_seen=0, steps=0) | {"objective": CONTROL})
+
+
+def _result(
+    cell: Cell, cost: dict[str, Any], summary: dict[str, Any], tasks: dict[str, Any], points: list[dict[str, float]]
+) -> dict[str, Any]:
+    images = summary.get("images_seen", 0)
+    kept = ("images_seen", "steps", "wall_s", "images_per_s", "data_wait_fraction", "loss_first", "loss_last",
+            "precision", "device", "parameters", "backbone", "image_size", "version")  # fmt: skip
+    return {
+        "cell": asdict(cell) | {"arm": cell.arm},
+        "cost": cost,
+        "spent": {
+            "images": images,
+            "flops": images * cost["flops_per_image"],
+            "seconds": images / summary["images_per_s"] if images else 0.0,
+        },
+        "summary": {name: summary[name] for name in kept if name in summary},
+        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else _resident_gb(),
+        "tasks": tasks,
+        "curve": points,
+        "code": code_version(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _resident_gb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

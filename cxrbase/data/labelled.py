@@ -1,0 +1,102 @@
+"""Labelled canvases for training, keyed views on the CPU, and the centre view of any rows for scoring."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxrbase.data.augment import Augment, AugmentedCrop
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.dataset import StreamDataset
+from cxrbase.data.order import Order
+from cxrbase.data.stream import StreamLoader, StreamSampler
+from cxrbase.views import centre_view
+
+Rows = NDArray[np.int64]
+Batch = tuple[Tensor, Tensor]
+
+
+class LabelledImages(L.LightningDataModule):
+    """Images with targets: random views of some rows to learn from, centre views of others to choose by.
+
+    Args:
+        store: Decoded images.
+        targets: (N, K) for the rows of the store, in [0, 1], NaN unknown.
+        train: Rows to learn from.
+        val: Rows to choose by.
+        image_size: Side of a view in pixels.
+        mean: Subtracted after scaling to [0, 1].
+        std: Divided by afterwards.
+        batch_size: Images per step; fewer where `train` is smaller.
+        num_workers: Worker processes of the training loader; 0 reads in the main process.
+        augment: How training images are varied.
+        seed: Seed of order and variation.
+    """
+
+    def __init__(
+        self,
+        store: CanvasStore,
+        targets: NDArray[np.float32],
+        *,
+        train: Rows,
+        val: Rows,
+        image_size: int,
+        mean: float,
+        std: float,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.store, self.targets, self.train_rows, self.val_rows = store, torch.from_numpy(targets), train, val
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.batch_size, self.num_workers = min(batch_size, len(train)), num_workers
+        self.augment, self.seed = augment or Augment(), seed
+
+    def train_dataloader(self) -> StreamLoader:
+        """Shuffled by (seed, epoch), varied by (seed, epoch, row); the incomplete last batch is dropped."""
+        crop = AugmentedCrop(self.image_size, self.augment)
+        return StreamLoader(
+            StreamDataset(self.store, seed=self.seed, crop=crop),
+            batch_size=self.batch_size,
+            sampler=StreamSampler(Order(self.train_rows, seed=self.seed), batch_size=self.batch_size),
+            num_workers=self.num_workers,
+            drop_last=True,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Normalised images (B, 1, S, S) and their targets (B, K), on the device."""
+        images, _, rows = batch
+        scaled = (images.to(torch.float32) / 255 - self.mean) / self.std
+        return scaled, self.targets[rows.cpu()].to(images.device)
+
+    def centre_batches(self, rows: Rows, *, device: torch.device, batch_size: int = 64) -> Iterator[Tensor]:
+        """The centre view of some rows, (B, 1, S, S) normalised, in order."""
+        return centre_batches(
+            self.store, rows, out=self.image_size, mean=self.mean, std=self.std, device=device, batch_size=batch_size
+        )
+
+
+def centre_batches(
+    store: CanvasStore,
+    rows: Rows,
+    *,
+    out: int,
+    mean: float,
+    std: float,
+    device: torch.device,
+    batch_size: int = 64,
+) -> Iterator[Tensor]:
+    """The view that encoders are judged on, of some rows of a store, (B, 1, out, out) normalised, in order."""
+    images = StreamDataset(store)
+    for start in range(0, len(rows), batch_size):
+        items = [images[int(row)] for row in rows[start : start + batch_size]]
+        canvases, sizes = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
+        yield centre_view(canvases.to(device), sizes.to(device), out=out, mean=mean, std=std)

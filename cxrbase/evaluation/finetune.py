@@ -1,0 +1,239 @@
+"""Fine-tunes one encoder on one task: epoch, threshold and temperature by validation, then the test split once."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import timm
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+
+import cxrbase
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.labelled import LabelledImages
+from cxrbase.errors import ConfigError
+from cxrbase.evaluation.classifier import Classifier, predict, validation_score
+from cxrbase.evaluation.cohort import Cohort
+from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.measure import Measured, measure, plain
+from cxrbase.evaluation.metrics import cluster_weights
+from cxrbase.evaluation.shots import fraction, k_shot
+from cxrbase.evaluation.suite.feature_store import encoder_hash
+from cxrbase.evaluation.suite.results import Result, git_commit, row_key, write_result
+from cxrbase.evaluation.suite.score_task import splits_of
+from cxrbase.evaluation.task_data import TaskData
+from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.weights_fit import Encoder
+
+logger = logging.getLogger(__name__)
+
+_RANGE_IMAGES = 2048  # training images whose features say what is in range
+
+
+class BestEpoch(Callback):
+    """Scores validation after every epoch and keeps the weights of the best, the first on a tie.
+
+    Args:
+        truth: (V, K) labels of the validation images.
+    """
+
+    def __init__(self, truth: NDArray[Any]) -> None:
+        self.truth = truth
+        self.score, self.epoch = float("-inf"), -1
+        self.state: dict[str, torch.Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scores and logs."""
+        data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, Classifier)
+        logits, _ = predict(pl_module, data.centre_batches(data.val_rows, device=pl_module.device))
+        score = validation_score(logits, self.truth)
+        pl_module.log("val/score", score, prog_bar=True)
+        if score > self.score or self.epoch < 0:
+            self.score, self.epoch = score, trainer.current_epoch
+            self.state = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
+
+
+def finetune(
+    data: TaskData, encoder: Encoder, card: dict[str, Any], settings: FineTune, run_dir: Path, *, name: str
+) -> Result:
+    """Fits, chooses on validation, opens test once, and leaves a model folder and a result row in the run folder.
+
+    Args:
+        data: The task.
+        encoder: From `load_any_encoder`.
+        card: Its description.
+        settings: How to fit.
+        run_dir: Folder of the run; model/ and results/ are written into it.
+        name: What the encoder is called in the result.
+    """
+    L.seed_everything(settings.seed, verbose=False)
+    size = int(card["image_size"]) if isinstance(card["image_size"], int) else 0
+    patch = int(encoder.patch_embed.patch_size[0])
+    if not size or size % patch:
+        raise ConfigError(
+            f"finetune.image_size must be one side that patches of {patch} pixels tile, got {card['image_size']}"
+        )
+    said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
+    network = _with_drop_path(encoder, card, settings.drop_path)
+    canvas = settings.canvas_size or 2 * size
+    store = CanvasStore.open(
+        data.manifest,
+        size=canvas,
+        cache_dir=settings.cache_dir or data.manifest.root / ".canvas",
+        max_bad=settings.max_bad,
+        limit_gb=settings.cache_gb,
+    )
+    splits, rows = splits_of(data, store.rows)
+    targets = _few(settings, splits.train, rows["train"], data)
+    train = np.flatnonzero(~np.isnan(targets).all(1))
+    if settings.mode == "probe" and min(settings.batch_size, len(train)) < 2:
+        raise ConfigError(
+            "a linear probe needs at least 2 images per step: raise finetune.batch_size or finetune.shots"
+        )
+    module = LabelledImages(
+        store, targets, train=train, val=rows["val"], image_size=size, mean=card["mean"], std=card["std"],
+        batch_size=settings.batch_size, num_workers=settings.num_workers, augment=settings.augment, seed=settings.seed,
+    )  # fmt: skip
+    classifier = Classifier(
+        network, data.classes, kind=data.task.kind, mode=settings.mode, lr=settings.lr, min_lr=settings.min_lr,
+        warmup=settings.warmup, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay,
+        betas=settings.betas, smoothing=settings.smoothing, seed=settings.seed,
+    )  # fmt: skip
+    best = BestEpoch(splits.val.labels)
+    _trainer(settings, run_dir, best).fit(classifier, datamodule=module)
+    classifier.load_state_dict(best.state)
+    device = _device(settings)
+    classifier.to(device)
+    scored = {part: predict(classifier, module.centre_batches(rows[part], device=device)) for part in ("val", "test")}
+    for logits, _ in scored.values():
+        logits[:, ~_learnt(targets[train])] = np.nan
+    weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
+    found = measure(scored["val"][0], splits.val.labels, scored["test"][0], splits.test.labels, weights,
+                    classes=data.classes, criterion=settings.threshold)  # fmt: skip
+    row = _row(data, settings, said, splits.counts(), splits.undefined(), found, best, len(train))
+    result = Result(row, scored["test"][0], found.probabilities, np.asarray(splits.test.labels, np.float64),
+                    splits.test.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
+    write_result(result, run_dir / "results")
+    shown = train[np.linspace(0, len(train) - 1, min(len(train), _RANGE_IMAGES)).round().astype(np.int64)]
+    _, features = predict(classifier, module.centre_batches(shown, device=device))
+    limits = FeatureRange.of(features, scored["val"][1])
+    save_model(run_dir / "model", Model(classifier.cpu(), _model_card(row, said, settings, found, canvas), limits))
+    return result
+
+
+def _with_drop_path(encoder: Encoder, card: dict[str, Any], rate: float) -> Encoder:
+    """The same network with stochastic depth, which has no weights."""
+    network: Any = timm.create_model(card["timm_name"], pretrained=False, drop_path_rate=rate, **card["timm_args"])
+    network.load_state_dict(encoder.state_dict())
+    made: Encoder = network
+    return made
+
+
+def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskData) -> NDArray[np.float32]:
+    """Targets (N, K) of all images of the task, NaN for those that are not learnt from."""
+    targets = np.full(data.targets.shape, np.nan, np.float32)
+    if settings.shots is None:
+        chosen = rows[fraction(train, settings.fraction, seed=settings.seed)]
+        targets[chosen] = data.targets[chosen]
+        return targets
+    place, labels = k_shot(train, settings.shots, seed=settings.seed)
+    # A softmax needs the whole answer, which a drawn image of one of several classes has.
+    targets[rows[place]] = data.targets[rows[place]] if data.task.kind == "multiclass" else labels
+    if not len(place):
+        raise ConfigError(f"no class has {settings.shots} patients with and without it in train: lower finetune.shots")
+    return targets
+
+
+def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=settings.epochs,
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision or "32-true",  # type: ignore[arg-type]
+        logger=TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
+        callbacks=[best],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        default_root_dir=run_dir,
+    )
+
+
+def _device(settings: FineTune) -> torch.device:
+    return torch.device("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _learnt(targets: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Classes with something to tell apart in training, (K,)."""
+    return np.asarray((targets > 0.5).any(0) & (targets < 0.5).any(0))
+
+
+def _row(
+    data: TaskData, settings: FineTune, encoder: dict[str, Any], counts: dict[str, Any], undefined: dict[str, str],
+    found: Measured, best: BestEpoch, images: int,
+) -> dict[str, Any]:  # fmt: skip
+    undefined = undefined | {
+        name: "too few labels to learn from" for name in found.undefined() if name not in undefined
+    }
+    task = _task_card(data)
+    shown = {key: encoder.get(key) for key in ("name", "hash", "timm_name", "image_size", "mean", "std", "format")}
+    return {
+        "key": row_key(encoder=encoder["hash"], task=task, settings=asdict(settings), split=data.split_checksum),
+        "encoder": shown,
+        "task": task,
+        "protocol": settings.protocol,
+        "protocol_text": (
+            f"{settings.mode} for {settings.epochs} epochs, epoch {best.epoch + 1} chosen by validation; temperature "
+            f"by log loss and threshold by {settings.threshold} on validation; test scored once; 95 % intervals of "
+            f"{settings.resamples} resamples of patients"
+        ),
+        "seed": settings.seed,
+        "split_checksum": data.split_checksum,
+        "label_checksum": data.label_checksum,
+        "label_counts": data.label_counts,
+        "counts": counts,
+        "train_images": images,
+        "best_epoch": best.epoch + 1,
+        "validation_score": plain(best.score),
+        "test_opened": 1,
+        "undefined": undefined,
+        "metrics": found.to_dict(),
+        "warnings": [*data.task.warnings, *(f"{name} is undefined: {why}" for name, why in undefined.items())],
+        "settings": asdict(settings),
+        "version": cxrbase.__version__,
+        "git_commit": git_commit(),
+    }
+
+
+def _task_card(data: TaskData) -> dict[str, Any]:
+    task = data.task
+    return {
+        "name": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "findings": list(data.classes),
+        "views": task.views,
+        "warnings": task.warnings,
+    }
+
+
+def _model_card(
+    row: dict[str, Any], encoder: dict[str, Any], settings: FineTune, found: Measured, canvas: int
+) -> dict[str, Any]:
+    kept = ("timm_name", "timm_args", "image_size", "mean", "std", "intensity", "format", "name", "hash")
+    return {
+        "encoder": {key: encoder[key] for key in kept if key in encoder},
+        "classes": list(found.classes),
+        "kind": row["task"]["kind"],
+        "mode": settings.mode,
+        "temperatures": found.temperatures.tolist(),
+        "thresholds": [plain(value) for value in found.thresholds],
+        "canvas_size": canvas,
+        **{key: row[key] for key in ("task", "seed", "split_checksum", "metrics", "settings", "git_commit")},
+    }

@@ -1,0 +1,139 @@
+"""`cxrbase fit --config experiments/task/<task>.yaml`: fits an encoder to a task, all in one run folder."""
+
+import dataclasses
+import json
+import logging
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from cxrbase.data.images import Phantom
+from cxrbase.errors import ConfigError
+from cxrbase.evaluation.finetune import finetune
+from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.task import Task
+from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.fit_cli import configs
+from cxrbase.training_cli import SuggestingParser, _quiet, fit, found_precision
+from cxrbase.weights import load_any_encoder
+
+logger = logging.getLogger(__name__)
+
+_SHORT_EPOCHS = 15  # of the pretraining that stands in where there is no encoder
+
+
+def fit_task(words: list[str]) -> int:
+    """Runs `cxrbase fit` on a task file and prints a summary; returns the exit code.
+
+    Args:
+        words: Words after `fit`.
+    """
+    _quiet()
+    warnings.filterwarnings("ignore", message=".*`val_dataloader`.*")
+    parser = _parser()
+    config = parser.parse_args(words)
+    made = parser.instantiate(config)
+    task, settings = made.task, made.finetune
+    run_dir = Path(made.run_dir or f"runs/{task.name}_{settings.protocol}_{datetime.now():%Y%m%d-%H%M%S}")
+    if (run_dir / "model").exists():
+        raise ConfigError(f"{run_dir} holds a model already: set --run_dir to a new folder")
+    data = load_task_data(task)
+    data.check()
+    name = made.encoder or str(_own_encoder(task, configs(words)))
+    logger.info("encoder %s", name)
+    encoder, card = load_any_encoder(
+        name, image_size=settings.image_size, patch_size=made.patch_size, mean=made.mean, std=made.std
+    )
+    if settings.precision is None:
+        settings = dataclasses.replace(settings, precision=found_precision(settings.accelerator))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    parser.save(config, run_dir / "config.yaml", overwrite=True)
+    result = finetune(data, encoder, card, settings, run_dir, name=_short(name))
+    print_result(result, run_dir, sys.stdout)
+    return 0
+
+
+def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
+    """Writes a few lines about a result."""
+    row = result.row
+    counts = row["counts"]
+    lines = [
+        "",
+        f"{row['task']['title']}: {row['protocol']} of {row['encoder']['name']}",
+        f"  learnt from   {row['train_images']:,} images; epoch {row['best_epoch']} of "
+        f"{row['settings']['epochs']} was best on {counts['val']['images']:,} validation images",
+        f"  tested once   on {counts['test']['images']:,} images of {counts['test']['patients']:,} patients, "
+        "95 % intervals over patients",
+    ]
+    for metric, title in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("balanced_accuracy", "balanced acc."),
+                          ("ece", "calib. error")):  # fmt: skip
+        if metric in row["metrics"]:
+            lines.append(f"    {title:14}{_score(row['metrics'][metric]['macro'])}")
+    per_class = row["metrics"]["auroc"]["per_class"]
+    if len(per_class) > 1:
+        lines += [f"      {name:20} AUROC {_score(value)}" for name, value in per_class.items()]
+    lines += [f"  warning       {text}" for text in row["warnings"]]
+    lines += [f"  model         {run_dir / 'model'}", f"  results       {run_dir / 'results'}", ""]
+    stream.write("\n".join(lines) + "\n")
+
+
+def _parser() -> SuggestingParser:
+    parser = SuggestingParser(
+        prog="cxrbase fit", description="Fits an encoder to a task, given by a task file.", allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="Task file; several are layered.")
+    parser.add_argument(
+        "--encoder",
+        type=str | None,
+        default=None,
+        help="Run folder, weight file or timm:<name>; by default, on the phantom, the newest in runs/ or a short one.",
+    )
+    parser.add_argument("--patch_size", type=int | None, default=None, help="Side of a patch; default the encoder's.")
+    parser.add_argument("--mean", type=float | None, default=None, help="Mean the encoder expects, in [0, 1].")
+    parser.add_argument("--std", type=float | None, default=None, help="Standard deviation the encoder expects.")
+    parser.add_argument(
+        "--run_dir", type=str | None, default=None, help="Folder of the run; by default a new one in runs/."
+    )
+    parser.add_class_arguments(Task, "task")
+    parser.add_class_arguments(FineTune, "finetune")
+    parser.add_argument("--evaluate", type=dict[str, Any] | None, default=None, help="Settings of `cxrbase evaluate`.")
+    return parser
+
+
+def _own_encoder(task: Task, configs: list[Path]) -> Path:
+    """The newest run on the phantom, or a short one made now; only for tasks of the phantom."""
+    if task.data.phantom is None:
+        raise ConfigError(f"task {task.name} is not of the phantom, so it needs an encoder: --encoder=runs/<run>")
+    cards = sorted(Path("runs").glob("*/encoder.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for card in cards:
+        config = card.with_name("config.yaml")
+        if config.is_file() and "phantom:\n" in config.read_text(encoding="utf-8"):
+            return card.parent
+    return _pretrained(task.data.root, task.data.phantom, configs[0].parent.parent)
+
+
+def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
+    layers = ["base", "objective/simclr", "size/tiny", "data/phantom", "recipe/simclr_tiny"]
+    if lacking := [layer for layer in layers if not (experiments / f"{layer}.yaml").is_file()]:
+        raise ConfigError(f"no encoder: give one with --encoder, as {experiments} has no {lacking[0]}.yaml to make one")
+    run_dir = Path(f"runs/short_simclr_tiny_{datetime.now():%Y%m%d-%H%M%S}")
+    logger.info("no encoder was given and runs/ has none: pretraining a short one in %s", run_dir)
+    words = [f"--config={experiments / layer}.yaml" for layer in layers]
+    words += [f"--data.root={root}", f"--data.phantom={json.dumps(dataclasses.asdict(phantom))}"]
+    words += [f"--trainer.max_epochs={_SHORT_EPOCHS}", "--probe.enabled=false", "--figures.enabled=false"]
+    fit([*words, f"--run_dir={run_dir}"])
+    return run_dir
+
+
+def _short(name: str) -> str:
+    path = Path(name)
+    return path.parent.name if path.suffix in (".safetensors", ".json") and path.stem == "encoder" else path.name
+
+
+def _score(score: dict[str, Any]) -> str:
+    if score["value"] is None:
+        return "undefined"
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

@@ -1,0 +1,33 @@
+"""`cxrbase fit`: pretrains, or fits an encoder to a task where a task file is given."""
+
+from itertools import pairwise
+from pathlib import Path
+
+
+def fit(words: list[str]) -> int:
+    """Runs the one that the files ask for, and returns the exit code.
+
+    Args:
+        words: Words after `fit`.
+    """
+    if any(_is_task(path) for path in configs(words)):
+        from cxrbase.finetune_cli import fit_task
+
+        return fit_task(words)
+    from cxrbase.training_cli import fit as pretrain
+
+    return pretrain(words)
+
+
+def configs(words: list[str]) -> list[Path]:
+    """Files given by --config, in order."""
+    after = [second for first, second in pairwise(words) if first in ("--config", "-c")]
+    joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [Path(name) for name in (*after, *joined)]
+
+
+def _is_task(path: Path) -> bool:
+    """Whether a file has a section `task`; parsed later, by whom it belongs to."""
+    if not path.is_file():
+        return False
+    return any(line.startswith("task:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())

@@ -1,0 +1,177 @@
+"""A fine-tuned model as a folder: model.safetensors and model.json, written by `finetune` and read without pickle."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import cxrbase
+from cxrbase.errors import ModelError
+from cxrbase.evaluation.classifier import Classifier
+from cxrbase.views import centre_view
+
+FORMAT = 1
+WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
+
+_FIELDS = ("format", "encoder", "classes", "kind", "mode", "temperatures", "thresholds", "range", "task")
+_NETWORK, _RANGE = "classifier.", "range."
+_SHRINK = 0.1  # share of the mean variance in the covariance, so that it can be inverted with few images
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRange:
+    """Where the features of the training images lie, to tell when an image is unlike them.
+
+    Args:
+        mean: (D,).
+        precision: (D, D), inverse of the shrunk covariance.
+        limit: Distance that 99 % of the validation images keep below.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    limit: float
+
+    @classmethod
+    def of(cls, train: NDArray[np.float32], val: NDArray[np.float32]) -> "FeatureRange":
+        """Measures it on features of training images (N, D), and its limit on those of validation images (V, D)."""
+        table = torch.from_numpy(train).double()
+        mean = table.mean(0)
+        covariance = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
+        level = covariance.diagonal().mean().clamp(min=1e-12)
+        covariance = (1 - _SHRINK) * covariance + _SHRINK * level * torch.eye(len(covariance), dtype=torch.float64)
+        found = cls(mean.float(), torch.linalg.inv(covariance).float(), 0.0)
+        return cls(found.mean, found.precision, float(np.quantile(found.distance(torch.from_numpy(val)).numpy(), 0.99)))
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Mahalanobis distance per dimension, (B,), about 1 for images like those of training, of features (B, D)."""
+        off = features.double().cpu() - self.mean.double()
+        return (torch.einsum("bd,de,be->b", off, self.precision.double(), off).clamp(min=0) / off.shape[1]).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A calibrated classifier with what is needed to feed it and to judge its answers.
+
+    Args:
+        network: Encoder and head, in evaluation mode.
+        card: What model.json says.
+        range: Where the features of the training images lie.
+    """
+
+    network: Classifier
+    card: dict[str, Any]
+    range: FeatureRange
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self.network.classes
+
+    @property
+    def image_size(self) -> int:
+        """Side of the view in pixels."""
+        return int(self.card["encoder"]["image_size"])
+
+    def view(self, canvases: Tensor, sizes: Tensor) -> Tensor:
+        """What the network is fed, (B, 1, S, S), of uint8 canvases (B, 1, C, C) and valid sizes (B, 2)."""
+        card = self.card["encoder"]
+        return centre_view(canvases, sizes, out=self.image_size, mean=card["mean"], std=card["std"])
+
+    def log_odds(self, images: Tensor) -> Tensor:
+        """Calibrated log-odds, (B, K), of images from `view`; differentiable."""
+        temperatures = torch.tensor(self.card["temperatures"], device=images.device)
+        scores: Tensor = self.network(images) / temperatures
+        return scores
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Calibrated probability of each class, (B, K)."""
+        return self.log_odds(images).sigmoid()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features, (B, D), for `range.distance`."""
+        return self.network.head.features(self.network.tokens(images))
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        """Probability from which each class counts as present; None where validation could not choose one."""
+        return tuple(self.card["thresholds"])
+
+
+def save_model(folder: Path, model: Model) -> Path:
+    """Writes a model folder, the card last, and returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
+    state |= {_RANGE + "mean": model.range.mean, _RANGE + "precision": model.range.precision}
+    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    card = {"format": FORMAT, "version": cxrbase.__version__, "range": {"limit": model.range.limit}} | model.card
+    for name, content in (
+        (WEIGHTS_FILE, save(plain, metadata={"format": "pt"})),
+        (CARD_FILE, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode()),
+    ):
+        part = folder / f".{name}.{os.getpid()}.tmp"
+        part.write_bytes(content)
+        os.replace(part, folder / name)
+    return folder
+
+
+def load_model(path: str | Path) -> Model:
+    """Reads a model folder, every key matched, without running any code of the files.
+
+    Args:
+        path: The folder `model` of a fine-tuning run, that run's folder, or one of the two files.
+
+    Raises:
+        ModelError: It is missing, damaged, of a newer format, or the weights do not fit its description.
+    """
+    folder = _folder(Path(path))
+    card = _card(folder / CARD_FILE)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise ModelError(f"{folder} has {CARD_FILE} and no {WEIGHTS_FILE}: copy both files of the model")
+    try:
+        state = load_file(weights)
+        encoder: Any = timm.create_model(card["encoder"]["timm_name"], pretrained=False, **card["encoder"]["timm_args"])
+        network = Classifier(encoder, card["classes"], kind=card["kind"], mode=card["mode"])
+        network.load_state_dict({k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)})
+        limits = FeatureRange(state[_RANGE + "mean"], state[_RANGE + "precision"], float(card["range"]["limit"]))
+        if not len(card["classes"]) == len(card["temperatures"]) == len(card["thresholds"]):
+            raise ValueError("classes, temperatures and thresholds differ in number")
+        if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):
+            raise ValueError(f"temperatures must be above 0, got {card['temperatures']}")
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AssertionError,
+            AttributeError) as error:  # fmt: skip
+        raise ModelError(f"{weights} does not fit {CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
+    network.requires_grad_(False)
+    return Model(network.eval(), card, limits)
+
+
+def _folder(path: Path) -> Path:
+    for folder in (path, path / "model", path.parent):
+        if (folder / CARD_FILE).is_file() and (folder != path.parent or path.name in (CARD_FILE, WEIGHTS_FILE)):
+            return folder
+    raise ModelError(f"no model at {path}: give a fine-tuning run or its folder model/ with {CARD_FILE}")
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no description of a model: {error}") from error
+    if not isinstance(card, dict) or (lacking := [name for name in _FIELDS if name not in card]):
+        raise ModelError(f"{path} is no description of a model: it lacks {', '.join(lacking or ['everything'])}"
+                         if isinstance(card, dict) else f"{path} is no description of a model")  # fmt: skip
+    if card["format"] != FORMAT:
+        raise ModelError(
+            f"{path} has format {card['format']!r}, this version of cxrbase reads {FORMAT}: update cxrbase"
+        )
+    return card

@@ -1,0 +1,72 @@
+"""Made results of cells, with known differences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from commands import EXPERIMENTS
+from cxrbase.compare.board import RESULT, Place, lay_out
+from cxrbase.compare.plan import CONTROL, Plan
+
+RESAMPLES = 1000
+SUMMARY = {"images_per_s": 32.0, "data_wait_fraction": 0.01, "loss_first": 2.0, "loss_last": 1.0, "device": "cpu"}
+TASK = {
+    "warnings": ["made of nothing"],
+    "features": {"rankme": 20.0, "std": 0.8, "collapsed": False},
+    "subgroups": [{"group": "sex", "best": "F", "worst": "M", "gap": {"value": 0.01, "low": 0.0, "high": 0.02}}],
+}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """A plan whose task file is there."""
+    task = tmp_path / "task.yaml"
+    task.write_text(yaml.safe_dump({"task": {"name": "made", "title": "Made", "data": {"root": "nowhere"}}}))
+    return Plan(
+        name="made", objectives=["mae", "dino", "simclr"], size="tiny", data="phantom", tasks=[str(task)],
+        amounts={"images": 64.0}, budget="images", seeds=[0, 1, 2], resamples=RESAMPLES, experiments=str(EXPERIMENTS),
+    )  # fmt: skip
+
+
+def made_result(cell, level: float) -> dict:
+    """A result whose macro AUROC is `level`; patients move all arms alike, seeds each a little."""
+    patients = np.random.default_rng(0).normal(0, 0.02, RESAMPLES)
+    shift = 0.002 * np.random.default_rng([cell.seed, 1]).normal()
+    samples = [level + shift, *(level + shift + patients)]
+    row = {
+        "value": samples[0],
+        "low": min(samples),
+        "high": max(samples),
+        "samples": samples,
+        "metrics": {},
+        "draws": 1,
+    }
+    protocols = dict.fromkeys(("linear", "knn", "linear-1shot", "linear-4shot"), row)
+    trained = cell.objective != CONTROL
+    curve = [{"images": 32 * n, "flops": 1e9 * n, "seconds": n, "linear": 0.5 + 0.01 * n, "knn": 0.5} for n in (1, 2)]
+    return {
+        "cell": {"objective": cell.objective, "precision": cell.precision, "seed": cell.seed, "arm": cell.arm},
+        "cost": {"flops_per_image": 1e9 * trained, "steps": 2},
+        "spent": {"images": 64 * trained, "flops": 6.4e10 * trained, "seconds": 2.0 * trained},
+        "summary": SUMMARY if trained else {},
+        "peak_memory_gb": 0.5,
+        "tasks": {"made": TASK | {"protocols": protocols}},
+        "curve": curve if trained else [],
+    }
+
+
+@pytest.fixture
+def finished(plan, tmp_path):
+    """Writes results of chosen levels by objective and returns the places."""
+
+    def write(levels: dict[str, float], *, but: str = "") -> list[Place]:
+        places = lay_out(plan, tmp_path / "made", data="data")
+        for place in places:
+            if place.cell.title != but:
+                Path(place.folder, RESULT).write_text(json.dumps(made_result(place.cell, levels[place.cell.objective])))
+        return places
+
+    return write

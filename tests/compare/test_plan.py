@@ -1,0 +1,112 @@
+"""The grid: which cells there are, what words they get, what changes their key, and how budgets become steps."""
+
+from dataclasses import replace
+
+import pytest
+
+from cxrbase.compare.cost import build, flops_per_image, steps_for
+from cxrbase.compare.plan import CONTROL, Axis, code_version
+from cxrbase.errors import ConfigError
+
+
+def test_a_cell_for_every_value_of_every_axis(plan):
+    axes = {
+        "mask": Axis(
+            {"0.5": ["--model.objective.mask_ratio=0.5"], "0.9": ["--model.objective.mask_ratio=0.9"]}, ["mae"]
+        )
+    }
+    cells = replace(plan, axes=axes, precisions=["32-true", "bf16-mixed"]).cells()
+    # Per seed: the control, MAE in 2 precisions x 2 masks, two others in 2 precisions.
+    assert len(cells) == 3 * (1 + 4 + 2 + 2)
+    assert len({cell.title for cell in cells}) == len(cells)
+    mae = next(cell for cell in cells if cell.axes == {"mask": "0.9"} and cell.precision == "bf16-mixed")
+    assert mae.arm == "mae bf16-mixed 0.9"
+    assert mae.settings["model"]["objective"]["mask_ratio"] == 0.9
+    assert mae.settings["trainer"]["precision"] == "bf16-mixed"
+    assert sum(cell.objective == CONTROL for cell in cells) == 3
+
+
+def test_no_control_where_none_is_wanted(plan):
+    assert CONTROL not in {cell.objective for cell in replace(plan, control=False).cells()}
+
+
+def test_the_key_changes_with_whatever_changes_a_result(plan):
+    cell = plan.cells()[1]
+    key = cell.key(plan, data="a")
+    assert key == plan.cells()[1].key(plan, data="a")
+    others = [
+        cell.key(plan, data="b"),
+        cell.key(replace(plan, amounts={"images": 65.0}), data="a"),
+        cell.key(replace(plan, points=2), data="a"),
+        cell.key(replace(plan, shots=[1]), data="a"),
+        cell.key(replace(plan, resamples=7), data="a"),
+        replace(plan, words=["--model.lr=0.1"]).cells()[1].key(plan, data="a"),
+        plan.cells()[2].key(plan, data="a"),
+    ]
+    assert len({key, *others}) == len(others) + 1
+    assert "+" in code_version()
+
+
+def test_the_control_is_the_same_whatever_the_order_of_objectives_and_budget_kind(plan):
+    assert plan.cells()[0].objective == CONTROL
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"budget": "flops"}, "amounts must hold"),
+        ({"amounts": {"images": 0.0}}, "amounts must hold"),
+        ({"objectives": ["maee"]}, "there are dino, mae, simclr"),
+        ({"size": "huge"}, "there are"),
+        ({"seeds": []}, "at least one"),
+        ({"points": 0}, "at least 1"),
+    ],
+)
+def test_a_wrong_plan_is_answered_in_a_sentence(plan, change, said):
+    with pytest.raises(ConfigError, match=said):
+        replace(plan, **change)
+
+
+@pytest.mark.parametrize(
+    ("budget", "amount", "steps"), [("images", 640, 10), ("flops", 6.4e11, 10), ("seconds", 32.0, 10)]
+)
+def test_steps_of_a_budget(budget, amount, steps):
+    assert steps_for(budget, amount, global_batch=64, flops=1e9, seconds=0.05) == steps
+
+
+def test_a_budget_below_one_step_is_refused():
+    with pytest.raises(ConfigError, match="not enough for one step"):
+        steps_for("images", 10, global_batch=64, flops=1.0)
+
+
+def test_flops_are_those_of_the_products_of_the_network(plan):
+    """MAE's count against a closed form: 2 FLOPs per weight and token forward, 4 backward, and attention's products."""
+    module, data = build(plan.cells()[1].settings)
+    objective = module.objective
+    patches, kept = 36, 9
+    tokens = {
+        "blocks": 1 + kept,
+        "decoder_blocks": 1 + patches,
+        "decoder_embed": 1 + kept,
+        "decoder_pred": patches - kept,
+    }
+    linear = sum(
+        parameter.numel() * count
+        for name, parameter in objective.named_parameters()
+        if parameter.ndim == 2
+        for part, count in tokens.items()
+        if part in name and name.split(".")[0] in (part, "backbone") and ("decoder" in part) == ("decoder" in name)
+    )
+    vit = objective.backbone
+    attention = len(vit.blocks) * 2 * (1 + kept) ** 2 * vit.embed_dim
+    attention += len(objective.decoder_blocks) * 2 * (1 + patches) ** 2 * objective.decoder_embed.out_features
+    stem = patches * vit.patch_embed.proj.weight.numel()
+    # The stem needs no gradient of its input.
+    expected = 2 * 3 * (linear + attention) + 2 * 2 * stem
+    assert flops_per_image(module, data) == pytest.approx(expected, rel=0.02)
+
+
+def test_dino_costs_more_than_mae(plan):
+    by_objective = {cell.objective: cell for cell in plan.cells()}
+    counted = {name: flops_per_image(*build(by_objective[name].settings)) for name in ("mae", "dino", "simclr")}
+    assert counted["dino"] > counted["simclr"] > counted["mae"] > 0

@@ -1,0 +1,86 @@
+"""What is said of made results: equal arms are equal, the control is worse, a page holds the numbers of its JSON."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cxrbase.compare.board import lay_out
+from cxrbase.compare.collect import collect
+from cxrbase.compare.report import write_report
+from cxrbase.compare.verdict import differences, ranking, samples, values
+
+LEVELS = {"mae": 0.70, "dino": 0.70, "simclr": 0.75, "untrained": 0.60}
+
+
+def results(places):
+    return [place.result for place in places if place.result]
+
+
+def test_equal_arms_have_no_difference_and_the_control_is_worse(finished):
+    rows = {(row["first"].split()[0], row["second"].split()[0]): row for row in differences(results(finished(LEVELS)))
+            if row["protocol"] == "linear"}  # fmt: skip
+    assert len(rows) == 6
+    equal, control = rows["mae", "dino"], rows["mae", "untrained"]
+    assert equal["difference"] == pytest.approx(0)
+    assert equal["low"] <= 0 <= equal["high"]
+    assert equal["p_holm"] > 0.9
+    assert control["difference"] == pytest.approx(0.1, abs=0.01)
+    assert control["low"] > 0
+    assert control["p_holm"] < 0.05
+    assert all(row["p_holm"] >= row["p"] for row in rows.values())
+
+
+def test_ranks_are_shared_where_the_interval_includes_zero(finished):
+    ranked = ranking(results(finished(LEVELS)), protocol="linear")
+    assert [row["rank"] for row in ranked] == [1, 2, 2, 4]
+    assert ranked[0]["arm"].startswith("simclr")
+    assert ranked[-1]["arm"] == "untrained"
+
+
+def test_values_are_means_over_seeds_with_intervals_of_the_samples(finished):
+    found = results(finished(LEVELS))
+    row = next(row for row in values(found) if row["arm"].startswith("mae") and row["protocol"] == "knn")
+    runs = samples(found, row["arm"], "made", "knn")
+    assert row["seeds"] == 3
+    assert row["value"] == pytest.approx(np.mean([run[0] for run in runs]))
+    assert row["low"] < row["value"] < row["high"]
+
+
+def test_results_csv_and_page_hold_the_same_numbers(finished, plan, tmp_path):
+    places = finished(LEVELS)
+    content = collect(plan, places, tmp_path, data="data")
+    write_report(content, places, tmp_path / "report.html")
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(content))
+    with (tmp_path / "results.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["value"]) for row in written] == [row["value"] for row in content["values"]]
+    page = (tmp_path / "report.html").read_text()
+    assert content["answer"].startswith("simclr 32-true is best")
+    assert content["answer"] in page
+    for row in content["values"]:
+        assert f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in page
+    for row in content["differences"]:
+        assert f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" in page
+    assert "made of nothing" in page
+    assert "images seen" in page
+    assert "labelled patients per class" in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page), "the page must need no network"
+
+
+def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
+    places = finished(LEVELS, but="dino 32-true seed 1")
+    content = collect(plan, places, tmp_path, data="data")
+    write_report(content, places, tmp_path / "report.html")
+    assert not content["complete"]
+    assert any("1 of 12 cells have no result yet: dino 32-true seed 1" in warning for warning in content["warnings"])
+    assert "This report is partial" in (tmp_path / "report.html").read_text()
+
+
+def test_nothing_scored_is_said(plan, tmp_path):
+    places = lay_out(plan, tmp_path / "none", data="data")
+    content = collect(plan, places, tmp_path, data="data")
+    write_report(content, places, tmp_path / "report.html")
+    assert content["answer"] == "No trained encoder has been scored yet."

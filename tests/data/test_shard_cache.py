@@ -1,0 +1,151 @@
+"""Shards of an object store: fetched once, kept within a limit, mended, ahead of need, and refused in a sentence."""
+
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.data.images import default_cache
+from cxrbase.data.shard_cache import ShardCache, shard_bytes, window_of
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.data.storage import Storage
+from cxrbase.errors import ConfigError, ShardError
+from packs import make_pack, picture
+
+
+@pytest.fixture
+def pack(tmp_path):
+    return make_pack(tmp_path / "pack", split=["train"] * 64)
+
+
+def cached(pack, tmp_path, limit=10**9, **options):
+    return ShardCache(f"file://{pack}", tmp_path / "cache", limit=limit, **{"pause_s": 0.01, **options})
+
+
+def ready(pack, tmp_path, **options):
+    words = {"image_size": 32, "batch_size": 8, "cache_dir": str(tmp_path / "cache"), "cache_gb": 1.0, **options}
+    data = CXRDataModule(f"file://{pack}", **words)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_every_image_arrives_and_shards_are_kept(pack, tmp_path):
+    data = ready(pack, tmp_path)
+    paths = data.manifest.column("path")
+    for batch in data.train_dataloader():
+        for image, (height, width), row in zip(*batch, strict=True):
+            np.testing.assert_array_equal(image[0, :height, :width], picture(int(paths[row].split("/")[1][:-4])))
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 8
+    for path in (pack / "shards").iterdir():
+        path.unlink()
+    assert sum(len(batch[2]) for batch in data.train_dataloader()) == 64
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize("way", [{}, {"num_workers": 2}, {"decode_threads": 2}])
+def test_a_small_cache_stays_within_its_limit_and_nothing_is_lost(pack, tmp_path, way):
+    index = ShardIndex(pack / "index.parquet")
+    limit = 4 * (int(shard_bytes(index).max()) + 10240)
+    data = ready(pack, tmp_path, cache_gb=limit / 1e9, **way)
+    loader = data.train_dataloader()
+    assert loader.sampler.plan.window == 2
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        rows = []
+        for batch in loader:
+            rows += batch[2].tolist()
+            assert data.store.place.held() <= limit
+        assert sorted(rows) == list(range(64))
+    assert not len(loader.dataset.quarantine.rows)
+    data.teardown("fit")
+
+
+def test_shards_are_at_hand_before_they_are_asked_for(pack, tmp_path):
+    data = ready(pack, tmp_path)
+    loader = data.train_dataloader()
+    next(iter(loader))
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "cache" / "shards").glob("*.tar"))) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    data.teardown("fit")
+
+
+def test_a_damaged_copy_is_fetched_again(pack, tmp_path):
+    data = ready(pack, tmp_path)
+    list(data.train_dataloader())
+    for path in (tmp_path / "cache" / "shards").iterdir():
+        path.write_bytes(path.read_bytes()[:3000])
+    again = ready(pack, tmp_path, on_corrupt="raise")
+    assert sum(len(batch[2]) for batch in again.train_dataloader()) == 64
+
+
+def test_the_least_recently_used_goes_first(pack, tmp_path):
+    size = (pack / "shards" / "made-000000.tar").stat().st_size
+    cache = cached(pack, tmp_path, limit=int(2.5 * size))
+    names = [f"shards/made-00000{number}.tar" for number in range(3)]
+    for number, name in enumerate([names[0], names[1], names[0], names[2]]):
+        cache.open(name).close()
+        os.utime(cache.folder / name, (number, number))
+    assert sorted(path.name for path in (cache.folder / "shards").iterdir()) == ["made-000000.tar", "made-000002.tar"]
+    with pytest.raises(ShardError, match=r"raise data\.cache_gb"):
+        cached(pack, tmp_path / "other", limit=size // 2).open(names[0])
+
+
+def test_a_store_that_fails_now_and_then_is_asked_again_and_a_missing_shard_is_not(pack, tmp_path, monkeypatch):
+    asked = []
+    read = Storage.read
+
+    def unsteady(self, name):
+        asked.append(name)
+        if len(asked) < 3:
+            raise ShardError("the network is away")
+        return read(self, name)
+
+    monkeypatch.setattr(Storage, "read", unsteady)
+    cached(pack, tmp_path).open("shards/made-000001.tar").close()
+    assert len(asked) == 3
+    with pytest.raises(ShardError, match="nothing"):
+        cached(pack, tmp_path).open("shards/nothing.tar")
+    assert len(asked) == 4
+    asked.clear()
+    with pytest.raises(ShardError, match="network is away"):
+        cached(pack, tmp_path / "other", retries=1).open("shards/made-000001.tar")
+    assert len(asked) == 2
+
+
+def _open(cache, name, queue):
+    queue.put(len(cache.open(name).read()))
+
+
+def test_processes_of_a_node_fetch_a_shard_once(pack, tmp_path):
+    cache, queue = cached(pack, tmp_path), multiprocessing.get_context("fork").Queue()
+    name = "shards/made-000003.tar"
+    processes = [multiprocessing.get_context("fork").Process(target=_open, args=(cache, name, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    sizes = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(60)
+    assert sizes == {(pack / name).stat().st_size}
+    assert not list(cache.folder.rglob("*.part"))
+
+
+def test_limits_that_cannot_work_are_refused_and_poor_ones_are_said(pack, tmp_path, caplog):
+    index = ShardIndex(pack / "index.parquet")
+    largest = int(shard_bytes(index).max()) + 10240
+    with pytest.raises(ConfigError, match=r"cannot hold two shards .* set it to .* at least"):
+        window_of(index, int(1.9 * largest))
+    assert window_of(index, 100 * largest) == 0
+    assert window_of(index, 4 * largest) == 2
+    assert "better shuffle" in caplog.text
+
+
+def test_each_store_has_a_folder_of_its_own(tmp_path):
+    first, second = (default_cache(f"s3://bucket/{name}") for name in ("a", "b"))
+    assert first != second
+    assert default_cache(str(tmp_path)) == tmp_path / ".canvas"

@@ -1,0 +1,299 @@
+"""`cxrbase fit` on task files: a run on a tiny phantom, its options, its model folder, and its answers to mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from commands import EXPERIMENTS, REPOSITORY
+from cxrbase.backbones import create_backbone, save_encoder
+from cxrbase.cli import main
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import decode, to_uint8
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.phantom import make_phantom
+from cxrbase.errors import ModelError
+from cxrbase.evaluation.calibration import sigmoid
+from cxrbase.evaluation.suite.results import read_result
+from cxrbase.models import FeatureRange, load_model
+
+SHAPE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+PATIENTS = 48
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny phantom, a folder without validation positives is ruled out by the seed, and a tiny encoder."""
+    root = tmp_path_factory.mktemp("fit")
+    make_phantom(root / "phantom", patients=PATIENTS, image_size=32, seed=2, workers=1)
+    vit = create_backbone("vit_tiny_patch16_224", image_size=32, options=SHAPE)
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": 32, **SHAPE}
+    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": arguments, "image_size": 32, "mean": 0.5, "std": 0.25}
+    save_encoder(vit, root / "encoder", card)
+    return root
+
+
+def words(place, task="phantom", *more, run="run", encoder="encoder"):
+    fixed = [f"--config={EXPERIMENTS / 'task' / task}.yaml", f"--task.data.root={place / 'phantom'}"]
+    fixed += [f"--task.data.phantom.patients={PATIENTS}", "--task.data.phantom.image_size=32"]
+    fixed += ["--task.data.phantom.seed=2", "--finetune.epochs=2", "--finetune.resamples=20"]
+    fixed += ["--finetune.accelerator=cpu", f"--run_dir={place / run}"]
+    return ["fit", *fixed, *([f"--encoder={place / encoder}"] if encoder else []), *more]
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    assert main(words(place)) == 0
+    return place / "run"
+
+
+def row_of(folder: Path) -> dict:
+    (path,) = (folder / "results").glob("*.json")
+    return read_result(path).row
+
+
+def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
+    row = row_of(run)
+    assert (row["protocol"], row["seed"], row["test_opened"]) == ("finetune", 0, 1)
+    assert row["encoder"]["name"] == "encoder"
+    assert len(row["encoder"]["hash"]) == len(row["split_checksum"]) == 64
+    assert "chosen by validation" in row["protocol_text"]
+    assert 1 <= row["best_epoch"] <= 2
+    assert row["counts"]["train"]["images"] == row["train_images"]
+    macro = row["metrics"]["auroc"]["macro"]
+    assert 0 <= macro["low"] <= macro["value"] <= macro["high"] <= 1
+    assert (run / "config.yaml").is_file()
+
+
+def test_the_model_folder_gives_the_probabilities_of_the_result(run):
+    model = load_model(run)
+    (path,) = (run / "results").glob("*.json")
+    result = read_result(path)
+    manifest = Manifest.read(run.parent / "phantom" / "manifest.parquet").select("test")
+    canvases, sizes = zip(*(to_canvas(to_uint8(decode(p)), model.card["canvas_size"]) for p in manifest.paths),
+                          strict=True)  # fmt: skip
+    views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
+    np.testing.assert_allclose(model.probabilities(views).numpy(), result.probabilities, atol=1e-5)
+    found = sigmoid(result.logits / np.array(model.card["temperatures"]))
+    np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
+    assert model.classes == tuple(result.row["task"]["findings"])
+    assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())
+    distance = model.range.distance(model.features(views))
+    assert distance.shape == (len(manifest),)
+    noise = model.range.distance(20 * torch.randn(5, 32))
+    assert (noise > model.range.limit).all()
+
+
+def test_the_config_of_a_run_starts_the_same_run_again(run, place):
+    assert main(["fit", f"--config={run / 'config.yaml'}", f"--run_dir={place / 'again'}"]) == 0
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (run, place / "again")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_folder_is_not_overwritten(run, place, capsys):
+    assert main(words(place)) == 1
+    assert "holds a model already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "protocol"),
+    [
+        ("pneumonia", ["--finetune.mode=probe", "--finetune.threshold=f1"], "probe"),
+        ("phantom", ["--finetune.mode=attentive", "--finetune.shots=2"], "attentive-2shot"),
+        ("phantom_view", ["--finetune.mode=finetune", "--finetune.fraction=0.5", "--finetune.seed=3"], "finetune-50%"),
+    ],
+)
+def test_modes_and_few_images_are_one_classifier(place, task, options, protocol):
+    folder = place / protocol
+    assert main(words(place, task, *options, run=protocol)) == 0
+    row = row_of(folder)
+    assert row["protocol"] == protocol
+    if "shot" in protocol:
+        assert row["train_images"] <= 2 * 2 * 8
+    if "%" in protocol:
+        assert row["train_images"] < 0.75 * row["counts"]["train"]["images"]
+        assert row["seed"] == 3
+    assert load_model(folder).card["mode"] == options[0].split("=")[1]
+    assert row["settings"]["mode"] == load_model(folder).card["mode"]
+
+
+def test_every_other_option_is_taken(place):
+    options = {
+        "batch_size": 5, "lr": 0.002, "min_lr": 0.1, "warmup": 0.3, "layer_decay": 0.8, "drop_path": 0.3,
+        "weight_decay": 0.01, "betas": [0.8, 0.9], "smoothing": 0.2, "augment.flip": 0.5, "augment.scale": [0.4, 0.9],
+        "image_size": 16, "canvas_size": 24, "num_workers": 1, "cache_dir": str(place / "cache"), "cache_gb": 0.5,
+        "max_bad": 0.5, "precision": "32-true", "resamples": 10, "epochs": 1,
+    }  # fmt: skip
+    given = [
+        f"--finetune.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()
+    ]
+    assert main(words(place, "phantom", *given, run="options")) == 0
+    settings = row_of(place / "options")["settings"]
+    for name, value in options.items():
+        part, _, inner = name.partition(".")
+        found = settings[part][inner] if inner else settings[part]
+        assert found == value or list(found) == value
+    assert load_model(place / "options").image_size == 16
+    assert load_model(place / "options").card["canvas_size"] == 24
+    assert any((place / "cache").iterdir())
+
+
+def test_a_multiclass_task_is_fitted_by_a_softmax(place):
+    table = Manifest.read(place / "phantom" / "manifest.parquet")
+    views = {"pa": "PA", "ap": "AP", "lateral": "LATERAL"}
+    task = {"name": "views", "title": "three views", "data": {"root": "x"}, "kind": "multiclass",
+            "findings": list(views),
+            "targets": {name: {"column": "view_position", "positive": [view], "negative": []}
+                        for name, view in views.items()}}  # fmt: skip
+    (place / "views.yaml").write_text(yaml.safe_dump({"task": task}))
+    more = [f"--config={place / 'views.yaml'}", f"--task.data.root={place / 'phantom'}", "--finetune.epochs=1"]
+    assert main(["fit", *more, "--finetune.resamples=10", "--finetune.accelerator=cpu", f"--run_dir={place / 'mc'}",
+                 f"--encoder={place / 'encoder'}"]) == 0  # fmt: skip
+    row = row_of(place / "mc")
+    assert sum(row["counts"]["test"]["positive"].values()) == int((table.column("split") == "test").sum())
+    assert load_model(place / "mc").network.kind == "multiclass"
+
+
+def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_made(place, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "experiments"
+    shutil.copytree(EXPERIMENTS, own)
+    # The same files with a network and views that a test can afford.
+    size = own / "size" / "tiny.yaml"
+    content = yaml.safe_load(size.read_text())
+    content["model"]["backbone_options"] = SHAPE
+    content["data"] |= {"image_size": 32, "canvas_size": 32, "batch_size": 16}
+    size.write_text(yaml.safe_dump(content))
+    given = words(place, "pneumonia", "--finetune.mode=probe", run="own", encoder=None)
+    given[1] = f"--config={own / 'task' / 'pneumonia.yaml'}"
+    assert main(given) == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert "pretraining a short one" in capfd.readouterr().err
+    assert row_of(place / "own")["encoder"]["name"] == made.name
+    given = [word.replace(str(place / "own"), str(place / "own2")) for word in given]
+    assert main(given) == 0
+    assert "pretraining a short one" not in capfd.readouterr().err
+    assert row_of(place / "own2")["encoder"]["name"] == made.name
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--finetune.epoch=3"], "Did you mean"),
+        (["--finetune.epochs=0"], "at least 1"),
+        (["--finetune.fraction=0"], "fraction must be in"),
+        (["--finetune.layer_decay=2"], "layer_decay must be in"),
+        (["--finetune.shots=400"], "lower finetune.shots"),
+        (["--finetune.mode=probe", "--finetune.batch_size=1"], "at least 2 images"),
+        (["--finetune.image_size=30"], "image"),
+        (["--encoder=nowhere"], "nowhere"),
+        (["--task.findings=[gout]"], "gout"),
+        (["--finetune.augment.flip=2"], "probability"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(place, tmp_path, capsys, more, said):
+    with_code = 0
+    try:
+        with_code = main([*words(place, "phantom", *more, run=tmp_path.name)])
+    except SystemExit as stop:
+        with_code = int(stop.code)
+    assert with_code != 0
+    error = capsys.readouterr().err
+    assert said in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from data.sources.trees_small import TREES
+
+    TREES["kermany"](tmp_path / "kermany")
+    task = ["--config", str(EXPERIMENTS / "task" / "kermany.yaml"), f"--task.data.root={tmp_path / 'kermany'}"]
+    assert main(["fit", *task, "--task.data.partial=true", "--task.splits.val=0.5"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "needs an encoder" in last or "no labelled image in split val" in last
+
+
+def test_the_range_is_that_of_the_closed_form():
+    generator = np.random.default_rng(0)
+    train = generator.normal(size=(400, 3)).astype(np.float32) * np.float32([1, 2, 3])
+    found = FeatureRange.of(train, train[:100])
+    covariance = np.cov(train.T.astype(np.float64))
+    covariance = 0.9 * covariance + 0.1 * np.trace(covariance) / 3 * np.eye(3)
+    off = train[:5].astype(np.float64) - train.mean(0, dtype=np.float64)
+    wanted = np.sqrt(np.einsum("bd,de,be->b", off, np.linalg.inv(covariance), off) / 3)
+    np.testing.assert_allclose(found.distance(torch.from_numpy(train[:5])).numpy(), wanted, rtol=1e-4)
+    assert (found.distance(torch.from_numpy(train[:100])) <= found.limit).double().mean() >= 0.98
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run / "model", tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_model_without_one_of_its_files_is_refused(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=name if name == "model.safetensors" else "no model at"):
+        load_model(copy)
+
+
+def test_a_model_whose_weights_do_not_fit_is_refused(copy):
+    weights = load_file(copy / "model.safetensors")
+    for change in ({"classifier.extra": torch.zeros(1)}, {"classifier.head.linear.bias": torch.zeros(99)}, None):
+        broken = dict(weights) | (change or {})
+        if change is None:
+            del broken["classifier.head.linear.bias"]
+        save_file(broken, copy / "model.safetensors")
+        with pytest.raises(ModelError, match="does not fit"):
+            load_model(copy)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_to_a_model_is_one_sentence(copy, data):
+    name = data.draw(st.sampled_from(["model.json", "model.safetensors"]))
+    content = (copy / name).read_bytes()
+    at = data.draw(st.integers(0, min(len(content), 4000) - 1))
+    kind = data.draw(st.sampled_from(["cut", "change"]))
+    broken = (
+        content[:at]
+        if kind == "cut"
+        else content[:at] + data.draw(st.binary(min_size=1, max_size=4)) + content[at + 1 :]
+    )
+    (copy / name).write_bytes(broken)
+    try:
+        load_model(copy)
+    except ModelError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    finally:
+        (copy / name).write_bytes(content)
+
+
+def test_a_newer_format_is_refused(copy):
+    card = json.loads((copy / "model.json").read_text()) | {"format": 99}
+    (copy / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="format 99"):
+        load_model(copy / "model.json")
+
+
+def test_make_finetune_names_the_tasks():
+    import subprocess
+
+    done = subprocess.run(
+        ["make", "--dry-run", "finetune", "TASK=nosuch"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "pneumonia" in done.stderr
+    done = subprocess.run(["make", "--dry-run", "finetune", "MODE=probe", "ENCODER=e", "RUN_DIR=r"], cwd=REPOSITORY,
+                          capture_output=True, text=True)  # fmt: skip
+    command = " ".join(done.stdout.split())
+    assert "--config experiments/task/pneumonia.yaml --encoder e" in command
+    assert "--finetune.mode=probe --run_dir r" in command
