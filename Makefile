@@ -80,6 +80,7 @@ docs: setup ## build the documentation into site/, warnings are errors
 
 bench: setup ## measure step time and throughput on this machine
 	$(BIN)/python benchmarks/throughput.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py --size vit_small --batch_size 2
 
 clean: ## remove runs, made data and caches; .venv stays
 	rm -rf runs data/phantom .mypy_cache .ruff_cache .pytest_cache .hypothesis build
