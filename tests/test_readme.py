@@ -45,7 +45,7 @@ def small(line, root):
     extra = [*SMALL, *(["--model.backbone_options.depth=1"] if of_size else [])]
     if "dino" in line:
         extra.append("--data.views.init_args.local_size=16")
-    if "DATA=folder" not in line and words[0] == "make":
+    if "DATA=" not in line and words[0] == "make":
         extra += ["--data.phantom.patients=40", "--data.phantom.image_size=32"]
     if words[0] != "make":
         return words + extra
@@ -93,8 +93,11 @@ def test_pack_line_and_the_run_on_its_shards(checkout, image_folder, monkeypatch
 
 
 def test_make_finetune_and_make_compare_run_the_commands_with_their_files(checkout):
-    for start, said in (("make finetune", "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/example"),
-                        ("make compare", "benchmarks/compare_ssl.py --config experiments/compare.yaml")):  # fmt: skip
+    commands = {
+        "make finetune": "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/example",
+        "make compare": "benchmarks/compare_ssl.py --config experiments/compare.yaml",
+    }
+    for start, said in commands.items():
         words = [*shlex.split(one(start)), "--dry-run"]
         run = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True)
         assert said in run.stdout
