@@ -69,6 +69,7 @@ _COMMANDS = {
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
     "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
     "explain": _Command("explain_cli", "explain", "where a model or an encoder looks, as pictures over the image"),
+    "predict": _Command("predict_cli", "predict", "calibrated probabilities of a fine-tuned model, with warnings"),
     "demo": _Command("demo_cli", "demo", "a page on this machine to try a model on one radiograph", "start it again"),
     "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }

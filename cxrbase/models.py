@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import cxrbase
-from cxrbase.errors import ModelError
+from cxrbase.backbones import check_description
+from cxrbase.errors import EncoderError, ModelError
 from cxrbase.evaluation.classifier import Classifier
 from cxrbase.views import centre_view
 
@@ -140,6 +141,7 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(f"{folder} has {CARD_FILE} and no {WEIGHTS_FILE}: copy both files of the model")
     try:
         state = load_file(weights)
+        check_description(card["encoder"], weights)
         encoder: Any = timm.create_model(card["encoder"]["timm_name"], pretrained=False, **card["encoder"]["timm_args"])
         network = Classifier(encoder, card["classes"], kind=card["kind"], mode=card["mode"])
         network.load_state_dict({k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)})
@@ -148,7 +150,7 @@ def load_model(path: str | Path) -> Model:
             raise ValueError("classes, temperatures and thresholds differ in number")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):
             raise ValueError(f"temperatures must be above 0, got {card['temperatures']}")
-    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AssertionError,
+    except (EncoderError, OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AssertionError,
             AttributeError) as error:  # fmt: skip
         raise ModelError(f"{weights} does not fit {CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
     network.requires_grad_(False)

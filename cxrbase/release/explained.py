@@ -1,12 +1,15 @@
-"""One interface for what can be explained."""
+"""One interface for what can be explained: a fine-tuned model with findings, or an encoder alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.evaluation.heads import log_odds
+from cxrbase.models import CARD_FILE, Model, load_model
 from cxrbase.release.explain import Score
 from cxrbase.views import centre_view
 from cxrbase.weights import load_any_encoder
@@ -52,10 +55,29 @@ class Explained:
 
 
 def open_explained(model: str) -> Explained:
-    """Opens anything that `load_any_encoder` takes."""
+    """Opens a model folder, or anything that `load_any_encoder` takes."""
+    path = Path(model)
+    if (path / CARD_FILE).is_file() or (path / "model" / CARD_FILE).is_file():
+        return _of_model(load_model(path))
     network, card = load_any_encoder(model)
     size = card["image_size"]
     if not isinstance(size, int):
         raise EncoderError(f"images are cut to squares, and this encoder takes {size}")
     mean, std = float(card["mean"]), float(card["std"])
     return Explained(network, 2 * size, lambda c, s: centre_view(c, s, out=size, mean=mean, std=std))
+
+
+def _of_model(model: Model) -> Explained:
+    classifier, prefix = model.network, int(model.network.encoder.num_prefix_tokens)
+    temperatures = torch.tensor(model.card["temperatures"])
+
+    def score_of(index: int) -> Score:
+        def score(tokens: Tensor) -> Tensor:
+            # The classifier's own forward cuts the gradient at a frozen encoder.
+            logits = log_odds(classifier.head(tokens[:, prefix:]), one_of=classifier.kind == "multiclass")
+            return logits[:, index] / temperatures[index]
+
+        return score
+
+    canvas = int(model.card.get("canvas_size") or 2 * model.image_size)
+    return Explained(classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities)

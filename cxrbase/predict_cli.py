@@ -1,0 +1,42 @@
+"""`cxrbase predict`: calibrated probabilities of a fine-tuned model, with warnings."""
+
+import os
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+
+def predict(words: list[str]) -> int:
+    """Runs `cxrbase predict` with the words after it and returns the exit code."""
+    parser = ArgumentParser(
+        prog="cxrbase predict",
+        description="Calibrated probability of each finding, whether it reaches the threshold that validation "
+        "chose, and warnings about images unlike those of training. Research software, not for diagnosis.",
+    )
+    parser.add_argument("images", nargs="+", type=str, help="files, folders, globs, manifests, or packed folders")
+    parser.add_argument("--model", type=str, required=True, help="model folder or fine-tuning run")
+    parser.add_argument("--out", type=str, required=True, help="new .csv or .json file")
+    parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images per step of the network")
+    parser.add_argument("--device", type=str, default=None, help="cpu, cuda ... (default: a GPU where there is one)")
+    parser.add_argument("--threads", type=PositiveInt, default=os.cpu_count() or 1, help="threads that decode")
+    options = parser.parse_args(words)
+    out = Path(options.out)
+    if out.suffix not in (".csv", ".json") or out.exists():
+        parser.error(f"--out must be a new file that ends in .csv or .json, got {out}")
+
+    from cxrbase.models import load_model
+    from cxrbase.release.predict import predict as run
+    from cxrbase.release.predict import write_predictions
+
+    classes = load_model(options.model).classes
+    found = list(
+        run(options.model, options.images, batch_size=options.batch_size, device=options.device,
+            threads=options.threads)
+    )  # fmt: skip
+    with out.open("w", newline="", encoding="utf-8") as file:
+        write_predictions(found, classes, file, form="csv" if out.suffix == ".csv" else "json")
+    warned, bad = sum(bool(row.warnings) for row in found), sum(bool(row.error) for row in found)
+    sys.stdout.write(f"{out}: {len(found)} images, {warned} with warnings, {bad} could not be read (column error)\n")
+    return 0

@@ -1,0 +1,134 @@
+"""Probabilities of a fine-tuned model for images, with what may be wrong about each image."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import torch
+from tqdm import tqdm
+
+from cxrbase.errors import ConfigError
+from cxrbase.models import Model, load_model
+from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches
+
+Form = Literal["csv", "json"]
+UNLIKE = "unlike the training images: perhaps lateral, inverted or no chest radiograph"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        path: As named.
+        probabilities: Calibrated, by finding; None where the image could not be read.
+        present: Whether each probability reaches the threshold that validation chose; None where it chose none.
+        distance: Of the features to those of the training images, about 1 for images like them.
+        warnings: What is odd about the image.
+        error: Why it could not be read, "" where it could.
+    """
+
+    path: str
+    probabilities: dict[str, float] | None
+    present: dict[str, bool | None] | None
+    distance: float | None
+    warnings: tuple[str, ...]
+    error: str
+
+
+def predict(
+    model: str | Path,
+    images: Sequence[str],
+    *,
+    batch_size: int = 32,
+    device: str | None = None,
+    threads: int = 2,
+) -> Iterator[Prediction]:
+    """Scores images in order.
+
+    Args:
+        model: A model folder or fine-tuning run.
+        images: As of `find_images`.
+        batch_size: Images per step.
+        device: cpu, cuda ...; None takes a GPU where there is one.
+        threads: That decode.
+    """
+    loaded, items = load_model(model), find_images(images)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    loaded.network.to(place)
+    canvas = int(loaded.card.get("canvas_size") or 2 * loaded.image_size)
+    with tqdm(total=len(items), desc="predicting", unit="image", mininterval=1.0) as bar:
+        for batch in loaded_batches(items, canvas_size=canvas, batch_size=batch_size, threads=threads):
+            yield from predict_batch(loaded, batch, device=place)
+            bar.update(len(batch))
+
+
+def predict_batch(model: Model, batch: Sequence[Loaded], *, device: torch.device) -> list[Prediction]:
+    """Predictions of read images, in order, unreadable ones included.
+
+    Args:
+        model: Whose network is on `device`.
+        batch: As of `inputs.load`.
+        device: Where it runs.
+    """
+    good = [image for image in batch if not image.error]
+    scored: Iterator[tuple[list[float], float]] = iter(())
+    if good:
+        canvases = torch.stack([torch.from_numpy(image.canvas)[None] for image in good]).to(device)
+        with torch.inference_mode():
+            view = model.view(canvases, torch.tensor([image.taken for image in good], device=device))
+            distances = model.range.distance(model.features(view)).tolist()
+            scored = iter(zip(model.probabilities(view).cpu().tolist(), distances, strict=True))
+    return [_bad(image.item, image.error) if image.error else _one(model, image, *next(scored)) for image in batch]
+
+
+def _bad(item: Item, error: str) -> Prediction:
+    return Prediction(item.name, None, None, None, (), error)
+
+
+def _one(model: Model, image: Loaded, probabilities: list[float], distance: float) -> Prediction:
+    named = dict(zip(model.classes, probabilities, strict=True))
+    limits = zip(model.classes, model.thresholds, strict=True)
+    present = {name: None if limit is None else named[name] >= limit for name, limit in limits}
+    # Written so that a distance that is no number counts as far.
+    far = () if distance <= model.range.limit else (UNLIKE,)
+    return Prediction(image.item.name, named, present, distance, (*image.warnings, *far), "")
+
+
+def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str], file: TextIO, *, form: Form) -> None:
+    """Writes a table or a list of objects.
+
+    Args:
+        predictions: In the order they shall have.
+        classes: Findings, in the order of the columns.
+        file: Open for text.
+        form: csv or json.
+    """
+    if form == "json":
+        rows = [vars(prediction) | {"warnings": list(prediction.warnings)} for prediction in predictions]
+        json.dump(rows, file, indent=2, allow_nan=False)
+        file.write("\n")
+        return
+    if form != "csv":
+        raise ConfigError(f"format must be csv or json, got {form!r}")
+    columns = ["path", *classes, *(f"present_{name}" for name in classes), "distance", "warnings", "error"]
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(columns)
+    for prediction in predictions:
+        table.writerow(_row(prediction, classes))
+
+
+def _row(prediction: Prediction, classes: Sequence[str]) -> list[Any]:
+    chances, present = prediction.probabilities or {}, prediction.present or {}
+    distance = "" if prediction.distance is None else f"{prediction.distance:.3f}"
+    return [
+        prediction.path,
+        *(f"{chances[name]:.6f}" if name in chances else "" for name in classes),
+        *("" if present.get(name) is None else int(bool(present[name])) for name in classes),
+        distance,
+        "; ".join(prediction.warnings),
+        prediction.error,
+    ]

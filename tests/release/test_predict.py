@@ -1,0 +1,138 @@
+"""Probabilities of a model folder, computed another way, with thresholds, warnings, and files that cannot be read."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cxrbase.backbones import load_encoder, read_card
+from cxrbase.cli import main
+from cxrbase.errors import ConfigError, ModelError
+from cxrbase.evaluation.classifier import Classifier
+from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.release.explain_images import explain_image
+from cxrbase.release.inputs import find_images
+from cxrbase.release.predict import UNLIKE, predict
+
+CLASSES, TEMPERATURES, THRESHOLDS = ["effusion", "nodule"], [1.0, 2.0], [0.4, None]
+
+
+def smooth(number):
+    rows, columns = np.mgrid[:140, :140]
+    wave = np.sin(rows / (12 + number % 7)) + np.cos(columns / (9 + number % 5))
+    return np.uint8(120 + 30 * wave)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for number in range(24):
+        Image.fromarray(smooth(number)).save(root / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(encoder_folder, images, tmp_path_factory):
+    """A probe of random weights whose range is that of the smooth images."""
+    torch.manual_seed(0)
+    network = Classifier(load_encoder(encoder_folder), CLASSES, mode="probe").eval()
+    described = {"classes": CLASSES, "kind": "multilabel", "mode": "probe", "task": {"name": "t"}, "canvas_size": 64}
+    card = {**described, "encoder": read_card(encoder_folder), "temperatures": TEMPERATURES, "thresholds": THRESHOLDS}
+    unmeasured = Model(network, card, FeatureRange(torch.zeros(32), torch.eye(32), 1.0))
+    with torch.no_grad():
+        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).numpy()
+    folder = tmp_path_factory.mktemp("run") / "model"
+    return save_model(folder, Model(network, card, FeatureRange.of(features, features)))
+
+
+def view_of(grey):
+    """The input, made with Pillow."""
+    small = Image.fromarray(grey).convert("F").resize((32, 32), Image.Resampling.BILINEAR)
+    return (torch.from_numpy(np.array(small))[None, None] / 255 - 0.5) / 0.25
+
+
+def test_probabilities_are_the_calibrated_ones_of_the_head(model, images):
+    from cxrbase.models import load_model
+
+    loaded = load_model(model)
+    for found in list(predict(model, [str(images)], device="cpu"))[:3]:
+        number = int(found.path[-6:-4])
+        with torch.no_grad():
+            tokens = loaded.network.encoder.forward_features(view_of(smooth(number)))
+            logits = loaded.network.head.linear(loaded.network.head.features(tokens[:, 1:]))[0]
+        expected = [float(1 / (1 + np.exp(-value / t))) for value, t in zip(logits.tolist(), TEMPERATURES, strict=True)]
+        assert list(found.probabilities.values()) == pytest.approx(expected, abs=0.02)  # reduced decoding of the file
+        assert found.present == {"effusion": found.probabilities["effusion"] >= 0.4, "nodule": None}
+        assert UNLIKE not in found.warnings
+
+
+def test_images_unlike_those_of_training_are_warned_of(model, images, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (140, 140), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    Image.fromarray(255 - smooth(0) // 2).save(tmp_path / "bright.png")
+    far = list(predict(model, [str(tmp_path)], device="cpu"))
+    assert all(UNLIKE in found.warnings for found in far)
+    near = list(predict(model, [str(images)], device="cpu"))
+    assert sum(UNLIKE in found.warnings for found in near) <= 1
+    assert min(found.distance for found in far) > max(found.distance for found in near)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_table_in_order_with_what_could_not_be_read(suffix, model, images, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no")
+    named = [str(images / "03.png"), str(tmp_path / "bad.png"), str(images / "01.png")]
+    out = tmp_path / f"out.{suffix}"
+    words = ["predict", *named, "--model", str(model), "--out", str(out), "--batch_size", "2", "--threads", "1"]
+    assert main([*words, "--device", "cpu"]) == 0
+    rows = json.loads(out.read_text()) if suffix == "json" else list(csv.DictReader(out.open()))
+    assert [row["path"] for row in rows] == named
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    if suffix == "csv":
+        assert list(rows[0])[:5] == ["path", "effusion", "nodule", "present_effusion", "present_nodule"]
+        assert rows[0]["present_nodule"] == rows[1]["effusion"] == ""
+    else:
+        assert rows[1]["probabilities"] is None
+        assert set(rows[0]["probabilities"]) == set(CLASSES)
+    assert re.search(r"3 images, \d with warnings, 1 could not be read", capsys.readouterr().out)
+
+
+def test_help_says_once_what_it_is_not_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert capsys.readouterr().out.count("diagnosis") == 1
+
+
+def test_out_must_be_new(model, images, tmp_path):
+    (tmp_path / "out.csv").write_text("mine")
+    for name in ("out.csv", "out.txt"):
+        with pytest.raises(SystemExit):
+            main(["predict", str(images), "--model", str(model), "--out", str(tmp_path / name)])
+    assert (tmp_path / "out.csv").read_text() == "mine"
+
+
+def test_a_model_is_explained_by_finding(model, images, tmp_path):
+    (item, *_) = find_images([str(images)])
+    for finding in CLASSES:
+        done = explain_image(str(model), item.path, out=tmp_path / finding, finding=finding)
+        assert {row["finding"] for row in done} == {finding}
+    a, b = (np.asarray(Image.open(tmp_path / name / "gradient.png"), np.int16) for name in CLASSES)
+    assert np.abs(a - b).max() > 5  # a frozen encoder still has a gradient, and it is of the finding
+    chosen = explain_image(str(model), item.path, out=tmp_path / "best", methods=["rollout"])[0]["finding"]
+    (found,) = predict(model, [item.path], device="cpu")
+    assert chosen == max(found.probabilities, key=found.probabilities.get)
+    with pytest.raises(ConfigError, match="no finding 'gout'; it has effusion, nodule"):
+        explain_image(str(model), item.path, out=tmp_path / "x", finding="gout")
+
+
+def test_a_model_folder_cannot_fetch_a_network(model, images, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["encoder"]["timm_name"] = "hf-hub:someone/model"
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="must be a network of timm"):
+        list(predict(tmp_path / "model", [str(images)]))
