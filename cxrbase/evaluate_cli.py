@@ -13,7 +13,6 @@ import numpy as np
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.protocols import Protocol
@@ -25,6 +24,7 @@ from cxrbase.evaluation.suite.score_task import Settings, score_task, splits_of
 from cxrbase.evaluation.suite.seen import Seen, seen_before, training_set
 from cxrbase.evaluation.task import read_sections, read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
+from cxrbase.evaluation.task_images import open_images
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
@@ -103,7 +103,7 @@ def score_encoder(
     """
     name, card = encoder.name, encoder.card
     size = card["image_size"] if isinstance(card["image_size"], int) else max(card["image_size"])
-    images = CanvasStore.open(data.manifest, size=2 * size, cache_dir=out / "canvas")
+    images = open_images(data, size=2 * size, cache_dir=out / "canvas", option="--out")
     splits, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device

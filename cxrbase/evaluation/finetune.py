@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 import cxrbase
-from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.labelled import LabelledImages
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
@@ -27,6 +26,7 @@ from cxrbase.evaluation.suite.feature_store import encoder_hash
 from cxrbase.evaluation.suite.results import Result, git_commit, row_key, write_result
 from cxrbase.evaluation.suite.score_task import splits_of
 from cxrbase.evaluation.task_data import TaskData
+from cxrbase.evaluation.task_images import open_images
 from cxrbase.models import FeatureRange, Model, save_model
 from cxrbase.weights_fit import Encoder
 
@@ -82,10 +82,11 @@ def finetune(
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
     network = _with_drop_path(encoder, card, settings.drop_path)
     canvas = settings.canvas_size or 2 * size
-    store = CanvasStore.open(
-        data.manifest,
+    store = open_images(
+        data,
         size=canvas,
-        cache_dir=settings.cache_dir or data.manifest.root / ".canvas",
+        cache_dir=settings.cache_dir,
+        option="--finetune.cache_dir",
         max_bad=settings.max_bad,
         limit_gb=settings.cache_gb,
     )

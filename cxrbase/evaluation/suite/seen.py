@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.shards import INDEX
 from cxrbase.errors import ManifestError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         root, splits = Path(data["root"]), tuple(data.get("pretrain_on") or ("train",))
-        found = open_set(root / data["manifest"] if data.get("manifest") else root)
+        named = data.get("manifest") or (INDEX if (root / INDEX).is_file() else "")
+        found = open_set(root / named)
     except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
     except ManifestError as error:
