@@ -90,6 +90,7 @@ def _export(cell: Cell, run: Path) -> None:
     from cxrbase.callbacks.run_record import encoder_card
 
     module, data = build(cell.settings)
+    data.setup("fit")
     save_encoder(module.encoder, run, encoder_card(module, data, images_seen=0, steps=0) | {"objective": CONTROL})
 
 
