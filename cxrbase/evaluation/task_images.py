@@ -34,7 +34,7 @@ def open_images(
     root = data.task.data.root
     if is_packed(root):
         # The shards of an object store are shared by all commands, so they stay where its index was fetched to.
-        names = data.manifest.column("path")
+        names = data.manifest.column("path").tolist()
         return open_packed(root, size=size, cache=default_cache(root), limit_gb=limit_gb, names=names)[1]
     return CanvasStore.open(
         data.manifest,
