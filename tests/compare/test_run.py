@@ -66,10 +66,11 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
         "mae 32-true absurd seed 0": "failed",
     }
     failed = next(cell for cell in content["cells"] if cell["state"] == "failed")
-    assert "learning rate" in failed["failure"]
+    # Named by the loss or, where the run ends before the next step looks at it, by the features.
+    assert "learning rate" in failed["failure"] or "diverged" in failed["failure"]
     page = (root / "report.html").read_text()
     assert "mae 32-true absurd seed 0" in page
-    assert "learning rate" in page
+    assert failed["failure"][:30] in page
     done = next(cell for cell in content["cells"] if cell["title"] == "mae 32-true usual seed 0")
     assert done["spent"]["images"] == 64
     assert done["spent"]["flops"] == pytest.approx(64 * done["cost"]["flops_per_image"])
