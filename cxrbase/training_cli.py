@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from cxrbase.callbacks.collapse import Collapse
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
@@ -82,6 +83,7 @@ class CXRBaseCLI(LightningCLI):
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(StepTimes, "step_times")
         parser.add_lightning_class_args(FrozenProbe, "probe")
+        parser.add_lightning_class_args(Collapse, "collapse")
         parser.add_lightning_class_args(Figures, "figures")
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
@@ -140,6 +142,7 @@ class CXRBaseCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
+        found[Collapse].probe = found[FrozenProbe]
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
         callbacks.insert(len(callbacks) - 1, Requeue())
         callbacks.insert(0, RunRecord(found[Throughput], found[FrozenProbe]))
