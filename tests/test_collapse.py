@@ -102,5 +102,3 @@ def test_a_look_of_its_own_or_too_early_is_not_a_collapse(image_folder, caplog):
 def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Collapse(**wrong)
-
-

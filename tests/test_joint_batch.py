@@ -56,7 +56,7 @@ def assert_same_update(parts, whole):
         # Adam steps as far for a gradient of nothing but rounding, as a bias before BatchNorm has, as for any other.
         student = name.replace("teacher_head.module", "head").replace("teacher_backbone.module", "backbone")
         gradient = whole["gradients"].get(student)
-        firm = slice(None) if gradient is None else gradient.abs() > rounding
+        firm = ... if gradient is None else gradient.abs() > rounding
         torch.testing.assert_close(parts["state"][name][firm], value[firm], rtol=1e-3, atol=2e-4)
 
 

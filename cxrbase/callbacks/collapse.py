@@ -50,7 +50,9 @@ def symptoms(look: Look) -> dict[str, str]:
     """Signs of collapse by name, each with what was seen."""
     seen: dict[str, str] = {}
     if look.same is not None and abs(look.loss - look.same) < LOSS_WITHIN * look.same:
-        seen["constant loss"] = f"the loss is {look.loss:.4g}, where saying the same of every image gives {look.same:.4g}"
+        seen["constant loss"] = (
+            f"the loss is {look.loss:.4g}, where saying the same of every image gives {look.same:.4g}"
+        )
     if look.same is not None and look.entropy is not None:
         share = look.entropy / look.same
         told = f"the teacher's entropy is {look.entropy:.4g}, of at most {look.same:.4g}"
