@@ -53,8 +53,8 @@ finetune: ## fit an encoder to a task: TASK=pneumonia ENCODER=runs/... MODE=fine
 compare: setup ## compare the objectives at equal compute: ARGS="--budget images"
 	$(BIN)/python benchmarks/compare_ssl.py --config experiments/compare.yaml $(ARGS)
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: setup ## run the tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -2,18 +2,15 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.protocols import Protocol
@@ -22,9 +19,10 @@ from cxrbase.evaluation.suite.feature_store import FeatureStore
 from cxrbase.evaluation.suite.figures import write_figures
 from cxrbase.evaluation.suite.results import Result, read_results, write_result
 from cxrbase.evaluation.suite.score_task import Settings, score_task, splits_of
-from cxrbase.evaluation.suite.seen import Seen, seen_before, training_set
+from cxrbase.evaluation.suite.seen import seen_by
 from cxrbase.evaluation.task import read_sections, read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
+from cxrbase.evaluation.task_images import open_images
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
@@ -103,13 +101,14 @@ def score_encoder(
     """
     name, card = encoder.name, encoder.card
     size = card["image_size"] if isinstance(card["image_size"], int) else max(card["image_size"])
-    images = CanvasStore.open(data.manifest, size=2 * size, cache_dir=out / "canvas")
+    images = open_images(data, size=2 * size, cache_dir=out / "canvas", option="--out")
     splits, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device
     )
     features = {split: store.features(own, name=f"{name} {split}") for split, own in rows.items()}
-    seen = _seen(encoder.place, data, rows["test"], settings, out)
+    test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
+    seen = seen_by(encoder.place, test, look=settings.seen, cache=out / "fingerprints.parquet")
     said = {"name": name, "hash": store.encoder_hash} | {
         key: card[key] for key in ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
         if key in card
@@ -148,16 +147,6 @@ def _named(text: str) -> tuple[str, str]:
         return name, place
     path = Path(text)
     return (path.parent.name if path.name == "encoder.safetensors" else path.name) or text, text
-
-
-def _seen(place: str, data: TaskData, rows: Any, settings: Settings, out: Path) -> Seen | None:
-    if settings.seen == "off":
-        return None
-    test = Manifest(data.manifest.table.take(rows), data.manifest.root)
-    if place.startswith("timm:") and "=" not in place:
-        return Seen(np.zeros(len(test), bool), np.zeros(len(test), bool), 0, "untrained")
-    return seen_before(training_set(place), test, cache=out / "fingerprints.parquet", near=settings.seen == "near",
-                       threads=os.cpu_count() or 1)  # fmt: skip
 
 
 def _task_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -70,6 +70,11 @@ def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
     macro = row["metrics"]["auroc"]["macro"]
     assert 0 <= macro["low"] <= macro["value"] <= macro["high"] <= 1
     assert (run / "config.yaml").is_file()
+    assert {"sex", "view_position"} <= set(row["subgroups"])
+    told = row["shortcut"]["origin_from_features"]["site"]["auroc"]
+    assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1
+    assert row["shortcut"]["label_from_origin"]["site"]
+    assert row["seen_before"] is None
 
 
 def test_the_model_folder_gives_the_probabilities_of_the_result(run):
@@ -143,6 +148,37 @@ def test_every_other_option_is_taken(place):
     assert load_model(place / "options").image_size == 16
     assert load_model(place / "options").card["canvas_size"] == 24
     assert any((place / "cache").iterdir())
+
+
+def test_what_a_weight_file_does_not_say_is_given_on_the_command_line(place):
+    weights = place / "bare" / "weights.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(place / "encoder" / "encoder.safetensors", weights)
+    more = ["--mean=0.4", "--std=0.3", "--patch_size=8", "--finetune.image_size=32", "--finetune.epochs=1"]
+    assert main(words(place, "pneumonia", *more, run="bare_run", encoder="bare/weights.safetensors")) == 0
+    card = load_model(place / "bare_run").card["encoder"]
+    assert (card["mean"], card["std"], card["timm_args"]["patch_size"], card["image_size"]) == (0.4, 0.3, 8, 32)
+    assert main(words(place, "pneumonia", "--mean=0.4", run="bare_no", encoder="bare/weights.safetensors")) == 1
+    assert not (place / "bare_no").exists()
+
+
+def test_a_site_that_is_the_label_and_images_that_were_seen_are_in_the_row(place, tmp_path):
+    table = Manifest.read(place / "phantom" / "manifest.parquet")
+    columns = {name: table.column(name) for name in ("path", "patient_id", "split", "label_effusion")}
+    columns["site"] = np.where(columns["label_effusion"] == 1, "hill", "river")
+    Manifest.from_columns(columns, root=place / "phantom").write(place / "phantom" / "linked.parquet")
+    encoder = Path(shutil.copytree(place / "encoder", tmp_path / "own"))
+    (encoder / "config.yaml").write_text(
+        yaml.safe_dump({"data": {"root": str(place / "phantom"), "pretrain_on": ["train", "test"]}})
+    )
+    more = ["--task.data.phantom=null", "--task.data.manifest=linked.parquet", "--task.findings=[effusion]"]
+    more += ["--finetune.epochs=1", "--finetune.mode=probe", "--finetune.seen=exact", f"--encoder={encoder}"]
+    fixed = [word for word in words(place, encoder=None, run=tmp_path.name) if "data.phantom." not in word]
+    assert main([*fixed, *more]) == 0
+    row = row_of(place / tmp_path.name)
+    assert any("the site of an image tells effusion" in text for text in row["warnings"])
+    assert row["seen_before"]["exact"] == row["counts"]["test"]["images"]
+    assert any("was pretrained on" in text for text in row["warnings"])
 
 
 def test_a_multiclass_task_is_fitted_by_a_softmax(place):

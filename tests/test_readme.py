@@ -28,7 +28,7 @@ SMALL = [
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of what the commands read, with an environment that counts as installed."""
-    for name in ("Makefile", "requirements.lock", "pyproject.toml", "README.md", "tests/test_layers.py"):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "README.md", "benchmarks/compare_ssl.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments")
@@ -45,7 +45,7 @@ def small(line, root):
     extra = [*SMALL, *(["--model.backbone_options.depth=1"] if of_size else [])]
     if "dino" in line:
         extra.append("--data.views.init_args.local_size=16")
-    if "DATA=folder" not in line and words[0] == "make":
+    if "DATA=" not in line and words[0] == "make":
         extra += ["--data.phantom.patients=40", "--data.phantom.image_size=32"]
     if words[0] != "make":
         return words + extra
@@ -57,7 +57,7 @@ def test_readme_has_commands():
     assert SHELL[:2] == ["make pretrain SSL=mae", "make test"]
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("make pretrain")])
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("make pretrain") and "shards" not in line])
 def test_make_pretrain_line(line, checkout, image_folder):
     if "RUN_DIR" in line:
         assert main(command("mae", root=image_folder, run_dir=checkout / "runs" / "example")) == 0
@@ -75,6 +75,66 @@ def test_make_pretrain_line(line, checkout, image_folder):
     (curves,) = re.findall(r"curves +(\S+) --logdir", run.stdout)
     assert (checkout / curves).is_file()
     assert list(checkout.glob("runs/*/summary.json"))
+
+
+def one(start):
+    """The README's only line that starts so."""
+    (line,) = [line for line in SHELL if line.startswith(start)]
+    return line
+
+
+def test_pack_line_and_the_run_on_its_shards(checkout, image_folder, monkeypatch):
+    monkeypatch.chdir(checkout)
+    words = shlex.split(one("cxrbase pack").replace("/path/to/images", str(image_folder)))[1:]
+    assert main([*words, "--jobs=1"]) == 0
+    (line,) = [line for line in SHELL if line.startswith("make pretrain") and "shards" in line]
+    run = subprocess.run(small(line, image_folder), cwd=checkout, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_make_finetune_and_make_compare_run_the_commands_with_their_files(checkout):
+    commands = {
+        "make finetune": "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/example",
+        "make compare": "benchmarks/compare_ssl.py --config experiments/compare.yaml",
+    }
+    for start, said in commands.items():
+        words = [*shlex.split(one(start)), "--dry-run"]
+        run = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True)
+        assert said in run.stdout
+
+
+@pytest.fixture
+def example(image_folder, tmp_path, monkeypatch):
+    """The folder runs/example with an encoder, in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    assert main(command("mae", root=image_folder, run_dir="runs/example")) == 0
+    return tmp_path
+
+
+def test_evaluate_line(example):
+    (example / "experiments").symlink_to(REPOSITORY / "experiments")
+    words = shlex.split(one("cxrbase evaluate"))[1:]
+    words = [word.replace("timm:vit_tiny_patch16_224", "timm:test_vit") for word in words]
+    few = ['--task.data.phantom={"patients": 60, "image_size": 32}', "--task.data.root=phantom"]
+    assert main([*words, *few, "--evaluate.protocols=[linear]", "--evaluate.resamples=20", "--evaluate.seen=off"]) == 0
+    assert len(list(example.glob("runs/evaluate/results/*.json"))) == 2
+
+
+@pytest.mark.parametrize("start", ["cxrbase export", "cxrbase embed", "cxrbase explain"])
+def test_lines_that_take_an_encoder_away(start, example, image_folder):
+    words = shlex.split(one(start).replace("/path/to/images", str(image_folder)))[1:]
+    assert main(words) == 0
+    assert Path(words[words.index("--out") + 1]).exists()
+
+
+def test_demo_line_starts(capsys):
+    # It serves until it is stopped; tests/release/test_demo.py uses the page.
+    words = shlex.split(one("cxrbase demo"))[1:]
+    with pytest.raises(SystemExit) as stop:
+        main([words[0], "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in words if word.startswith("--"))
 
 
 def test_make_test_runs_pytest(checkout):
@@ -108,6 +168,14 @@ def test_every_shell_line_is_covered():
     kinds = (
         "make pretrain",
         "make test",
+        "make finetune",
+        "make compare",
+        "cxrbase pack",
+        "cxrbase evaluate",
+        "cxrbase export",
+        "cxrbase embed",
+        "cxrbase explain",
+        "cxrbase demo",
         "cxrbase fit --config",
         "cxrbase fit --help",
         "cxrbase phantom",

@@ -14,9 +14,9 @@ from cxrbase.compare.live import Board
 from cxrbase.compare.plan import Plan
 from cxrbase.compare.report import write_report
 from cxrbase.compare.scoring import SCORES
-from cxrbase.data.canvas import CanvasStore
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task_images import open_images
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,8 @@ def _prepare(plan: Plan, root: Path) -> str:
     data.prepare_data()
     data.setup("fit")
     for path in plan.tasks:
-        CanvasStore.open(
-            load_task_data(read_task(path)).manifest, size=2 * int(data.image_size), cache_dir=root / SCORES / "canvas"
-        )
+        cache = root / SCORES / "canvas"
+        open_images(load_task_data(read_task(path)), size=2 * int(data.image_size), cache_dir=cache, option="--out")
     return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 

@@ -115,12 +115,12 @@ def _gaps(results: list[Result]) -> list[dict[str, Any]]:
 
 def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict[str, Any]:
     """Rank and spread of the features of test images, and a map of them."""
-    from cxrbase.data.canvas import CanvasStore
     from cxrbase.evaluation.suite.feature_store import FeatureStore
     from cxrbase.evaluation.suite.score_task import splits_of
+    from cxrbase.evaluation.task_images import open_images
 
     folder = scores_folder(run)
-    images = CanvasStore.open(data.manifest, size=2 * encoder.card["image_size"], cache_dir=folder / "canvas")
+    images = open_images(data, size=2 * encoder.card["image_size"], cache_dir=folder / "canvas", option="--out")
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, encoder.card, manifest=data.manifest, images=images, folder=folder / "features", device=device

@@ -97,6 +97,7 @@ class CanvasStore:
         max_bad: float = 0.01,
         limit_gb: float = 8.0,
         read: "Reading | None" = None,
+        option: str = "--data.cache_dir",
     ) -> "CanvasStore":
         """Opens the canvases of a manifest and makes them first where they are missing.
 
@@ -110,6 +111,7 @@ class CanvasStore:
             max_bad: Largest share of unreadable images that is tolerated, in [0, 1]; they are left out and named.
             limit_gb: Above this size only the outcome of decoding is kept, and images are decoded again on access.
             read: How pixels become brightness; None takes the defaults.
+            option: Option of the command line that sets `cache_dir`, for messages.
 
         Raises:
             ManifestError: More images are unreadable, or the canvases cannot be written.
@@ -125,7 +127,7 @@ class CanvasStore:
                 _make(manifest, size, max_bad, pixels, sizes, read)
             except OSError as error:
                 raise ManifestError(
-                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set --data.cache_dir to "
+                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
                     f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
                 ) from error
         return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels, read=read)
@@ -228,5 +230,5 @@ def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
         logger.warning("left out: %s", error)
     if len(bad) > max_bad * total:
         raise ManifestError(
-            f"{len(bad)} of {total} images are unreadable, more than data.max_bad={max_bad:g} allows; first: {bad[0]}"
+            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}"
         )

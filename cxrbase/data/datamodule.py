@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.canvas import CanvasStore, Reading
-from cxrbase.data.dataset import ImageStore, Item, OnCorrupt, StreamDataset
+from cxrbase.data.centre import centre_batches, read_canvases
+from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
 from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
 from cxrbase.data.look_ahead import LookAhead
@@ -25,7 +26,7 @@ from cxrbase.data.shard_store import ShardStore
 from cxrbase.data.stream import StreamLoader, StreamSampler, tell_length
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
-from cxrbase.views import RandomViews, Views, centre_view
+from cxrbase.views import RandomViews, Views
 
 logger = logging.getLogger(__name__)
 
@@ -252,13 +253,12 @@ class CXRDataModule(L.LightningDataModule):
 
     def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
         """The evaluation view of some rows, (B, 1, image_size, image_size) normalised, in order."""
-        for start in range(0, len(rows), batch_size):
-            images, sizes = self._read_rows(rows[start : start + batch_size], device)
-            yield centre_view(images, sizes, out=self.image_size, mean=self.mean, std=self.std)
+        mean, std, out = self.mean, self.std, self.image_size
+        return centre_batches(self.store, rows, out=out, mean=mean, std=std, device=device, batch_size=batch_size)
 
     def random_views(self, rows: NDArray[np.int64], *, device: torch.device) -> Views:
         """Training views of some rows, as the first epoch draws them."""
-        images, sizes = self._read_rows(rows, device)
+        images, sizes = read_canvases(self.store, rows, device=device)
         return self._views(images, sizes, torch.tensor(rows, device=device), epoch=0)
 
     def to_grey(self, image: Tensor) -> NDArray[np.float32]:
@@ -269,12 +269,6 @@ class CXRDataModule(L.LightningDataModule):
     def _views(self, images: Tensor, sizes: Tensor, ids: Tensor, *, epoch: int) -> Views:
         mean, std, out = self.mean, self.std, self.image_size
         return self.views(images, sizes, ids, out=out, mean=mean, std=std, seed=self.seed, epoch=epoch)
-
-    def _read_rows(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        dataset = StreamDataset(self.store)
-        items: list[Item] = [dataset[int(row)] for row in rows]
-        images, sizes = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
-        return images.to(device), sizes.to(device)
 
     def _open(self) -> tuple[ImageTable, ImageStore, int]:
         """What is known about the images, the images, and how many shards may be mixed; 0 for all."""

@@ -1,6 +1,7 @@
 """Opens whatever holds the images of a run: a folder of files, a folder of shards, or shards in an object store."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,14 @@ def fetch_index(root: str, cache: Path, limit_gb: float) -> None:
         ShardCache(root, cache, limit=int(limit_gb * 1e9)).index()
 
 
-def open_packed(root: str, *, size: int | None, cache: Path, limit_gb: float) -> tuple[ShardIndex, ShardStore, int]:
+def index_path(root: str, cache: Path) -> Path:
+    """Where the index of packed images is on this node, once it was fetched."""
+    return (cache if is_url(root) else Path(root)) / INDEX
+
+
+def open_packed(
+    root: str, *, size: int | None, cache: Path, limit_gb: float, names: Sequence[str] | None = None
+) -> tuple[ShardIndex, ShardStore, int]:
     """Opens packed images.
 
     Args:
@@ -64,6 +72,7 @@ def open_packed(root: str, *, size: int | None, cache: Path, limit_gb: float) ->
         size: Side of a canvas in pixels; None takes what 99 % of the images fit.
         cache: Local folder for the shards of an object store.
         limit_gb: What they may take there.
+        names: Paths of the images that are wanted, as the index has them, in the order of the rows; None takes all.
 
     Returns:
         The index, the images, and how many shards may be mixed at a time, 0 for all.
@@ -72,11 +81,11 @@ def open_packed(root: str, *, size: int | None, cache: Path, limit_gb: float) ->
         ShardError: The index is missing or damaged.
         ConfigError: The cache cannot hold two shards.
     """
+    index = ShardIndex(index_path(root, cache))
+    index = index if names is None else index.take(names)
     if not is_url(root):
-        index = ShardIndex(Path(root) / INDEX)
         return index, ShardStore(index, LocalShards(root), size=size), 0
     limit = int(limit_gb * 1e9)
-    index = ShardIndex(cache / INDEX)
     return index, ShardStore(index, ShardCache(root, cache, limit=limit), size=size), window_of(index, limit)
 
 

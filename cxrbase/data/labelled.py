@@ -1,4 +1,4 @@
-"""Labelled canvases for training, keyed views on the CPU, and the centre view of any rows for scoring."""
+"""Labelled images: keyed views on the CPU to learn from, centre views to choose and to judge by."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.augment import Augment, AugmentedCrop
-from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.dataset import StreamDataset
+from cxrbase.data.centre import centre_batches
+from cxrbase.data.dataset import ImageStore, StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.stream import StreamLoader, StreamSampler
-from cxrbase.views import centre_view
 
 Rows = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -24,7 +23,7 @@ class LabelledImages(L.LightningDataModule):
     """Images with targets: random views of some rows to learn from, centre views of others to choose by.
 
     Args:
-        store: Decoded images.
+        store: The images.
         targets: (N, K) for the rows of the store, in [0, 1], NaN unknown.
         train: Rows to learn from.
         val: Rows to choose by.
@@ -39,7 +38,7 @@ class LabelledImages(L.LightningDataModule):
 
     def __init__(
         self,
-        store: CanvasStore,
+        store: ImageStore,
         targets: NDArray[np.float32],
         *,
         train: Rows,
@@ -82,21 +81,3 @@ class LabelledImages(L.LightningDataModule):
         return centre_batches(
             self.store, rows, out=self.image_size, mean=self.mean, std=self.std, device=device, batch_size=batch_size
         )
-
-
-def centre_batches(
-    store: CanvasStore,
-    rows: Rows,
-    *,
-    out: int,
-    mean: float,
-    std: float,
-    device: torch.device,
-    batch_size: int = 64,
-) -> Iterator[Tensor]:
-    """The view that encoders are judged on, of some rows of a store, (B, 1, out, out) normalised, in order."""
-    images = StreamDataset(store)
-    for start in range(0, len(rows), batch_size):
-        items = [images[int(row)] for row in rows[start : start + batch_size]]
-        canvases, sizes = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
-        yield centre_view(canvases.to(device), sizes.to(device), out=out, mean=mean, std=std)

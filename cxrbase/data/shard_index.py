@@ -1,6 +1,8 @@
 """What a stream needs of an index of packed images: four numbers a row in memory, every other column on disk."""
 
 import hashlib
+from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class ShardIndex:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._rows: NDArray[np.int64] | None = None
         schema = self._schema()
         self.names = list(schema.names)
         self.metadata = metadata_of(schema)
@@ -48,6 +51,17 @@ class ShardIndex:
         self.crc32 = self._numbers("crc32").astype(np.uint32)
         if not len(self.shard):
             raise ShardError(f"{self.path} has no rows: pack images into its folder with cxrbase pack")
+
+    def take(self, names: Sequence[str]) -> "ShardIndex":
+        """The index of some images, given by their paths, in that order; ShardError where one is not in it."""
+        place = {path: row for row, path in enumerate(self.column("path").tolist())}
+        if lacking := [name for name in names if name not in place]:
+            raise ShardError(f"{self.path} has no image {lacking[0]}: the images were packed again, start anew")
+        taken = copy(self)
+        rows = taken._rows = np.array([place[name] for name in names], np.int64)
+        taken.shard, taken.offset = self.shard[rows], self.offset[rows]
+        taken.size, taken.crc32 = self.size[rows], self.crc32[rows]
+        return taken
 
     def __len__(self) -> int:
         """Images."""
@@ -143,7 +157,7 @@ class ShardIndex:
             column.validate(full=True)
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise ShardError(f"cannot read {self.path} ({' '.join(str(error).split())}): pack it again") from error
-        return column
+        return column if self._rows is None else column.take(pa.array(self._rows))
 
     def _numbers(self, name: str) -> NDArray[Any]:
         numbers = self._column(name)

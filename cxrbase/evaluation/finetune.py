@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 import cxrbase
-from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.labelled import LabelledImages
+from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
 from cxrbase.evaluation.cohort import Cohort
@@ -23,10 +23,14 @@ from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.measure import Measured, measure, plain
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.shots import fraction, k_shot
+from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.feature_store import encoder_hash
 from cxrbase.evaluation.suite.results import Result, git_commit, row_key, write_result
 from cxrbase.evaluation.suite.score_task import splits_of
+from cxrbase.evaluation.suite.seen import seen_by, seen_warnings
+from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
+from cxrbase.evaluation.task_images import open_images
 from cxrbase.models import FeatureRange, Model, save_model
 from cxrbase.weights_fit import Encoder
 
@@ -60,7 +64,14 @@ class BestEpoch(Callback):
 
 
 def finetune(
-    data: TaskData, encoder: Encoder, card: dict[str, Any], settings: FineTune, run_dir: Path, *, name: str
+    data: TaskData,
+    encoder: Encoder,
+    card: dict[str, Any],
+    settings: FineTune,
+    run_dir: Path,
+    *,
+    name: str,
+    place: str = "",
 ) -> Result:
     """Fits, chooses on validation, opens test once, and leaves a model folder and a result row in the run folder.
 
@@ -71,6 +82,7 @@ def finetune(
         settings: How to fit.
         run_dir: Folder of the run; model/ and results/ are written into it.
         name: What the encoder is called in the result.
+        place: Where it is from, as `load_any_encoder` takes it; tells what it was pretrained on.
     """
     L.seed_everything(settings.seed, verbose=False)
     size = int(card["image_size"]) if isinstance(card["image_size"], int) else 0
@@ -82,10 +94,11 @@ def finetune(
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
     network = _with_drop_path(encoder, card, settings.drop_path)
     canvas = settings.canvas_size or 2 * size
-    store = CanvasStore.open(
-        data.manifest,
+    store = open_images(
+        data,
         size=canvas,
-        cache_dir=settings.cache_dir or data.manifest.root / ".canvas",
+        cache_dir=settings.cache_dir,
+        option="--finetune.cache_dir",
         max_bad=settings.max_bad,
         limit_gb=settings.cache_gb,
     )
@@ -116,12 +129,24 @@ def finetune(
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
     found = measure(scored["val"][0], splits.val.labels, scored["test"][0], splits.test.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
-    row = _row(data, settings, said, splits.counts(), splits.undefined(), found, best, len(train))
+    shown = train[np.linspace(0, len(train) - 1, min(len(train), _RANGE_IMAGES)).round().astype(np.int64)]
+    _, features = predict(classifier, module.centre_batches(shown, device=device))
+    test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
+    seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet")
+    parts = dict(splits.parts()) | {"train": splits.train.take(np.searchsorted(rows["train"], shown))}
+    learnt = {"train": features} | {part: table for part, (_, table) in scored.items()}
+    row = _row(data, settings, said, splits.counts(), splits.undefined(), found, best, len(train)) | {
+        "subgroups": subgroup_report(scored["test"][0], splits.test, weights, classes=data.classes),
+        "shortcut": {
+            "label_from_origin": label_by_origin(splits),
+            "origin_from_features": origin_from_features(learnt, parts, weights),
+        },
+        "seen_before": None if seen is None else seen.to_dict(),
+    }
+    row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen)]
     result = Result(row, scored["test"][0], found.probabilities, np.asarray(splits.test.labels, np.float64),
                     splits.test.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
     write_result(result, run_dir / "results")
-    shown = train[np.linspace(0, len(train) - 1, min(len(train), _RANGE_IMAGES)).round().astype(np.int64)]
-    _, features = predict(classifier, module.centre_batches(shown, device=device))
     limits = FeatureRange.of(features, scored["val"][1])
     save_model(run_dir / "model", Model(classifier.cpu(), _model_card(row, said, settings, found, canvas), limits))
     return result

@@ -7,6 +7,7 @@ from cxrbase.data.augment import Augment
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.decisions import Criterion
 from cxrbase.evaluation.heads import Mode
+from cxrbase.evaluation.suite.seen import Look
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class FineTune:
         canvas_size: Longest side that is kept of an image; None takes twice the image size.
         threshold: What the threshold makes largest on validation: youden, f1 or accuracy.
         resamples: Of the bootstrap over patients.
+        seen: What is looked for among the images that the encoder was pretrained on: `near` copies and exact ones,
+            `exact` alone, or `off`, because every one of those images may have to be read.
         num_workers: Worker processes of the training loader.
         cache_dir: Where decoded images are kept; None takes `.canvas` in the folder of the images.
         cache_gb: Above this size images are decoded on access.
@@ -59,6 +62,7 @@ class FineTune:
     canvas_size: int | None = None
     threshold: Criterion = "youden"
     resamples: int = 2000
+    seen: Look = "off"
     num_workers: int = 0
     cache_dir: str | None = None
     cache_gb: float = 8.0

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed
 from cxrbase.data.manifest import SPLITS, Manifest
+from cxrbase.data.manifest_columns import read_table
+from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.sources.catalogue import find
 from cxrbase.data.sources.tables import read_lines
 from cxrbase.errors import ManifestError
@@ -21,6 +25,7 @@ from cxrbase.evaluation.task_splits import assign_splits, refuse_shared, split_s
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
+_INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +150,8 @@ def load_task_data(task: Task) -> TaskData:
 
 def task_manifest(task: Task) -> Manifest:
     """The manifest of all images of a task, with its targets; the phantom is made where it is missing."""
+    if is_packed(task.data.root):
+        return _packed_manifest(task)
     where, root = task.data, Path(task.data.root)
     if where.phantom is not None:
         where.phantom.make(root)
@@ -167,6 +174,22 @@ def task_manifest(task: Task) -> Manifest:
     manifest = Manifest.read(found, root=root, targets=task.targets)
     manifest.check_files()
     return manifest
+
+
+def _packed_manifest(task: Task) -> Manifest:
+    """The rows of an index, of the task's source where it names one; no file is at their paths."""
+    root, source = task.data.root, task.data.source
+    cache = default_cache(root)
+    fetch_index(root, cache, _INDEX_GB)
+    path = index_path(root, cache)
+    ShardIndex(path)  # says in one sentence what is wrong with a damaged one
+    table = read_table(path)
+    if source:
+        # Before it is a manifest, as numbers of patients of other sources may be the same.
+        table = table.filter(pc.equal(table["source"], source))
+        if not len(table):
+            raise ManifestError(f"task {task.name} needs the source {source}, and {path} has no image of it")
+    return Manifest(table, path.parent).with_targets(task.targets)
 
 
 def _viewed(task: Task, manifest: Manifest) -> Manifest:

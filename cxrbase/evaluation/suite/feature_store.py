@@ -3,27 +3,24 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
-from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.dataset import StreamDataset
+from cxrbase.data.centre import centre_batches
+from cxrbase.data.dataset import ImageStore
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.shard_store import ShardStore
 from cxrbase.errors import EncoderError
 from cxrbase.evaluation.features import extract_features
-from cxrbase.views import centre_view
 from cxrbase.weights_fit import Encoder
 
 CHUNK = 1024  # images that a kill can cost
-_BATCH = 64
 
 
 def encoder_hash(encoder: Encoder, card: dict[str, Any]) -> str:
@@ -35,8 +32,10 @@ def encoder_hash(encoder: Encoder, card: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def data_hash(manifest: Manifest) -> str:
-    """SHA-256 of the names, sizes and times of the image files, and of how they are decoded, as hex."""
+def data_hash(manifest: Manifest, images: ImageStore) -> str:
+    """SHA-256 of the names, sizes and times of the image files and how they are decoded, or of packed bytes, as hex."""
+    if isinstance(images, ShardStore):
+        return images.index.images_hash(images.rows)
     digest = hashlib.sha256(INTENSITY_CONVENTION.encode())
     for name, path in zip(manifest.column("path"), manifest.paths, strict=True):
         status = path.stat()
@@ -51,7 +50,7 @@ class FeatureStore:
         encoder: The network.
         card: Its image_size, mean and std.
         manifest: The images.
-        images: Their canvases.
+        images: Their pixels, row by row.
         folder: Where features are kept; one folder for each encoder and data set is made in it.
         device: Where the encoder runs.
 
@@ -65,14 +64,14 @@ class FeatureStore:
         card: dict[str, Any],
         *,
         manifest: Manifest,
-        images: CanvasStore,
+        images: ImageStore,
         folder: Path,
         device: torch.device | str = "cpu",
     ) -> None:
         if not isinstance(card["image_size"], int):
             raise EncoderError(f"only encoders of square images can be scored, this one takes {card['image_size']}")
         self.encoder, self.card, self.images, self.device = encoder, card, images, torch.device(device)
-        self.encoder_hash, self.data_hash = encoder_hash(encoder, card), data_hash(manifest)
+        self.encoder_hash, self.data_hash = encoder_hash(encoder, card), data_hash(manifest, images)
         self.folder = folder / f"{self.encoder_hash[:16]}-{self.data_hash[:16]}"
 
     def features(self, rows: NDArray[np.int64], *, name: str) -> NDArray[np.float32]:
@@ -96,7 +95,11 @@ class FeatureStore:
         if path.is_file():
             kept: NDArray[np.float32] = np.load(path)
             return kept
-        found = extract_features(self.encoder, self._batches(rows), device=self.device, description="")
+        card, device = self.card, self.device
+        views = centre_batches(
+            self.images, rows, out=card["image_size"], mean=card["mean"], std=card["std"], device=device
+        )
+        found = extract_features(self.encoder, views, device=device, description="")
         # Under another name until complete, so that what a killed process leaves is not taken for features.
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -106,11 +109,3 @@ class FeatureStore:
         finally:
             part.unlink(missing_ok=True)
         return found
-
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
-        data, card = StreamDataset(self.images), self.card
-        for start in range(0, len(rows), _BATCH):
-            items = [data[int(row)] for row in rows[start : start + _BATCH]]
-            pixels = torch.stack([item[0] for item in items]).to(self.device)
-            sizes = torch.stack([item[1] for item in items]).to(self.device)
-            yield centre_view(pixels, sizes, out=card["image_size"], mean=card["mean"], std=card["std"])

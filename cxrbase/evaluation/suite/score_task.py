@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.protocols import Features, Protocol, Scored, check_features, score, standard_protocols
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.results import Result, git_commit, row_key
-from cxrbase.evaluation.suite.seen import Seen
+from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
 
@@ -42,7 +42,7 @@ class Settings:
     resamples: int = 2000
     threshold: Criterion = "youden"
     leave_out_seen: bool = False
-    seen: Literal["near", "exact", "off"] = "near"
+    seen: Look = "near"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -108,7 +108,10 @@ def score_task(
         features = {**features, "test": features["test"][kept]}
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
     origin = label_by_origin(splits)
-    shortcut = {"label_from_origin": origin, "origin_from_features": origin_from_features(features, splits, weights)}
+    shortcut = {
+        "label_from_origin": origin,
+        "origin_from_features": origin_from_features(features, dict(splits.parts()), weights),
+    }
     common = {
         "encoder": encoder,
         "task": task,
@@ -119,7 +122,7 @@ def score_task(
         "version": cxrbase.__version__,
         "git_commit": git_commit(),
     }
-    said = [*task["warnings"], *shortcut_warnings(origin), *_seen_warnings(seen, left_out)]
+    said = [*task["warnings"], *shortcut_warnings(origin), *seen_warnings(seen, left_out)]
     runs = [(p, seed) for p in settings.chosen() for seed in (settings.seeds if p.drawn else settings.seeds[:1])]
     for protocol, seed in tqdm(runs, desc=f"{encoder['name']} on {task['name']}", unit="run", mininterval=1.0):
         key = row_key(
@@ -180,14 +183,3 @@ def _top1(found: Measured, splits: Splits, kind: str, weights: NDArray[np.generi
     every = np.concatenate([np.ones((1, int(single.sum()))), weights[:, single]])
     share = every @ right / np.maximum(every.sum(1), 1)
     return {"top1_accuracy": {"macro": bounded(float(share[0]), share[1:])}}
-
-
-def _seen_warnings(seen: Seen | None, left_out: int) -> list[str]:
-    if seen is None:
-        return []
-    if seen.training_images is None:
-        return [f"it is not known whether the encoder has seen test images: {seen.note}"]
-    count = int(seen.any.sum())
-    if not count:
-        return []
-    return [f"the encoder was pretrained on {count} of the test images" + (", which are left out" if left_out else "")]

@@ -1,9 +1,10 @@
 """Which test images an encoder was pretrained on, by the fingerprints of both."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.shards import INDEX
 from cxrbase.errors import ManifestError
 
 logger = logging.getLogger(__name__)
+
+Look = Literal["near", "exact", "off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,8 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         root, splits = Path(data["root"]), tuple(data.get("pretrain_on") or ("train",))
-        found = open_set(root / data["manifest"] if data.get("manifest") else root)
+        named = data.get("manifest") or (INDEX if (root / INDEX).is_file() else "")
+        found = open_set(root / named)
     except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
     except ManifestError as error:
@@ -73,6 +78,35 @@ def training_set(encoder: str | Path) -> AuditSet | str:
         of_split = table.with_splits().column("split")  # as the data module deals them
     rows = np.flatnonzero(np.isin(of_split.astype(str), splits))
     return AuditSet("pretraining", Manifest(table.table.take(rows), root), of_split[rows])
+
+
+def seen_by(place: str, test: Manifest, *, look: Look, cache: Path) -> Seen | None:
+    """Which test images an encoder has seen, given where it is from; None where that is not looked for.
+
+    Args:
+        place: As `load_any_encoder` takes it.
+        test: The test images.
+        look: For `near` copies and exact ones, for `exact` ones alone, or `off`.
+        cache: Parquet file that keeps fingerprints of images between runs.
+    """
+    if look == "off":
+        return None
+    if place.startswith("timm:") and "=" not in place:
+        none = np.zeros(len(test), bool)
+        return Seen(none, none, 0, "untrained")
+    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=os.cpu_count() or 1)
+
+
+def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:
+    """What a reader of a score must know about images that were seen before, in sentences."""
+    if seen is None:
+        return []
+    if seen.training_images is None:
+        return [f"it is not known whether the encoder has seen test images: {seen.note}"]
+    count = int(seen.any.sum())
+    if not count:
+        return []
+    return [f"the encoder was pretrained on {count} of the test images" + (", which are left out" if left_out else "")]
 
 
 def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: bool = True, threads: int = 2) -> Seen:

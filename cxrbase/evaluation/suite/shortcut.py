@@ -1,12 +1,13 @@
 """Whether a task can be solved by telling where an image is from, and whether the features tell it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cxrbase.data.audit_checks import confounded
-from cxrbase.evaluation.cohort import Splits
+from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.linear import LinearProbe
 from cxrbase.evaluation.measure import bounded
 from cxrbase.evaluation.metrics import bootstrap_auroc, macro_samples
@@ -31,13 +32,13 @@ def label_by_origin(splits: Splits) -> dict[str, list[dict[str, Any]]]:
 
 
 def origin_from_features(
-    features: Features, splits: Splits, weights: npt.NDArray[np.generic]
+    features: Features, parts: Mapping[str, Cohort], weights: npt.NDArray[np.generic]
 ) -> dict[str, dict[str, Any]]:
     """Macro AUROC of a linear probe that tells source or site from features, on the test images.
 
     Args:
         features: `train`, `val` and `test`, (N, D) each.
-        splits: The images.
+        parts: Their images by the same names.
         weights: (R, N) multiplicities of the test images.
 
     Returns:
@@ -45,15 +46,15 @@ def origin_from_features(
     """
     found = {}
     for variable in ORIGINS:
-        if any(variable not in part.groups for _, part in splits.parts()):
+        if any(variable not in part.groups for part in parts.values()):
             continue
-        origins = {name: part.groups[variable].astype(str) for name, part in splits.parts()}
+        origins = {name: part.groups[variable].astype(str) for name, part in parts.items()}
         kinds = [str(kind) for kind in np.unique(origins["train"]) if kind and (origins["test"] == kind).any()]
         if len(kinds) < 2:
             continue
         labels = {name: (origin[:, None] == np.array(kinds)).astype(float) for name, origin in origins.items()}
         probe = LinearProbe().fit(features["train"], labels["train"], features["val"], labels["val"])
-        every = np.concatenate([np.ones((1, len(splits.test)), weights.dtype), weights])
+        every = np.concatenate([np.ones((1, len(parts["test"])), weights.dtype), weights])
         areas = macro_samples(bootstrap_auroc(probe.scores(features["test"]), labels["test"], every))
         found[variable] = {"auroc": bounded(areas[0], areas[1:]), "groups": kinds}
     return found

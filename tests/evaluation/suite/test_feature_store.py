@@ -70,9 +70,10 @@ def test_other_weights_other_input_and_other_files_are_other_features(phantom, t
     assert one != encoder_hash(encoder(1), CARD)
     assert one != encoder_hash(encoder(), CARD | {"mean": 0.4})
     manifest = Manifest.read(phantom / "manifest.parquet")
-    before = data_hash(manifest)
+    images = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "canvas")
+    before = data_hash(manifest, images)
     manifest.paths[0].touch()
-    assert data_hash(manifest) != before
+    assert data_hash(manifest, images) != before
 
 
 def test_an_encoder_of_oblong_images_is_refused(phantom, tmp_path):

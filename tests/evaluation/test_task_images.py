@@ -1,0 +1,139 @@
+"""A task's images from packed shards: the same pixels, rows and scores as from the folder they were packed from."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from commands import EXPERIMENTS
+from cxrbase.backbones import create_backbone, save_encoder
+from cxrbase.cli import main
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.centre import centre_batches, read_canvases
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.pack import pack
+from cxrbase.data.pack_image import ImageOptions
+from cxrbase.data.phantom import make_phantom
+from cxrbase.data.shard_store import ShardStore
+from cxrbase.errors import ManifestError, ShardError
+from cxrbase.evaluation.suite.seen import training_set
+from cxrbase.evaluation.task import read_task
+from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task_images import open_images
+from packs import make_pack
+
+CPU = torch.device("cpu")
+SHAPE = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom") / "images"
+    make_phantom(root, patients=60, image_size=48, seed=5, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(folder):
+    """The phantom in shards that keep every pixel."""
+    out = folder.parent / "packed"
+    pack([("csv-manifest", str(folder))], out, options=ImageOptions(size=48, codec="png"), jobs=1, block_rows=20)
+    return out
+
+
+def task_of(root, name="phantom", **changes):
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_task_data(
+        read_task(
+            EXPERIMENTS / "task" / f"{name}.yaml", changes={"data.root": str(root), "data.phantom": None} | changes
+        )
+    )
+
+
+def by_name(data, store):
+    """Every image by the end of its path."""
+    views = torch.cat(list(centre_batches(store, np.arange(len(data.manifest)), out=32, mean=0.5, std=0.25, device=CPU,
+                                          batch_size=7)))  # fmt: skip
+    return {name.removeprefix("csv-manifest/"): view for name, view in zip(data.column("path"), views, strict=True)}
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_views_labels_and_splits_are_those_of_the_folder(folder, packed, tmp_path, monkeypatch, url):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where shards of an object store are kept
+    ours = task_of(f"file://{packed}" if url else packed, views=["PA"])
+    theirs = task_of(folder, views=["PA"])
+    assert 0 < len(ours.manifest) == len(theirs.manifest) < len(Manifest.read(folder / "manifest.parquet"))
+    store = open_images(ours, size=64, option="--x")
+    assert isinstance(store, ShardStore)
+    assert store.rows.tolist() == list(range(len(ours.manifest)))
+    found, wanted = by_name(ours, store), by_name(theirs, open_images(theirs, size=64, option="--x"))
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    order = [list(theirs.column("path")).index(name) for name in found]
+    np.testing.assert_array_equal(ours.truth, theirs.truth[order])
+    assert list(ours.column("split")) == list(theirs.column("split")[order])
+
+
+def test_canvases_keep_what_the_images_take(folder, tmp_path):
+    manifest = Manifest.read(folder / "manifest.parquet")
+    store = CanvasStore.open(manifest, size=64, cache_dir=tmp_path)
+    canvases, sizes = read_canvases(store, np.array([3, 0]), device=CPU)
+    for canvas, size, row in zip(canvases, sizes, (3, 0), strict=True):
+        pixels, taken = store.read(row)
+        np.testing.assert_array_equal(canvas[0].numpy(), pixels)
+        assert tuple(size.tolist()) == taken
+
+
+def test_a_task_of_a_public_set_takes_its_source_alone(tmp_path):
+    make_pack(
+        tmp_path, source=["nih", "nih", "nih", "other"], patient_id=["1", "2", "3", "4"],
+        split=["train", "val", "test", "test"], label_pneumonia=[1.0, 0.0, 1.0, 1.0],
+    )  # fmt: skip
+    data = task_of(tmp_path, "nih", findings=["pneumonia"], data__source="nih")
+    assert list(data.column("patient_id")) == ["1", "2", "3"]
+    with pytest.raises(ManifestError, match="needs the source padchest, and"):
+        task_of(tmp_path, "nih", findings=["pneumonia"], data__source="padchest")
+
+
+def test_an_index_that_changed_or_is_damaged_is_one_sentence(folder, packed, tmp_path):
+    data = task_of(packed)
+    (tmp_path / "index.parquet").write_bytes((packed / "index.parquet").read_bytes()[:-9])
+    with pytest.raises(ShardError, match="pack it again"):
+        task_of(tmp_path)
+    store = open_images(data, size=64, option="--x")
+    with pytest.raises(ShardError, match=r"has no image nowhere\.png: the images were packed again"):
+        store.index.take(["nowhere.png"])
+
+
+def test_folders_name_the_option_of_their_cache(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match=r"set --finetune\.cache_dir to a folder"):
+        open_images(task_of(folder), size=64, cache_dir=tmp_path / "file" / "x", option="--finetune.cache_dir")
+
+
+def test_both_commands_give_the_scores_of_the_folder(folder, packed, tmp_path, capsys):
+    torch.manual_seed(0)
+    network = create_backbone("vit_tiny_patch16_224", image_size=32, options=SHAPE)
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": 32, **SHAPE}
+    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": arguments, "image_size": 32, "mean": 0.5, "std": 0.25}
+    save_encoder(network, tmp_path / "enc", card)
+    areas = {}
+    for name, root in (("folder", folder), ("packed", packed)):
+        at = [f"--config={EXPERIMENTS / 'task' / 'phantom_view.yaml'}", f"--task.data.root={root}",
+              f"--encoder={tmp_path / 'enc'}"]  # fmt: skip
+        assert main(["evaluate", *at, "--task.data.phantom=null", "--evaluate.protocols=[linear]", "--device=cpu",
+                     "--evaluate.resamples=20", f"--out={tmp_path / name}"]) == 0  # fmt: skip
+        (path,) = (tmp_path / name / "results").glob("*.json")
+        areas[name] = json.loads(path.read_text())["metrics"]["auroc"]["macro"]["value"]
+    assert areas["packed"] == pytest.approx(areas["folder"], abs=1e-6)
+    run = tmp_path / "run"
+    assert main(["fit", *at, "--task.data.phantom=null", "--finetune.epochs=1", "--finetune.resamples=20",
+                 "--finetune.accelerator=cpu", "--finetune.num_workers=1", f"--run_dir={run}"]) == 0  # fmt: skip
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+def test_what_an_encoder_was_pretrained_on_is_read_off_the_index_of_a_pack(packed, tmp_path):
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"root": str(packed), "manifest": None}}))
+    found = training_set(tmp_path)
+    assert len(found.manifest) == int((Manifest.read(packed / "index.parquet").column("split") == "train").sum())
