@@ -4,7 +4,6 @@ import logging
 import math
 
 import pytest
-import torch
 from torch import nn
 
 import small_runs

@@ -94,11 +94,11 @@ def test_two_nodes_of_torchrun_on_one_host_are_one_process(image_folder, tmp_pat
     words = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_steps=3", "--trainer.max_epochs=9"]
     two = command("mae", *words, "--data.batch_size=4", root=image_folder, run_dir=tmp_path / "two")
     two += ["--trainer.num_nodes=2", "--trainer.devices=1"]
-    port = free_port()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1"]
+    launch.append(f"--master-port={free_port()}")
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
-            + ["--master-addr=127.0.0.1", f"--master-port={port}", "-m", "cxrbase", *two],
+            [*launch, f"--node-rank={rank}", "--nproc-per-node=1", "-m", "cxrbase", *two],
             stderr=subprocess.PIPE,
             text=True,
         )

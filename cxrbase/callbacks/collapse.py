@@ -14,8 +14,8 @@ from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
 
-# Each lies between healthy runs and collapsed ones of the tests: loss and entropy as shares of ln K (or of the loss of a
-# network that says the same of every image), spread and rank as `feature_std` and `rankme` give them.
+# Each lies between healthy and collapsed runs of the tests: loss and entropy as shares of the loss of a network that
+# says the same of every image (ln K for DINO), spread and rank as `feature_std` and `rankme` give them.
 LOSS_WITHIN, ENTROPY_LOW, ENTROPY_HIGH, STD_LOW, RANK_LOW = 0.005, 0.01, 0.995, 0.01, 1.1
 
 REMEDIES = {
@@ -50,9 +50,7 @@ def symptoms(look: Look) -> dict[str, str]:
     """Signs of collapse by name, each with what was seen."""
     seen: dict[str, str] = {}
     if look.same is not None and abs(look.loss - look.same) < LOSS_WITHIN * look.same:
-        seen["constant loss"] = (
-            f"the loss is {look.loss:.4g}, where saying the same of every image gives {look.same:.4g}"
-        )
+        seen["constant loss"] = f"the loss is {look.loss:.4g}, and {look.same:.4g} is saying the same of all images"
     if look.same is not None and look.entropy is not None:
         share = look.entropy / look.same
         told = f"the teacher's entropy is {look.entropy:.4g}, of at most {look.same:.4g}"

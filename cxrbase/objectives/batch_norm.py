@@ -46,8 +46,8 @@ def share_batch_norm(module: nn.Module) -> None:
 
 
 def _shared(plain: nn.BatchNorm1d) -> SharedBatchNorm1d:
-    options = {"momentum": plain.momentum, "affine": plain.affine, "track_running_stats": plain.track_running_stats}
-    shared = SharedBatchNorm1d(plain.num_features, plain.eps, **options)
+    size, momentum, tracked = plain.num_features, plain.momentum, plain.track_running_stats
+    shared = SharedBatchNorm1d(size, plain.eps, momentum, affine=plain.affine, track_running_stats=tracked)
     # The very same tensors, so that an optimiser or a teacher that holds them goes on doing so.
     for name, parameter in plain.named_parameters(recurse=False):
         setattr(shared, name, parameter)

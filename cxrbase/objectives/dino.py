@@ -122,7 +122,7 @@ class DINO(Objective):
         self.centre_count.zero_()
 
     def indifferent_loss(self, images: int) -> float:
-        """ln K: student and teacher spread evenly over the K prototypes."""
+        """Ln K: student and teacher spread evenly over the K prototypes."""
         return math.log(len(self.centre))
 
     def momentum_at(self, progress: float) -> float:

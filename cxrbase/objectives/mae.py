@@ -55,7 +55,8 @@ class MAE(Objective):
             raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
         if decoder not in ("self", "cross"):
             raise ValueError(f"decoder must be self or cross, got {decoder!r}")
-        if any(True for _ in backbone.fc_norm.parameters()) or backbone.attn_pool is not None:
+        pools = (backbone.fc_norm, backbone.attn_pool)
+        if any(list(pool.parameters()) for pool in pools if pool is not None):
             raise ValueError(
                 "MAE trains the tokens and not what pools them, so the backbone's pooling would stay untrained: "
                 "use backbone_options without global_pool"

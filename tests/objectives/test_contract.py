@@ -280,6 +280,12 @@ def test_impossible_settings_are_refused_in_a_sentence(build, name, options, mes
         build(name, **options)
 
 
+@pytest.mark.parametrize("pool", ["avg", "map"])
+def test_mae_refuses_pooling_that_would_stay_untrained(tiny_vit, pool):
+    with pytest.raises(ValueError, match="pooling would stay untrained"):
+        MAE(tiny_vit(global_pool=pool))
+
+
 def test_an_objective_without_a_loss_says_what_is_missing(tiny_vit):
     class Unfinished(Objective):
         pass
