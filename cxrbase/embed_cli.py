@@ -13,7 +13,9 @@ def embed(words: list[str]) -> int:
         description="Writes class-token and mean-patch features of images, in order. A killed job goes on.",
     )
     parser.add_argument("images", nargs="+", type=str, help="files, folders, globs, manifests, or packed folders")
-    parser.add_argument("--encoder", type=str, required=True, help="run folder, weight file of others, or timm:<name>")
+    parser.add_argument(
+        "--encoder", type=str, required=True, help="run folder, fine-tuned model, others' weights, or timm:<name>"
+    )
     parser.add_argument("--out", type=str, required=True, help="new .parquet file")
     parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images per step of the network")
     parser.add_argument("--device", type=str, default=None, help="cpu, cuda ... (default: a GPU where there is one)")

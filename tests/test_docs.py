@@ -11,11 +11,29 @@ import pytest
 from commands import REPOSITORY, TINY
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
+from cxrbase.evaluate_cli import _task_changes
+from cxrbase.evaluation.task import read_task
+from cxrbase.evaluation.task_data import load_task_data
+from data.sources.trees_large import MAKERS
 
 DOCS = REPOSITORY / "docs"
 PAGES = [DOCS / "index.md", DOCS / "use.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 BLOCK = re.compile(r'```(sh|python|yaml)(?: title="([^"]+)")?\n(.*?)```', re.S)
 SMALL = [*TINY, "--trainer.accelerator=cpu", "--data.num_workers=0", "--probe.resamples=20"]
+SMALL_TASK = ["--finetune.epochs=1", "--finetune.accelerator=cpu", "--finetune.resamples=20"]
+RECIPES = re.findall(r"^## (.+?)\n.*?```sh\n(.*?)```", (DOCS / "recipes.md").read_text(), re.S | re.M)
+
+
+def run_line(line, plans, *more):
+    """Runs a command of a page, small where it trains; a comparison is planned and not run, tests/compare runs one."""
+    words = shlex.split(line)[1:]
+    if words[0] == "fit":
+        words += SMALL_TASK if "--encoder" in words else SMALL
+    if words[0] == "evaluate":
+        words += ["--device=cpu", "--evaluate.resamples=20"]
+    planned = len(plans)
+    assert main([*words, *more]) == 0
+    assert (words[0] == "compare") == (len(plans) == planned + 1)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +42,7 @@ def labelled(tmp_path_factory):
     import pyarrow.parquet as pq
 
     root = tmp_path_factory.mktemp("labelled")
-    table = pq.read_table(make_phantom(root, patients=60, image_size=32, seed=0, workers=1))
+    table = pq.read_table(make_phantom(root, patients=150, image_size=32, seed=0, workers=1))
     rows = table.to_pylist()
     with (root / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, table.column_names)
@@ -34,23 +52,29 @@ def labelled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def example(labelled, tmp_path_factory):
-    """The run that the pages call runs/example."""
-    folder = tmp_path_factory.mktemp("site") / "runs" / "example"
+def runs(labelled, tmp_path_factory):
+    """What the pages call runs/example and runs/finetuned."""
+    folder = tmp_path_factory.mktemp("site") / "runs"
     layers = ("base", "objective/mae", "size/tiny", "data/folder")
     configs = [f"--config={REPOSITORY}/experiments/{layer}.yaml" for layer in layers]
-    assert main(["fit", *configs, f"--data.root={labelled}", f"--run_dir={folder}", *SMALL]) == 0
+    assert main(["fit", *configs, f"--data.root={labelled}", f"--run_dir={folder}/example", *SMALL]) == 0
+    task = folder / "disease.yaml"
+    task.write_text(f"task: {{name: disease, title: Nodules, data: {{root: {labelled}}}, findings: [nodule]}}")
+    words = ["--config", str(task), "--encoder", f"{folder}/example", "--run_dir", f"{folder}/finetuned", *SMALL_TASK]
+    assert main(["fit", *words]) == 0
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_and_snippet_of_a_page_runs(page, example, labelled, image_folder, tmp_path, monkeypatch, capsys):
+def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
     (tmp_path / "runs").mkdir()
-    if page.stem != "own-folder":
-        (tmp_path / "runs" / "example").symlink_to(example)
+    for run in {"own-folder": (), "few-shot": ("example",)}.get(page.stem, ("example", "finetuned")):
+        (tmp_path / "runs" / run).symlink_to(runs / run)
+    plans = []
+    monkeypatch.setattr("cxrbase.compare_cli._run", lambda plan, *where: plans.append(plan.cells()) or 0)
     for kind, title, text in BLOCK.findall(page.read_text()):
         text = text.replace("/path/to/labelled", str(labelled)).replace("/path/to/images", str(image_folder))
         if title:
@@ -61,10 +85,30 @@ def test_every_command_and_snippet_of_a_page_runs(page, example, labelled, image
         elif kind == "sh":
             for line in text.strip().splitlines():
                 if line.startswith("cxrbase"):
-                    words = shlex.split(line)[1:]
-                    assert main([*words, *(SMALL if words[0] == "fit" else [])]) == 0, capsys.readouterr().err
+                    run_line(line, plans)
                 else:
                     assert line.startswith("make pretrain"), line  # the README's test runs it
+
+
+@pytest.mark.parametrize(("title", "text"), RECIPES, ids=[title for title, _ in RECIPES])
+def test_the_commands_of_a_recipe_run_on_a_folder_of_the_published_layout(title, text, tmp_path, monkeypatch):
+    """As far as the few made images reach: the task is read with its labels and splits, and not trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
+    name = re.search(r"--name (\S+)", text)[1]
+    root = tmp_path / "data"
+    MAKERS[name](root)
+    listed, audited, pretrained, fitted = text.replace(f"/path/to/{name}", str(root)).strip().splitlines()
+    # Each made folder lacks an image and holds a broken one.
+    run_line(listed.removesuffix(" --partial"), [], "--partial")
+    run_line(audited, [])
+    run_line(pretrained, [], "--data.max_bad=0.5", "--data.batch_size=2", "--data.views.local_size=16")
+    assert (tmp_path / pretrained.rpartition("--run_dir=")[2] / "encoder.safetensors").is_file()
+    words = shlex.split(fitted)
+    changes, rest = _task_changes(words[2:])
+    found = load_task_data(read_task(rest[rest.index("--config") + 1], changes={**changes, "data.partial": True}))
+    assert found.manifest.root == root
+    assert len(found.manifest) > 1
 
 
 def test_pages_build_without_a_warning_and_name_no_other_host(tmp_path):

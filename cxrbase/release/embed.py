@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.evaluation.features import pool_tokens
+from cxrbase.release.explained import encoder_of
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare
-from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
 # Images of a part: what a killed job loses at most.
@@ -58,7 +58,7 @@ def embed(
     """Writes one row per image: path, sha256, warnings, error, cls and patch_mean (float32 lists; null where bad).
 
     Args:
-        encoder: As of `load_any_encoder`.
+        encoder: As of `load_any_encoder`, or a fine-tuned model, whose encoder is taken.
         images: As of `find_images`.
         out: A .parquet file. While the job runs, finished parts are in a folder beside it; the same command goes on
             from there. The file appears complete or not at all.
@@ -112,7 +112,7 @@ class Embedder:
     def __init__(
         self, encoder: str, *, device: str | None = None, batch_size: int = 64, threads: int | None = None
     ) -> None:
-        self.network, self.card = load_any_encoder(encoder)
+        self.network, self.card = encoder_of(encoder)
         if not isinstance(self.card["image_size"], int):
             raise EncoderError(f"images are cut to squares, and this encoder takes {self.card['image_size']}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

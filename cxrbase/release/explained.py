@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +55,24 @@ class Explained:
         return self.findings[index], self.score_of(index)
 
 
+def is_model(name: str) -> bool:
+    """Whether this is a fine-tuned model's folder or run, and not an encoder's."""
+    path = Path(name)
+    return (path / CARD_FILE).is_file() or (path / "model" / CARD_FILE).is_file()
+
+
+def encoder_of(name: str) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder as of `load_any_encoder`, or that of a fine-tuned model, and its card."""
+    if is_model(name):
+        model = load_model(name)
+        return model.network.encoder, dict(model.card["encoder"])
+    return load_any_encoder(name)
+
+
 def open_explained(model: str) -> Explained:
     """Opens a model folder, or anything that `load_any_encoder` takes."""
-    path = Path(model)
-    if (path / CARD_FILE).is_file() or (path / "model" / CARD_FILE).is_file():
-        return _of_model(load_model(path))
+    if is_model(model):
+        return _of_model(load_model(model))
     network, card = load_any_encoder(model)
     size = card["image_size"]
     if not isinstance(size, int):

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from cxrbase.cli import main
 from cxrbase.errors import ConfigError, ModelError
 from cxrbase.evaluation.classifier import Classifier
 from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import UNLIKE, predict
@@ -127,6 +129,21 @@ def test_a_model_is_explained_by_finding(model, images, tmp_path):
     assert chosen == max(found.probabilities, key=found.probabilities.get)
     with pytest.raises(ConfigError, match="no finding 'gout'; it has effusion, nodule"):
         explain_image(str(model), item.path, out=tmp_path / "x", finding="gout")
+
+
+def test_features_of_a_model_are_those_of_its_encoder_and_serve_its_demo(model, images, tmp_path):
+    from cxrbase.models import load_model
+    from cxrbase.release.demo.analysis import Analysis
+
+    embed(str(model), [str(images)], out=tmp_path / "e.parquet", device="cpu")
+    row = pq.read_table(tmp_path / "e.parquet").to_pylist()[3]
+    with torch.no_grad():
+        tokens = load_model(model).network.encoder.forward_features(view_of(smooth(3)))[0]
+    assert row["cls"] == pytest.approx(tokens[0].tolist(), abs=0.05)
+    assert row["patch_mean"] == pytest.approx(tokens[1:].mean(0).tolist(), abs=0.05)
+    found = Analysis(str(model), features=str(tmp_path / "e.parquet"))((images / "03.png").read_bytes())
+    assert found["neighbours"][0]["name"] == "03.png"
+    assert [row["finding"] for row in found["probabilities"]] == CLASSES
 
 
 def test_a_model_folder_cannot_fetch_a_network(model, images, tmp_path):
