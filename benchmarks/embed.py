@@ -16,7 +16,7 @@ from _record import alternate, save, summary
 
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.embed import Embedder
-from cxrbase.release.inputs import Item, find_images
+from cxrbase.release.inputs import Item, find_images, loaded_batches, prepare
 
 
 def make_images(folder: Path, count: int, side: int) -> None:
@@ -31,7 +31,7 @@ def make_images(folder: Path, count: int, side: int) -> None:
         Image.fromarray(np.uint8(noisy.clip(0, 255))).save(folder / f"{number:03}.jpg", quality=92)
 
 
-def plain(embedder: Embedder, items: list[Item], batch: int) -> np.ndarray:
+def plain(embedder: Embedder, items: list[Item], batch: int, *, encode: bool = True) -> np.ndarray:
     """What a user would write: PIL opens, torchvision resizes and cuts, the encoder runs in batches."""
     card = embedder.card
     size = card["image_size"]
@@ -46,13 +46,21 @@ def plain(embedder: Embedder, items: list[Item], batch: int) -> np.ndarray:
     found = []
     for start in range(0, len(items), batch):
         images = torch.stack([prepare(Image.open(item.path).convert("L")) for item in items[start : start + batch]])
-        with torch.inference_mode():
-            found.append(pool_tokens(embedder.network, embedder.network.forward_features(images)).numpy())
-    return np.concatenate(found)
+        if encode:
+            with torch.inference_mode():
+                found.append(pool_tokens(embedder.network, embedder.network.forward_features(images)).numpy())
+    return np.concatenate(found) if encode else np.empty(0)
 
 
 def ours(embedder: Embedder, items: list[Item]) -> np.ndarray:
     return np.concatenate([features for _, features in embedder.features(items)])
+
+
+def inputs(embedder: Embedder, items: list[Item]) -> None:
+    """All that `cxrbase embed` does before the encoder: decode, checksum, warnings, canvas, view."""
+    card, size = embedder.card, embedder.card["image_size"]
+    for batch in loaded_batches(items, canvas_size=2 * size, batch_size=embedder.batch_size, threads=1):
+        prepare(batch, size=size, mean=card["mean"], std=card["std"], device=embedder.device)
 
 
 def main() -> None:
@@ -76,6 +84,11 @@ def main() -> None:
             "PIL and torchvision": lambda: plain(embedder, items, options.batch),
         }
         times = alternate(jobs, rounds=options.rounds, clock=time.process_time, show=print)
+        alone = {
+            "cxrbase embed, with checksum and warnings": lambda: inputs(embedder, items),
+            "PIL and torchvision": lambda: plain(embedder, items, options.batch, encode=False),
+        }
+        before = alternate(alone, rounds=options.rounds, clock=time.process_time, show=print)
     setting = vars(options) | {
         "clock": "processor time of all threads",
         "lowest_cosine_of_features": float(cosine.min()),
@@ -83,7 +96,11 @@ def main() -> None:
     del setting["out"]
     save(
         "embed_cpu",
-        {"setting": setting, "rows": summary(times, against="PIL and torchvision")},
+        {
+            "setting": setting,
+            "rows": summary(times, against="PIL and torchvision"),
+            "before_the_encoder": summary(before, against="PIL and torchvision"),
+        },
         packages=("torch", "torchvision", "pillow", "timm"),
         out=options.out,
     )

@@ -12,6 +12,10 @@ class ConfigError(CXRBaseError):
     """Settings that cannot work together, or do not fit the checkpoint or data they are used with."""
 
 
+class CollapseError(CXRBaseError):
+    """A run whose network tells no image from another any more, stopped as `collapse.on_collapse` asks for."""
+
+
 class ManifestError(CXRBaseError):
     """A manifest or image folder that is missing, empty, malformed or leaks patients between splits."""
 

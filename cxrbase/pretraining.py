@@ -16,6 +16,7 @@ from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
+from cxrbase.objectives.batch_norm import share_batch_norm
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.views import Views
 from cxrbase.weights import initialise
@@ -73,10 +74,8 @@ class Pretraining(L.LightningModule):
         self.drop_path, self.init_from = drop_path, init_from
         self.compiled, self.recompute, self.clock = compile, recompute, StepClock()
         self._make_objective = objective
-        self.objective = objective(self._backbone())
+        self.objective = self._made(self._backbone())
         self._pending: tuple[int, float, Tensor] | None = None
-        self.compiled, self.recompute = compile, recompute
-        self.clock = StepClock()
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""
@@ -86,7 +85,7 @@ class Pretraining(L.LightningModule):
         vit = self._backbone()
         initialise(vit, self.init_from, mean=data.mean, std=data.std)
         # Made again, because a teacher is a copy of the backbone that it was made with.
-        self.objective = self._make_objective(vit)
+        self.objective = self._made(vit)
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -210,6 +209,11 @@ class Pretraining(L.LightningModule):
         return create_backbone(
             self.backbone_name, image_size=self.image_size, drop_path=self.drop_path, options=self.backbone_options
         )
+
+    def _made(self, vit: VisionTransformer) -> Objective:
+        objective = self._make_objective(vit)
+        share_batch_norm(objective)
+        return objective
 
     def _loss(self, views: Views) -> Loss:
         result: Loss = self.objective(views, self.progress)

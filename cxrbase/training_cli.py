@@ -1,15 +1,15 @@
 """`cxrbase fit`: Lightning's command line around `Pretraining` and `CXRDataModule`, all in one run folder."""
 
-import difflib
-import inspect
 import logging
+import os
 import re
+import shutil
 import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from cxrbase.answers import SuggestingParser
+from cxrbase.callbacks.collapse import Collapse
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
@@ -27,44 +29,14 @@ from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.checkpoints import AtomicCheckpointIO
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.errors import ConfigError
-from cxrbase.objectives import DINO, MAE, SimCLR
+from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
-from cxrbase.views import RandomViews
 
 _SHARDED = re.compile(
     "fsdp|deepspeed|ModelParallel", re.IGNORECASE
 )  # strategies that write their checkpoints themselves
+_RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
-
-
-class SuggestingParser(LightningArgumentParser):
-    """A parser that answers a mistyped option by the one that was probably meant."""
-
-    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
-        """Adds the nearest known option to the message."""
-        wrong = re.findall(r"--([\w.]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
-        words = [next(filter(None, groups)) for groups in wrong]
-        known = self._known_options()
-        for word in words:
-            near = difflib.get_close_matches(word.split(".")[-1], known, n=1)
-            if near and word.split(".")[-1] not in known:
-                message = f"{message.rstrip()} Did you mean {known[near[0]]!r}?"
-                break
-        super().error(message, *args, **kwargs)
-        raise SystemExit(2)
-
-    def _known_options(self) -> dict[str, str]:
-        """Every option by its last word."""
-        names = {action.dest.split(".")[-1]: action.dest for action in self._actions}
-        for prefix, kinds in {
-            "model.objective.init_args": (MAE, DINO, SimCLR),
-            "data.views.init_args": (RandomViews,),
-        }.items():
-            for kind in kinds:
-                for name in list(inspect.signature(kind).parameters):
-                    names.setdefault(name, f"{prefix}.{name}")
-        return names
 
 
 class CXRBaseCLI(LightningCLI):
@@ -82,6 +54,7 @@ class CXRBaseCLI(LightningCLI):
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(StepTimes, "step_times")
         parser.add_lightning_class_args(FrozenProbe, "probe")
+        parser.add_lightning_class_args(Collapse, "collapse")
         parser.add_lightning_class_args(Figures, "figures")
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
@@ -117,7 +90,7 @@ class CXRBaseCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.run_dir is None:
             objective = str(config.model.objective.class_path).rsplit(".", 1)[-1].lower()
-            config.run_dir = f"runs/{objective}_{config.model.backbone}_{datetime.now():%Y%m%d-%H%M%S}"
+            config.run_dir = _new_run_dir(f"{objective}_{config.model.backbone}")
         if config.trainer.precision is None:
             config.trainer.precision = found_precision(str(config.trainer.accelerator))
         # Unpickling can run code, and a checkpoint may come from anywhere.
@@ -130,6 +103,16 @@ class CXRBaseCLI(LightningCLI):
         if isinstance(self.model, Pretraining):
             self.model.resumed = bool(self.config_init[self.config_init.subcommand].ckpt_path)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        fresh = not folder.exists()
+        try:
+            super()._run_subcommand(subcommand)
+        except (CXRBaseError, MisconfigurationException, ValueError, OSError):
+            if fresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
+                drop_refused(folder)
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Gives the trainer its log folder and the callbacks that belong to each other."""
         config = self.config_init[self.config_init.subcommand]
@@ -140,6 +123,7 @@ class CXRBaseCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
+        found[Collapse].probe = found[FrozenProbe]
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
         callbacks.insert(len(callbacks) - 1, Requeue())
         callbacks.insert(0, RunRecord(found[Throughput], found[FrozenProbe]))
@@ -189,6 +173,22 @@ def refuse_used(run_dir: str | None) -> None:
         raise ConfigError(
             f"{run_dir} holds a run already: go on with it by --ckpt_path={run_dir}, or set --run_dir to a new folder"
         )
+
+
+def drop_refused(folder: Path) -> None:
+    """Removes the folder of a run that was refused before its first step, where it holds nothing but settings."""
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    if all(path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.") for path in held):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_run_dir(name: str) -> str:
+    """A folder in runs/ by name and moment, the same in all processes that Lightning starts for a run."""
+    inherited = os.environ.get(_RUN_DIR) if "LOCAL_RANK" in os.environ else None
+    if inherited is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("the processes of a run must agree on its folder: set --run_dir")
+    os.environ[_RUN_DIR] = inherited or f"runs/{name}_{datetime.now():%Y%m%d-%H%M%S}"
+    return os.environ[_RUN_DIR]
 
 
 def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:

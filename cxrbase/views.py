@@ -16,10 +16,12 @@ class Views(NamedTuple):
     Attributes:
         global_: Large crops, each (B, 1, H, W) float32, normalised.
         local: Small crops, each (B, 1, h, w) float32, normalised; may be empty.
+        keys: (B,) int64, different for every image and epoch, for what an objective draws per image; None if unknown.
     """
 
     global_: list[Tensor]
     local: list[Tensor]
+    keys: Tensor | None = None
 
 
 def keyed_uniform(ids: Tensor, count: int, *, seed: int, epoch: int, offset: int = 0) -> Tensor:
@@ -188,7 +190,8 @@ class RandomViews:
         for number, (side, scale) in enumerate(plan):
             draws = keyed_uniform(ids, _DRAWS_PER_VIEW, seed=seed, epoch=epoch, offset=number * _DRAWS_PER_VIEW)
             made.append((self._view(source, sizes, draws, side=side, scale=scale) - mean) / std)
-        return Views(made[: self.num_global], made[self.num_global :])
+        keys = _mix(ids * _signed(_GOLDEN) + _signed(seed * _MIX_2 + epoch * _MIX_1 + 1))
+        return Views(made[: self.num_global], made[self.num_global :], keys)
 
     def _view(self, source: Tensor, sizes: Tensor, draws: Tensor, *, side: int, scale: tuple[float, float]) -> Tensor:
         boxes = whole(sizes) if self.crop_on == "cpu" else random_boxes(sizes, draws, scale=scale, ratio=self.ratio)

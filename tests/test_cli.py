@@ -73,7 +73,14 @@ def test_print_config_is_a_whole_configuration(image_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("--data.batchsize=4", "batch_size"), ("--model.objective.init_args.mask_ration=0.5", "mask_ratio")],
+    [
+        ("--data.batchsize=4", "data.batch_size"),
+        ("--model.objective.init_args.mask_ration=0.5", "model.objective.init_args.mask_ratio"),
+        # No abbreviation, or it would set max_epochs in silence.
+        ("--trainer.max_epoch=2", "trainer.max_epochs"),
+        ("--model.objective.class_path=cxrbase.objectives.DINOO", "DINO"),
+        ("--model.objective=simclr", "SimCLR"),
+    ],
 )
 def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong, meant):
     words = command("mae", wrong, root=image_folder, run_dir=tmp_path)
@@ -82,10 +89,35 @@ def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong
     except SystemExit as stop:
         code = stop.code
     assert code == 2
-    error = capfd.readouterr().err
-    assert "Did you mean" in error
-    assert meant in error
-    assert "Traceback" not in error
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("cxrbase: error: ")
+    assert error.endswith(f"did you mean {meant}?")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ("--model.objective=Jigsaw", "no objective 'Jigsaw': there are MAE, DINO, SimCLR"),
+        ("--model.lr=fast", "model.lr: Expected a float. Got value: fast"),
+        ("--trainer.precision=half", "Given value: half"),
+    ],
+)
+def test_a_wrong_value_is_answered_in_one_sentence(image_folder, tmp_path, capfd, wrong, part):
+    with pytest.raises(SystemExit) as stop:
+        main(command("mae", wrong, root=image_folder, run_dir=tmp_path))
+    assert stop.value.code == 2
+    error = capfd.readouterr().err.strip()
+    assert part in error
+    assert len(error.splitlines()) == 1
+
+
+def test_processes_without_a_common_folder_are_refused(image_folder, capfd, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = [word for word in command("mae", root=image_folder, run_dir="") if not word.startswith("--run_dir")]
+    code, line = failure(capfd, words)
+    assert code == 1
+    assert "set --run_dir" in line
 
 
 def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
@@ -118,6 +150,8 @@ def test_what_cannot_work_is_said_in_one_sentence(image_folder, tmp_path, capfd,
     assert code == 1
     assert line.startswith("cxrbase: error: ")
     assert part in line
+    # A run that never took a step leaves no folder behind.
+    assert (tmp_path / "run").exists() == ("--model.lr=1e30" in words)
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "text", "huge"])

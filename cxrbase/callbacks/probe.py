@@ -47,6 +47,8 @@ class FrozenProbe(Callback):
         self.limit, self.resamples, self.enabled = limit, resamples, enabled
         self.untrained: ProbeResult | None = None
         self.pretrained: ProbeResult | None = None
+        # Rank and spread at the last look, by name.
+        self.features: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Scores the network as it was initialised."""
@@ -132,8 +134,8 @@ class FrozenProbe(Callback):
         rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
         features = extract_features(_encoder(pl_module), batches, device=device, description="")
-        metrics = {"features/rankme": rankme(features), "features/std": feature_std(features)}
-        self._log(trainer, metrics, trainer.global_step)
+        self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
+        self._log(trainer, self.features, trainer.global_step)
 
     def _report(self, trainer: L.Trainer, result: ProbeResult, *, step: int, prefix: str = "probe") -> None:
         metrics = {f"{prefix}/linear_macro_auroc": result.linear.value, f"{prefix}/knn_macro_auroc": result.knn.value}

@@ -56,6 +56,14 @@ class Objective(nn.Module):
     def after_step(self, progress: float) -> None:
         """Updates teacher and centre; called once after every optimizer step."""
 
+    def indifferent_loss(self, images: int) -> float | None:
+        """Loss of a network that says the same of every image, where collapsed runs stay; None where there is none.
+
+        Args:
+            images: Images of a batch on all devices.
+        """
+        return None
+
     @property
     def encoder(self) -> VisionTransformer:
         """The network to evaluate and to export."""

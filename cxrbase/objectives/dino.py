@@ -1,5 +1,6 @@
 """DINO: a student predicts what its momentum teacher says of other crops of the same image."""
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -119,6 +120,10 @@ class DINO(Objective):
         self.centre.lerp_(mean, 1 - self.centre_momentum)
         self.centre_sum.zero_()
         self.centre_count.zero_()
+
+    def indifferent_loss(self, images: int) -> float:
+        """Ln K: student and teacher spread evenly over the K prototypes."""
+        return math.log(len(self.centre))
 
     def momentum_at(self, progress: float) -> float:
         """The teacher's momentum, rising to 1 along a cosine."""

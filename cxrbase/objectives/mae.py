@@ -12,7 +12,7 @@ from cxrbase.backbones import encode_visible
 from cxrbase.lean import CrossBlock, make_lean
 from cxrbase.objectives.base import Loss, Objective
 from cxrbase.objectives.losses import masked_patch_loss
-from cxrbase.views import Views
+from cxrbase.views import Views, keyed_uniform
 
 
 class MAE(Objective):
@@ -55,6 +55,12 @@ class MAE(Objective):
             raise ValueError(f"decoder_depth must be at least 1, got {decoder_depth}")
         if decoder not in ("self", "cross"):
             raise ValueError(f"decoder must be self or cross, got {decoder!r}")
+        pools = (backbone.fc_norm, backbone.attn_pool)
+        if any(list(pool.parameters()) for pool in pools if pool is not None):
+            raise ValueError(
+                "MAE trains the tokens and not what pools them, so the backbone's pooling would stay untrained: "
+                "use backbone_options without global_pool"
+            )
         self.mask_ratio, self.norm_pix, self.decoder = mask_ratio, norm_pix, str(decoder)
         self.patch = int(backbone.patch_embed.patch_size[0])
         dim = decoder_dim or min(backbone.embed_dim, 512)
@@ -77,18 +83,25 @@ class MAE(Objective):
     def forward(self, views: Views, progress: float) -> Loss:
         """Masks at random and returns the error over the masked patches."""
         images = views.global_[0]
-        keep, masked = self.random_split(images)
+        keep, masked = self.random_split(images, views.keys)
         loss = masked_patch_loss(
             self.predict(images, keep, masked), self.target(images, masked), norm_pix=self.norm_pix
         )
         return Loss(loss, {})
 
-    def random_split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws patches that stay and that are hidden: (B, K) and (B, N - K) indices, K = int(N * (1 - mask_ratio))."""
+    def random_split(self, images: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Draws patches that stay and that are hidden: (B, K) and (B, N - K) indices, K = int(N * (1 - mask_ratio)).
+
+        With keys, (B,) int64, an image's mask depends on its key alone, whatever batch, micro-batch or device it is in.
+        """
         count = (images.shape[-2] // self.patch) * (images.shape[-1] // self.patch)
         # At least one patch on each side, or there is nothing to see or nothing to predict.
         kept = min(max(int(count * (1 - self.mask_ratio)), 1), count - 1)
-        order = torch.rand(images.shape[0], count, device=images.device).argsort(dim=1)
+        if keys is None:
+            noise = torch.rand(images.shape[0], count, device=images.device)
+        else:
+            noise = keyed_uniform(keys, count, seed=0, epoch=0)
+        order = noise.argsort(dim=1)
         return order[:, :kept], order[:, kept:]
 
     def predict(self, images: Tensor, keep: Tensor, masked: Tensor) -> Tensor:

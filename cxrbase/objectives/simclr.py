@@ -1,5 +1,6 @@
 """SimCLR: two crops of an image attract, all other images of the batch repel."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -54,6 +55,10 @@ class SimCLR(Objective):
         with torch.autocast(features.device.type, enabled=False):
             first, second = features.float().chunk(2)
             return Loss(self.contrast(first, second), {})
+
+    def indifferent_loss(self, images: int) -> float:
+        """ln(2N - 1): all 2N - 1 other projections are equally near."""
+        return math.log(max(2 * images - 1, 1))
 
     def contrast(self, first: Tensor, second: Tensor) -> Tensor:
         """NT-Xent of two (B, D) projections, with the negatives of all devices."""

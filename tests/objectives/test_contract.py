@@ -38,8 +38,9 @@ def step(objective, batches, optimizer, *, progress=0.5, seed=0):
 
 
 def split(views, parts):
-    chunks = [[crop.chunk(parts) for crop in crops] for crops in views]
-    return [Views(*([crop[part] for crop in crops] for crops in chunks)) for part in range(parts)]
+    chunks = [[crop.chunk(parts) for crop in crops] for crops in views[:2]]
+    keys = [None] * parts if views.keys is None else views.keys.chunk(parts)
+    return [Views(*([crop[part] for crop in crops] for crops in chunks), keys[part]) for part in range(parts)]
 
 
 @every_objective
@@ -104,10 +105,10 @@ def test_four_micro_batches_are_one_batch(build, make_views, name):
     whole, parts = build(name), build(name)
     for number in range(3):
         for objective, count in ((whole, 1), (parts, 4)):
-            # One seed draws the same masks row by row, whether in one call or in four.
-            batches = split(make_views(objective, count=16, seed=number), count)
+            keys = torch.arange(16) + 100 * number
+            batches = split(make_views(objective, count=16, seed=number)._replace(keys=keys), count)
             optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
-            step(objective, batches, optimizer, seed=number)
+            step(objective, batches, optimizer, seed=count)
     assert not whole.batch_coupled
     assert "Accumulating micro-batches gives" in " ".join(type(whole).__doc__.split())
     torch.testing.assert_close(snapshot(parts), snapshot(whole), atol=1e-5, rtol=1e-5)
@@ -211,7 +212,7 @@ def test_bf16_autocast_keeps_the_loss_in_float32(build, make_views, name):
 @every_objective
 def test_crops_of_another_size_than_the_backbone_was_made_for_are_taken(build, make_views, name):
     objective = build(name)
-    large, local = make_views(objective)
+    large, local, _ = make_views(objective)
     wider = Views([crop[..., :16].repeat(1, 1, 1, 3) for crop in large], local)
     assert torch.isfinite(objective(wider, 0.5).loss)
 
@@ -277,6 +278,12 @@ def test_views_and_batches_that_do_not_fit_are_refused_before_the_first_step(
 def test_impossible_settings_are_refused_in_a_sentence(build, name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+@pytest.mark.parametrize("pool", ["avg", "map"])
+def test_mae_refuses_pooling_that_would_stay_untrained(tiny_vit, pool):
+    with pytest.raises(ValueError, match="pooling would stay untrained"):
+        MAE(tiny_vit(global_pool=pool))
 
 
 def test_an_objective_without_a_loss_says_what_is_missing(tiny_vit):

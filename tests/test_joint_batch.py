@@ -1,0 +1,113 @@
+"""Micro-batches and processes: the same update as one process with the joint batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import command
+from small_runs import train
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def in_two_processes(runs, folder):
+    """Runs `small_runs.train` in two processes, all runs in one pair, and returns what both have at each end."""
+    (folder / "runs.json").write_text(json.dumps(runs))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    script = str(Path(__file__).with_name("small_runs.py"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, str(folder), str(rank)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    ends = [[torch.load(folder / f"{n}-{rank}.pt", weights_only=True) for rank in range(2)] for n in range(len(runs))]
+    for first, second in ends:
+        torch.testing.assert_close(second, first, rtol=0, atol=0)
+    return [first for first, _ in ends]
+
+
+def assert_same_update(parts, whole):
+    """Gradients, as Adam remembers them, to rounding; then weights, teacher and centre to what Adam makes of it."""
+    assert parts["steps"] == whole["steps"] == 3
+    assert parts["lr"] == pytest.approx(whole["lr"], rel=1e-12)
+    rounding = 1e-4 * max(float(gradient.abs().max()) for gradient in whole["gradients"].values())
+    for name, gradient in whole["gradients"].items():
+        torch.testing.assert_close(parts["gradients"][name], gradient, rtol=1e-4, atol=rounding)
+    for name, value in whole["state"].items():
+        # Adam steps as far for a gradient of nothing but rounding, as a bias before BatchNorm has, as for any other.
+        student = name.replace("teacher_head.module", "head").replace("teacher_backbone.module", "backbone")
+        gradient = whole["gradients"].get(student)
+        firm = ... if gradient is None else gradient.abs() > rounding
+        torch.testing.assert_close(parts["state"][name][firm], value[firm], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["mae", "dino"])
+def test_four_accumulated_batches_are_one_large_one(name, image_folder):
+    parts = train(name, image_folder, batch_size=2, accumulate_grad_batches=4)
+    whole = train(name, image_folder, batch_size=8)
+    assert_same_update(parts, whole)
+    if name == "dino":
+        assert float(whole["state"]["centre"].abs().max()) > 0
+
+
+def test_two_processes_are_one_with_the_joint_batch_and_uneven_data_ends(image_folder, tmp_path):
+    parts = {
+        "mae": {"batch_size": 4},
+        "dino": {"batch_size": 2, "accumulate_grad_batches": 2},
+        "dino_balanced": {"batch_size": 4},
+        "simclr": {"batch_size": 4},
+    }
+    # Plain, so a parameter without a gradient would end it.
+    common = {"root": str(image_folder), "devices": 2, "strategy": "ddp"}
+    runs = [{"name": name, **common, **settings} for name, settings in parts.items()]
+    # 27 images: the last batch of an epoch is smaller, and one image has no partner.
+    runs.append({"name": "mae", **common, "batch_size": 4, "drop_last": False, "steps": -1, "max_epochs": 2})
+    *ends, uneven = in_two_processes(runs, tmp_path)
+    for name, end in zip(parts, ends, strict=True):
+        assert_same_update(end, train(name, image_folder, batch_size=8))
+    assert uneven["steps"] == 8
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_on_one_host_are_one_process(image_folder, tmp_path):
+    from cxrbase.cli import main
+
+    words = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_steps=3", "--trainer.max_epochs=9"]
+    two = command("mae", *words, "--data.batch_size=4", root=image_folder, run_dir=tmp_path / "two")
+    two += ["--trainer.num_nodes=2", "--trainer.devices=1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1"]
+    launch.append(f"--master-port={free_port()}")
+    nodes = [
+        subprocess.Popen(
+            [*launch, f"--node-rank={rank}", "--nproc-per-node=1", "-m", "cxrbase", *two],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(errors)
+    one = command("mae", *words, "--data.batch_size=8", root=image_folder, run_dir=tmp_path / "one")
+    assert main(one) == 0
+    held = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("two", "one")]
+    assert held[0]["batch"] == held[1]["batch"] == {"images": 8, "accumulated": 1}
+    torch.testing.assert_close(held[0]["state_dict"], held[1]["state_dict"], rtol=1e-3, atol=1e-4)
