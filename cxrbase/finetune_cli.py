@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from cxrbase.answers import SuggestingParser
 from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
@@ -17,7 +18,7 @@ from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.fit_cli import configs
-from cxrbase.training_cli import SuggestingParser, _quiet, fit, found_precision
+from cxrbase.training_cli import _quiet, fit, found_precision
 from cxrbase.weights import load_any_encoder
 
 logger = logging.getLogger(__name__)

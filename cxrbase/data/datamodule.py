@@ -278,8 +278,10 @@ class CXRDataModule(L.LightningDataModule):
             return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
         manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
         size, cache = self.canvas_size or 2 * self.image_size, self.cache_dir
-        options = {"max_bad": self.max_bad, "limit_gb": self.cache_gb}
-        return manifest, CanvasStore.open(manifest, size=size, cache_dir=cache, read=self.reading, **options), 0
+        store = CanvasStore.open(
+            manifest, size=size, cache_dir=cache, read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb
+        )
+        return manifest, store, 0
 
     def _cpu_crop(self) -> CPUCrop | None:
         if self.views.crop_on == "device":
