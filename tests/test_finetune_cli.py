@@ -222,7 +222,7 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--finetune.epoch=3"], "Did you mean"),
+        (["--finetune.epoch=3"], "did you mean finetune.epochs"),
         (["--finetune.epochs=0"], "at least 1"),
         (["--finetune.fraction=0"], "fraction must be in"),
         (["--finetune.layer_decay=2"], "layer_decay must be in"),
