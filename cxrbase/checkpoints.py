@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from cxrbase.errors import CXRBaseError
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, forces it to the disk, renames; Lightning's own moves a file from /tmp, unforced."""
@@ -26,10 +28,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         # One name, so that what a killed process left is overwritten by the next.
         temporary = target.with_name(target.name + ".tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            temporary.unlink(missing_ok=True)
+            said = " ".join(str(error).split())
+            raise CXRBaseError(
+                f"cannot write {target}, is the disk full? The last checkpoint stays ({said})"
+            ) from error
         os.replace(temporary, target)
         _sync_folder(target.parent)
 

@@ -60,11 +60,9 @@ def write_licence(licence: str, path: Path) -> str:
 
 
 def _apache() -> str | None:
-    """The text that comes with this package."""
-    try:
-        return metadata.distribution("cxrbase").read_text("licenses/LICENSE")
-    except metadata.PackageNotFoundError:
-        return None
+    """The text that comes with this package; a source folder beside the installed one may hold its name without it."""
+    texts = (found.read_text("licenses/LICENSE") for found in metadata.distributions(name="cxrbase"))
+    return next(filter(None, texts), None)
 
 
 def write_checksums(folder: Path) -> None:

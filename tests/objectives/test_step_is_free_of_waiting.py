@@ -50,7 +50,7 @@ def test_no_view_reads_a_value_from_the_device():
     images, ids = torch.zeros(4, 1, 48, 48, dtype=torch.uint8), torch.arange(4)
     with AskNothing():
         views = make(images, torch.full((4, 2), 48), ids, out=32, mean=0.5, std=0.25, seed=0, epoch=0)
-    assert [len(crops) for crops in views] == [2, 2]
+    assert [len(views.global_), len(views.local)] == [2, 2]
 
 
 @pytest.mark.parametrize(
