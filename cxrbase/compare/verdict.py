@@ -104,6 +104,7 @@ def answer(results: Results, *, protocol: str, seeds: int) -> str:
     elif len(trained) > 1:
         gap = trained[1]["behind_next_above"]
         said += f", {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] against {trained[1]['arm']}"
+        said += _corrected(results, protocol, {best["arm"], trained[1]["arm"]})
     control = [row for row in ranked if row["arm"] == CONTROL]
     if control:
         said += f"; the untrained network scores {control[0]['value']:.3f}"
@@ -115,6 +116,17 @@ def answer(results: Results, *, protocol: str, seeds: int) -> str:
             f" With {seeds} seed{'s' * (seeds > 1)} the spread between trainings is hardly known: take this as a hint."
         )
     return said
+
+
+def _corrected(results: Results, protocol: str, pair: set[str]) -> str:
+    """Range over tasks of the corrected p-values of two arms."""
+    rows = [
+        row for row in differences(results) if row["protocol"] == protocol and {row["first"], row["second"]} == pair
+    ]
+    found = sorted(row["p_holm"] for row in rows if "p_holm" in row)
+    if not found:
+        return ""
+    return f", corrected p {found[0]:.3g}" + (f" to {found[-1]:.3g} by task" if len(found) > 1 else "")
 
 
 def protocols_of(results: Results) -> list[str]:
