@@ -1,7 +1,7 @@
 """A stream of a million small records: time to the first batch, memory of a worker, and a soak with random kills.
 
-    python benchmarks/million_rows.py --folder /tmp/million
-    python benchmarks/million_rows.py --folder /tmp/small --rows 20000 --kills 3
+    python benchmarks/million_rows.py --folder runs/million
+    python benchmarks/million_rows.py --folder runs/small --rows 20000 --kills 3
 
 The soak runs epochs in a process that is killed by SIGKILL at random moments, itself or one of its workers, and goes on
 from its last checkpoint. Every record must then have been handed out exactly once in every epoch.
