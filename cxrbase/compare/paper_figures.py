@@ -47,14 +47,15 @@ def draw(content: Content, name: str) -> "Figure":
     notes = _notes(content, name)
     panel = 2.5 if name == "figure4" else _ROW * len(lines_of(content)) + 0.75
     figure = Figure(figsize=(12.5, 1.0 + panel * len(tasks) + 0.17 * len(notes)), layout="constrained")
-    figure.suptitle(TITLES[name], fontsize=12, x=0.01, ha="left")
     if tasks:
         grid = figure.subplots(len(tasks), 2, squeeze=False)
         for axes, task in zip(grid, tasks, strict=True):
             for one, metric in zip(axes, METRICS, strict=True):
                 (_few_labels if name == "figure4" else _scores)(one, content, name, task, metric)
     if tasks and name == "figure4":
-        _legend(figure, content)
+        _legend(figure, content, title=TITLES[name])
+    else:
+        figure.suptitle(TITLES[name], fontsize=12, x=0.01, ha="left")
     figure.supxlabel("\n".join(notes), fontsize=_SMALL, x=0.01, ha="left", color="0.25")
     return figure
 
@@ -99,8 +100,7 @@ def _scores(axes: "Axes", content: Content, name: str, task: str, metric: str) -
     for place, (encoder, shots) in enumerate(lines):
         row = pick(found["values"], task=task, metric=metric, encoder=encoder["name"], shots=shots)
         if row is None:
-            axes.text(0.5, place, "weights not given", transform=axes.get_yaxis_transform(), fontsize=_SMALL,
-                      color=_GREY, style="italic", ha="center", va="center")  # fmt: skip
+            _not_given(axes, place)
             continue
         _interval(axes, row, at=place, style=style[encoder["name"]], lying=True)
         against = pick(found["differences"], task=task, metric=metric, shots=None, against=encoder["name"])
@@ -108,12 +108,18 @@ def _scores(axes: "Axes", content: Content, name: str, task: str, metric: str) -
                   transform=axes.get_yaxis_transform(), fontsize=_SMALL, va="center")  # fmt: skip
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_yticks(range(len(lines)), [_line_label(*line, content) for line in lines] if metric == "auroc" else [])
-    for label, (encoder, _) in zip(axes.get_yticklabels(), lines, strict=False):
-        label.set_color("black" if encoder["given"] else _GREY)
+    if metric == "auroc":
+        for label, (encoder, _) in zip(axes.get_yticklabels(), lines, strict=True):
+            label.set_color("black" if encoder["given"] else _GREY)
     _chance(axes.axvline, content, task, metric)
     axes.set_xlabel(METRICS[metric], fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     _plain(axes, content, task, metric)
+
+
+def _not_given(axes: "Axes", place: int) -> None:
+    axes.text(0.5, place, "weights not given", transform=axes.get_yaxis_transform(), fontsize=_SMALL, color=_GREY,
+              style="italic", ha="center", va="center", bbox={"fc": "white", "lw": 0, "pad": 1})  # fmt: skip
 
 
 def _line_label(encoder: Row, shots: int | None, content: Content) -> str:
@@ -131,11 +137,15 @@ def _few_labels(axes: "Axes", content: Content, name: str, task: str, metric: st
     found = content["figures"][name]
     rows = [row for row in found["values"] if (row["task"], row["metric"]) == (task, metric)]
     style = styles([encoder["name"] for encoder in content["encoders"]])
-    few = [row for row in rows if row["shots"] is not None and row["value"] is not None]
-    shots = sorted({row["shots"] for row in rows if row["shots"] is not None})
+    few = [row for row in rows if row["shots"] is not None]
+    shots = sorted({row["shots"] for row in few})
     for row in few:
+        if row["value"] is None:
+            axes.text(shots.index(row["shots"]), 0.03, "undefined", transform=axes.get_xaxis_transform(),
+                      fontsize=_SMALL, color=_GREY, rotation=90, ha="center")  # fmt: skip
         _interval(axes, row, at=shots.index(row["shots"]), style=style[row["encoder"]], lying=False)
-    axes.plot([shots.index(row["shots"]) for row in few], [row["value"] for row in few], lw=1.2,
+    known = [row for row in few if row["value"] is not None]
+    axes.plot([shots.index(row["shots"]) for row in known], [row["value"] for row in known], lw=1.2,
               color=style[content["ours"]]["color"] if few else _GREY)  # fmt: skip
     whole = [row for row in rows if row["shots"] is None and row["value"] is not None]
     for place, row in enumerate(whole):
@@ -220,7 +230,7 @@ def _missing(content: Content, name: str) -> list[str]:
     return lines + ["No task of this figure has its images here."] * (not content["figures"][name]["tasks"])
 
 
-def _legend(figure: "Figure", content: Content) -> None:
+def _legend(figure: "Figure", content: Content, *, title: str) -> None:
     """Every encoder by colour and mark, also those that are missing."""
     from matplotlib.lines import Line2D
 
@@ -232,4 +242,5 @@ def _legend(figure: "Figure", content: Content) -> None:
         look = style[encoder["name"]] if encoder["given"] else {"color": _GREY, "marker": "x"}
         label = label_of(encoder, content) + (", all labels" if encoder["given"] else ": weights not given")
         handles.append(Line2D([], [], label=label, ls="", **look))
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=_SMALL, frameon=False)
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=_SMALL, frameon=False, title=title,
+                  title_fontsize=12, alignment="left")  # fmt: skip
