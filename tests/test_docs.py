@@ -25,7 +25,7 @@ RECIPES = re.findall(r"^## (.+?)\n.*?```sh\n(.*?)```", (DOCS / "recipes.md").rea
 
 
 def run_line(line, plans, *more):
-    """Runs a command of a page, small where it trains; comparisons and the paper are planned, tests/compare runs them."""
+    """Runs a command of a page, small where it trains; comparisons are planned and not run, tests/compare runs them."""
     words = shlex.split(line)[1:]
     if words[0] == "fit":
         words += SMALL_TASK if "--encoder" in words else SMALL
