@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.sizes import Size, height_width
 from cxrbase.weights_formats import read_checkpoint
 
 ENCODER_FILE = "encoder.safetensors"
@@ -24,13 +25,14 @@ _MOST = {"depth": 256, "img_size": 8192, "num_classes": 1_000_000}
 
 
 def create_backbone(
-    name: str, *, image_size: int, drop_path: float = 0.0, options: dict[str, Any] | None = None
+    name: str, *, image_size: Size, drop_path: float = 0.0, options: dict[str, Any] | None = None
 ) -> VisionTransformer:
     """Creates a timm ViT for one-channel images with 2-D sin-cos position embedding, learnable.
 
     Args:
         name: A timm ViT name, such as vit_small_patch16_224.
-        image_size: Side of the input in pixels; other sizes are taken too, the position embedding is resampled.
+        image_size: Side, or height and width, of the input in pixels; other sizes are taken too, the position embedding
+            is resampled.
         drop_path: Stochastic depth rate of the last block, rising linearly from 0.
         options: Further arguments of the timm model, such as {"depth": 6}.
 
@@ -126,8 +128,7 @@ def load_encoder(path: str | Path) -> VisionTransformer:
     """
     card = read_card(Path(path))
     weights = _weights(Path(path), card)
-    size = card["image_size"]
-    overlay = {"input_size": (1, size, size), "mean": (card["mean"],), "std": (card["std"],)}
+    overlay = {"input_size": (1, *height_width(card["image_size"])), "mean": (card["mean"],), "std": (card["std"],)}
     try:
         check_description(card, weights)
         vit = timm.create_model(card["timm_name"], pretrained_cfg_overlay=overlay, **card["timm_args"])

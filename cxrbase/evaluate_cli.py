@@ -23,6 +23,7 @@ from cxrbase.evaluation.suite.seen import seen_by
 from cxrbase.evaluation.task import read_sections, read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
 from cxrbase.evaluation.task_images import open_images
+from cxrbase.sizes import longest
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
@@ -100,8 +101,7 @@ def score_encoder(
         device: Where the encoder runs.
     """
     name, card = encoder.name, encoder.card
-    size = card["image_size"] if isinstance(card["image_size"], int) else max(card["image_size"])
-    images = open_images(data, size=2 * size, cache_dir=out / "canvas", option="--out")
+    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=out / "canvas", option="--out")
     splits, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device

@@ -18,6 +18,7 @@ import cxrbase
 from cxrbase.backbones import check_description
 from cxrbase.errors import EncoderError, ModelError
 from cxrbase.evaluation.classifier import Classifier
+from cxrbase.sizes import Size, height_width
 from cxrbase.views import centre_view
 
 FORMAT = 1
@@ -79,12 +80,13 @@ class Model:
         return self.network.classes
 
     @property
-    def image_size(self) -> int:
-        """Side of the view in pixels."""
-        return int(self.card["encoder"]["image_size"])
+    def image_size(self) -> Size:
+        """Side, or height and width, of the view in pixels."""
+        height, width = height_width(self.card["encoder"]["image_size"])
+        return height, width
 
     def view(self, canvases: Tensor, sizes: Tensor) -> Tensor:
-        """What the network is fed, (B, 1, S, S), of uint8 canvases (B, 1, C, C) and valid sizes (B, 2)."""
+        """What the network is fed, (B, 1, H, W), of uint8 canvases (B, 1, C, C) and valid sizes (B, 2)."""
         card = self.card["encoder"]
         return centre_view(canvases, sizes, out=self.image_size, mean=card["mean"], std=card["std"])
 

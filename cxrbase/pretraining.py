@@ -18,6 +18,7 @@ from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.objectives.batch_norm import share_batch_norm
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.sizes import Size, height_width, plain
 from cxrbase.views import Views
 from cxrbase.weights import initialise
 
@@ -29,7 +30,7 @@ class Pretraining(L.LightningModule):
         objective: The objective, made from the backbone.
         backbone: A timm ViT name.
         backbone_options: Further arguments of the timm model, such as {depth: 6}.
-        image_size: Side of a large view in pixels.
+        image_size: Side, or [height, width], of a large view in pixels.
         drop_path: Stochastic depth rate of the last block.
         lr: Peak learning rate per 256 images; scaled once by batch x devices x accumulation.
         min_lr: Learning rate at the end, as a share of the peak.
@@ -48,7 +49,7 @@ class Pretraining(L.LightningModule):
         objective: Callable[[VisionTransformer], Objective] = MAE,
         backbone: str = "vit_small_patch16_224",
         backbone_options: dict[str, Any] | None = None,
-        image_size: int = 224,
+        image_size: Size = 224,
         drop_path: float = 0.0,
         lr: float = 1.5e-4,
         min_lr: float = 0.0,
@@ -247,12 +248,13 @@ class Pretraining(L.LightningModule):
             )
 
     def _check_sizes(self, data: CXRDataModule) -> None:
-        patch = int(self.encoder.patch_embed.patch_size[0])
+        patch = height_width(self.encoder.patch_embed.patch_size)
         sizes = {"data.image_size": data.image_size}
         if data.views.num_local:
             sizes["data.views.local_size"] = data.views.local_pixels(data.image_size)
         for option, size in sizes.items():
-            if size % patch:
+            if any(side % part for side, part in zip(height_width(size), patch, strict=True)):
+                said, unit = plain(size), plain(patch)
                 raise ConfigError(
-                    f"{option} is {size}, which patches of {patch} pixels do not tile: set it to a multiple of {patch}"
+                    f"{option} is {said}, which patches of {unit} pixels do not tile: set it to a multiple of {unit}"
                 )

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from cxrbase.sizes import Size, aspect, height_width
+
 _DRAWS_PER_VIEW = 16  # uniform numbers reserved for each view of an image; room for further operations
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64 (Steele et al. 2014)
 
@@ -80,25 +82,27 @@ def blur_matrix(sigma: Tensor, size: int) -> Tensor:
     return weight / weight.sum(-1, keepdim=True)
 
 
-def crop(images: Tensor, boxes: Tensor, *, out: int, flip: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+def crop(
+    images: Tensor, boxes: Tensor, *, out: Size, flip: Tensor | None = None, sigma: Tensor | None = None
+) -> Tensor:
     """Crops, resizes, flips and blurs a batch, each image with its own box: two batched matrix products.
 
     Args:
         images: (B, 1, H, W), any real dtype.
         boxes: top, left, height, width in pixels, (B, 4) float32.
-        out: Side of the square output in pixels.
+        out: Side, or height and width, of the output in pixels.
         flip: Images to mirror left to right, (B,) bool.
         sigma: Blur in output pixels, (B,) float32.
 
     Returns:
-        (B, 1, out, out) float32 in the units of `images`.
+        (B, 1, H', W') float32 in the units of `images`.
     """
     top, left, height, width = boxes.unbind(-1)
-    rows = resample_matrix(top, height, size=images.shape[-2], out=out)
-    columns = resample_matrix(left, width, size=images.shape[-1], out=out)
+    high, wide = height_width(out)
+    rows = resample_matrix(top, height, size=images.shape[-2], out=high)
+    columns = resample_matrix(left, width, size=images.shape[-1], out=wide)
     if sigma is not None:
-        blur = blur_matrix(sigma, out)
-        rows, columns = blur @ rows, blur @ columns
+        rows, columns = blur_matrix(sigma, high) @ rows, blur_matrix(sigma, wide) @ columns
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return (rows @ images[:, 0].to(torch.float32) @ columns.transpose(1, 2))[:, None]
@@ -114,8 +118,10 @@ class RandomViews:
         num_local: Small crops per image (DINO, https://arxiv.org/abs/2104.14294).
         global_scale: Smallest and largest share of the image's area in a large crop, in (0, 1].
         local_scale: The same for a small crop.
-        ratio: Smallest and largest width / height of a crop.
-        local_size: Side of a small crop in pixels; None takes 3/7 of the large one, as 96 is of 224.
+        ratio: Smallest and largest width / height of a crop, relative to that of the view, so that shapes are stretched
+            as much in views that are not square.
+        local_size: Side, or [height, width], of a small crop in pixels; None takes 3/7 of the large one, as 96 is of
+            224.
         flip: Probability of a left-right flip. A flip moves the heart to the other side.
         jitter: Probability that brightness, contrast and gamma are changed.
         brightness: Largest relative change of brightness.
@@ -134,7 +140,7 @@ class RandomViews:
         global_scale: tuple[float, float] = (0.2, 1.0),
         local_scale: tuple[float, float] = (0.05, 0.4),
         ratio: tuple[float, float] = (0.75, 4 / 3),
-        local_size: int | None = None,
+        local_size: Size | None = None,
         flip: float = 0.5,
         jitter: float = 0.0,
         brightness: float = 0.4,
@@ -161,12 +167,15 @@ class RandomViews:
         self.flip, self.jitter, self.blur, self.blur_sigma = flip, jitter, blur, blur_sigma
         self.brightness, self.contrast, self.gamma, self.crop_on = brightness, contrast, gamma, crop_on
 
-    def local_pixels(self, out: int) -> int:
-        """Side of a small crop where a large one has `out` pixels."""
-        return self.local_size or round(out * 3 / 7)
+    def local_pixels(self, out: Size) -> Size:
+        """Size of a small crop where a large one has size `out`."""
+        if self.local_size is not None:
+            return self.local_size
+        height, width = height_width(out)
+        return round(height * 3 / 7), round(width * 3 / 7)
 
     def __call__(
-        self, images: Tensor, sizes: Tensor, ids: Tensor, *, out: int, mean: float, std: float, seed: int, epoch: int
+        self, images: Tensor, sizes: Tensor, ids: Tensor, *, out: Size, mean: float, std: float, seed: int, epoch: int
     ) -> Views:
         """Makes all views of a batch.
 
@@ -174,7 +183,7 @@ class RandomViews:
             images: (B, 1, C, C) uint8 canvases.
             sizes: Valid height and width of each canvas, (B, 2) int.
             ids: Image ids, (B,) int64.
-            out: Side of a large crop in pixels.
+            out: Side, or height and width, of a large crop in pixels.
             mean: Subtracted after scaling to [0, 1].
             std: Divided by afterwards.
             seed: Seed of the run.
@@ -184,22 +193,23 @@ class RandomViews:
             The views, normalised.
         """
         source = images.to(torch.float32) / 255
-        plan = [(out, self.global_scale)] * self.num_global
+        plan: list[tuple[Size, tuple[float, float]]] = [(out, self.global_scale)] * self.num_global
         plan += [(self.local_pixels(out), self.local_scale)] * self.num_local
         made = []
-        for number, (side, scale) in enumerate(plan):
+        for number, (size, scale) in enumerate(plan):
             draws = keyed_uniform(ids, _DRAWS_PER_VIEW, seed=seed, epoch=epoch, offset=number * _DRAWS_PER_VIEW)
-            made.append((self._view(source, sizes, draws, side=side, scale=scale) - mean) / std)
+            made.append((self._view(source, sizes, draws, size=size, scale=scale) - mean) / std)
         keys = _mix(ids * _signed(_GOLDEN) + _signed(seed * _MIX_2 + epoch * _MIX_1 + 1))
         return Views(made[: self.num_global], made[self.num_global :], keys)
 
-    def _view(self, source: Tensor, sizes: Tensor, draws: Tensor, *, side: int, scale: tuple[float, float]) -> Tensor:
-        boxes = whole(sizes) if self.crop_on == "cpu" else random_boxes(sizes, draws, scale=scale, ratio=self.ratio)
+    def _view(self, source: Tensor, sizes: Tensor, draws: Tensor, *, size: Size, scale: tuple[float, float]) -> Tensor:
+        ratio = (self.ratio[0] * aspect(size), self.ratio[1] * aspect(size))
+        boxes = whole(sizes) if self.crop_on == "cpu" else random_boxes(sizes, draws, scale=scale, ratio=ratio)
         sigma = None
         if self.blur > 0:
             low, high = self.blur_sigma
             sigma = torch.where(draws[:, 5] < self.blur, low + (high - low) * draws[:, 6], 0.0)
-        view = crop(source, boxes, out=side, flip=draws[:, 4] < self.flip, sigma=sigma)
+        view = crop(source, boxes, out=size, flip=draws[:, 4] < self.flip, sigma=sigma)
         return self._photometric(view, draws) if self.jitter > 0 else view
 
     def _photometric(self, view: Tensor, draws: Tensor) -> Tensor:
@@ -240,8 +250,8 @@ def whole(sizes: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(size), size], dim=-1)
 
 
-def centre_view(images: Tensor, sizes: Tensor, *, out: int, mean: float, std: float) -> Tensor:
-    """The view that encoders are evaluated on: the central square at full height or width, no randomness.
+def centre_view(images: Tensor, sizes: Tensor, *, out: Size, mean: float, std: float) -> Tensor:
+    """The view that encoders are evaluated on: the largest central part of the output's shape, no randomness.
 
     Args:
         images: (B, 1, C, C) uint8 canvases.
@@ -251,11 +261,13 @@ def centre_view(images: Tensor, sizes: Tensor, *, out: int, mean: float, std: fl
         std: Divided by afterwards.
 
     Returns:
-        (B, 1, out, out) float32, normalised.
+        (B, 1, H', W') float32, normalised.
     """
     size = sizes.to(torch.float32)
-    side = size.amin(-1, keepdim=True).expand(-1, 2)
-    boxes = torch.cat([(size - side) / 2, side], dim=-1)
+    height, width = size.unbind(-1)
+    shape = aspect(out)
+    part = torch.stack([torch.minimum(height, width / shape), torch.minimum(width, height * shape)], dim=-1)
+    boxes = torch.cat([(size - part) / 2, part], dim=-1)
     return (crop(images, boxes, out=out) / 255 - mean) / std
 
 

@@ -11,12 +11,11 @@ from timm.models.vision_transformer import VisionTransformer
 from cxrbase.backbones import load_encoder, read_card
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.errors import EncoderError
+from cxrbase.sizes import Size, plain
 from cxrbase.weights_fit import Encoder, fit_weights, position_grid
 from cxrbase.weights_formats import NIH, Checkpoint, Stats, read_checkpoint
 
 logger = logging.getLogger(__name__)
-
-Size = int | tuple[int, int]
 
 # Widths whose heads are not 64 wide: ViT-H and -g (https://arxiv.org/abs/2106.04560).
 _HEADS = {1280: 16, 1408: 16}
@@ -94,7 +93,7 @@ def _is_ours(path: Path) -> bool:
 
 def _ours(path: Path, image_size: Size | None, patch_size: int | None) -> tuple[Encoder, dict[str, Any]]:
     vit, card = load_encoder(path), read_card(path)
-    size = image_size or _size(card["image_size"])
+    size = image_size or plain(card["image_size"])
     arguments = card["timm_args"] | {"img_size": size, "dynamic_img_size": True}
     if patch_size is not None:
         arguments["patch_size"] = patch_size
@@ -102,7 +101,7 @@ def _ours(path: Path, image_size: Size | None, patch_size: int | None) -> tuple[
     stats = ((float(card["mean"]),), (float(card["std"]),))
     rows, columns = vit.patch_embed.grid_size
     fit_weights(network, vit.state_dict(), stats=stats, to=(stats[0][0], stats[1][0]), grid=(rows, columns))
-    changes = {"timm_args": arguments, "image_size": _size(size), "source": str(path), "format": "cxrbase"}
+    changes = {"timm_args": arguments, "image_size": plain(size), "source": str(path), "format": "cxrbase"}
     return network.eval(), {"intensity": INTENSITY_CONVENTION, **card, **changes}
 
 
@@ -114,7 +113,7 @@ def _untrained(
     arguments |= {"patch_size": patch_size} if patch_size else {}
     network = _create(name, arguments)
     height, width = network.patch_embed.img_size
-    arguments["img_size"] = _size((height, width))
+    arguments["img_size"] = plain((height, width))
     return network.eval(), _card(name, arguments, _grey(given or NIH), f"timm:{name}", "untrained")
 
 
@@ -124,7 +123,7 @@ def _load(
     rows, prefix = position_grid(found.state)
     patch = found.state["patch_embed.proj.weight"].shape[-1]
     arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "dynamic_img_size": True}
-    arguments |= {"img_size": _size(image_size or rows * patch), "patch_size": patch_size or patch}
+    arguments |= {"img_size": plain(image_size or rows * patch), "patch_size": patch_size or patch}
     if name:
         stats, known = _stats_of(name), True
     else:
@@ -210,11 +209,3 @@ def _grey(stats: Stats) -> tuple[float, float]:
     """One mean and one standard deviation for a grey image; the stem takes up what is lost between the channels."""
     mean, std = stats
     return round(sum(mean) / len(mean), 8), round(sum(std) / len(std), 8)
-
-
-def _size(size: Any) -> Any:
-    """A side where height and width agree, otherwise the two as a list, as JSON has it."""
-    if isinstance(size, int):
-        return size
-    height, width = size
-    return height if height == width else [height, width]

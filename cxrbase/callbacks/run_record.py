@@ -17,6 +17,7 @@ from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.pretraining import Pretraining
+from cxrbase.sizes import plain
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class RunRecord(Callback):
             "backbone": pl_module.backbone_name,
             "backbone_options": pl_module.backbone_options,
             "parameters": sum(p.numel() for p in pl_module.encoder.parameters()),
-            "image_size": pl_module.image_size,
+            "image_size": plain(pl_module.image_size),
             "images_seen": count.images,
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
@@ -119,15 +120,15 @@ def encoder_card(module: Pretraining, data: CXRDataModule, *, images_seen: int, 
         images_seen: Images that it was trained on, repetitions counted.
         steps: Optimizer steps.
     """
-    arguments = {"in_chans": 1, "num_classes": 0, "img_size": module.image_size, **module.backbone_options}
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": plain(module.image_size), **module.backbone_options}
     return {
         "timm_name": module.backbone_name,
         "timm_args": arguments,
-        "image_size": module.image_size,
+        "image_size": plain(module.image_size),
         "mean": data.mean,
         "std": data.std,
         "intensity": data.intensity,
-        "view": "central square at full height or width, antialiased bilinear, then (x / 255 - mean) / std",
+        "view": "largest central part of the input's shape, antialiased bilinear, then (x / 255 - mean) / std",
         "features": "class token and mean of the patch tokens of forward_features",
         "objective": type(module.objective).__name__,
         "images_seen": images_seen,

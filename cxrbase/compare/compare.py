@@ -17,6 +17,7 @@ from cxrbase.compare.scoring import SCORES
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.evaluation.task_images import open_images
+from cxrbase.sizes import longest
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def _prepare(plan: Plan, root: Path) -> str:
     data.setup("fit")
     for path in plan.tasks:
         cache = root / SCORES / "canvas"
-        open_images(load_task_data(read_task(path)), size=2 * int(data.image_size), cache_dir=cache, option="--out")
+        open_images(load_task_data(read_task(path)), size=2 * longest(data.image_size), cache_dir=cache, option="--out")
     return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 

@@ -14,6 +14,7 @@ from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
 from cxrbase.optim import param_groups
 from cxrbase.pretraining import Pretraining
+from cxrbase.sizes import longest
 from cxrbase.views import Views
 
 _COUNTED = 8  # images of the counted batch; FLOPs are proportional to it
@@ -36,7 +37,7 @@ def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
 
 def random_views(data: CXRDataModule, count: int, device: torch.device) -> Views:
     """Views of noise, of the sizes of a real batch."""
-    side = data.canvas_size or 2 * data.image_size
+    side = data.canvas_size or 2 * longest(data.image_size)
     images = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8, device=device)
     sizes = torch.full((count, 2), side, device=device)
     ids = torch.arange(count, device=device)

@@ -13,6 +13,7 @@ from cxrbase.evaluation.metrics import feature_std, interval, rankme
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
+from cxrbase.sizes import longest
 from cxrbase.weights import load_any_encoder
 
 SCORES = "scores"
@@ -120,7 +121,9 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict
     from cxrbase.evaluation.task_images import open_images
 
     folder = scores_folder(run)
-    images = open_images(data, size=2 * encoder.card["image_size"], cache_dir=folder / "canvas", option="--out")
+    images = open_images(
+        data, size=2 * longest(encoder.card["image_size"]), cache_dir=folder / "canvas", option="--out"
+    )
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, encoder.card, manifest=data.manifest, images=images, folder=folder / "features", device=device

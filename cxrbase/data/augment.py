@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
+from cxrbase.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Augment:
 
     Args:
         scale: Smallest and largest share of the image's area in a crop, in (0, 1].
-        ratio: Smallest and largest width / height of a crop.
+        ratio: Smallest and largest width / height of a crop, relative to that of the view.
         flip: Probability of a left-right flip; 0 because position and several findings have a side.
         rotate: Largest rotation in degrees.
         jitter: Probability that brightness and contrast are changed by up to 20 %.
@@ -47,17 +48,17 @@ class AugmentedCrop(CPUCrop):
     """Random resized crop and what else is asked for; the same key gives the same pixels in any worker.
 
     Args:
-        size: Side of the square output in pixels.
+        size: Side, or height and width, of the output in pixels.
         augment: What is varied.
     """
 
-    def __init__(self, size: int, augment: Augment) -> None:
+    def __init__(self, size: Size, augment: Augment) -> None:
         super().__init__(size, scale=augment.scale, ratio=augment.ratio)
         self.augment = augment
         self._transform: Any = None
 
     def __call__(self, image: NDArray[np.uint8], key: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """Varies (H, W) into (size, size)."""
+        """Varies (H, W) into the size."""
         if self._transform is None:
             self._transform = self._build()
         self._transform.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
@@ -69,12 +70,12 @@ class AugmentedCrop(CPUCrop):
         import albumentations
         import cv2
 
-        asked, size, third = self.augment, (self.size, self.size), (1 / 16, 1 / 3)
+        asked, third = self.augment, (1 / 16, 1 / 3)
         steps = [
             # Turned before the crop, so that the black corners are mostly cut away.
             albumentations.Rotate(asked.rotate, interpolation=cv2.INTER_LINEAR, p=1.0 if asked.rotate else 0.0),
             albumentations.RandomResizedCrop(
-                size, scale=asked.scale, ratio=asked.ratio, interpolation=cv2.INTER_AREA, p=1.0
+                self.size, scale=asked.scale, ratio=self.ratio, interpolation=cv2.INTER_AREA, p=1.0
             ),
             albumentations.HorizontalFlip(p=asked.flip),
             albumentations.RandomBrightnessContrast(0.2, 0.2, p=asked.jitter),

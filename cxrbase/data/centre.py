@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.dataset import ImageStore, StreamDataset
+from cxrbase.sizes import Size
 from cxrbase.views import centre_view
 
 
@@ -23,7 +24,7 @@ def centre_batches(
     store: ImageStore,
     rows: NDArray[np.int64],
     *,
-    out: int,
+    out: Size,
     mean: float,
     std: float,
     device: torch.device,
@@ -34,14 +35,14 @@ def centre_batches(
     Args:
         store: Where the images are.
         rows: Rows of its manifest, (N,).
-        out: Side of a view in pixels.
+        out: Side, or height and width, of a view in pixels.
         mean: Subtracted after scaling to [0, 1].
         std: Divided by afterwards.
         device: Where views are made.
         batch_size: Images at a time.
 
     Yields:
-        (B, 1, out, out) normalised.
+        (B, 1, H, W) normalised.
 
     Raises:
         DecodeError: An image cannot be read; CorruptError where it is packed.

@@ -26,6 +26,7 @@ from cxrbase.data.shard_store import ShardStore
 from cxrbase.data.stream import StreamLoader, StreamSampler, tell_length
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
+from cxrbase.sizes import Size, longest
 from cxrbase.views import RandomViews, Views
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class CXRDataModule(L.LightningDataModule):
         targets: Labels to score frozen features on, by name, where the manifest has no label_<name> columns.
         score_on: Labels to score on, by name; None takes all.
         views: Random views of the training images.
-        image_size: Side of a large view in pixels.
-        canvas_size: Longest side that is kept of an image, in pixels; None takes twice `image_size`, or what 99 % of
-            packed images fit.
+        image_size: Side, or [height, width], of a large view in pixels.
+        canvas_size: Longest side that is kept of an image, in pixels; None takes twice that of `image_size`, or what
+            99 % of packed images fit.
         batch_size: Images per device and step.
         drop_last: Leave out the last batch of an epoch where it would be smaller.
         num_workers: Worker processes of the training loader; 0 reads in the main process.
@@ -72,7 +73,7 @@ class CXRDataModule(L.LightningDataModule):
         targets: dict[str, Target] | None = None,
         score_on: list[str] | None = None,
         views: RandomViews | None = None,
-        image_size: int = 224,
+        image_size: Size = 224,
         canvas_size: int | None = None,
         batch_size: int = 256,
         drop_last: bool = True,
@@ -252,7 +253,7 @@ class CXRDataModule(L.LightningDataModule):
         return np.asarray(self.manifest.patients()[rows])
 
     def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
-        """The evaluation view of some rows, (B, 1, image_size, image_size) normalised, in order."""
+        """The evaluation view of some rows, (B, 1, height, width) normalised, in order."""
         mean, std, out = self.mean, self.std, self.image_size
         return centre_batches(self.store, rows, out=out, mean=mean, std=std, device=device, batch_size=batch_size)
 
@@ -277,7 +278,7 @@ class CXRDataModule(L.LightningDataModule):
                 raise ConfigError("data.targets is for manifests: packed images keep the label_<name> columns they had")
             return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
         manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
-        size, cache = self.canvas_size or 2 * self.image_size, self.cache_dir
+        size, cache = self.canvas_size or 2 * longest(self.image_size), self.cache_dir
         store = CanvasStore.open(
             manifest, size=size, cache_dir=cache, read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb
         )

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import CorruptError, DecodeError, ShardError
+from cxrbase.sizes import longest
 
 Item = tuple[Tensor, Tensor, int]
 OnCorrupt = Literal["skip", "raise"]
@@ -74,7 +75,7 @@ class StreamDataset(Dataset[Item]):
     @property
     def side(self) -> int:
         """Height and width of what is handed out, in pixels."""
-        return self.store.size if self.crop is None else self.crop.size
+        return self.store.size if self.crop is None else longest(self.crop.size)
 
     def __getitem__(self, row: int) -> Item:
         """One image: (1, C, C) uint8, its valid height and width, and its row."""

@@ -14,6 +14,7 @@ from cxrbase.data.centre import centre_batches
 from cxrbase.data.dataset import ImageStore, StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.stream import StreamLoader, StreamSampler
+from cxrbase.sizes import Size
 
 Rows = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -27,7 +28,7 @@ class LabelledImages(L.LightningDataModule):
         targets: (N, K) for the rows of the store, in [0, 1], NaN unknown.
         train: Rows to learn from.
         val: Rows to choose by.
-        image_size: Side of a view in pixels.
+        image_size: Side, or height and width, of a view in pixels.
         mean: Subtracted after scaling to [0, 1].
         std: Divided by afterwards.
         batch_size: Images per step; fewer where `train` is smaller.
@@ -43,7 +44,7 @@ class LabelledImages(L.LightningDataModule):
         *,
         train: Rows,
         val: Rows,
-        image_size: int,
+        image_size: Size,
         mean: float,
         std: float,
         batch_size: int = 16,

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrbase.sizes import Size, aspect, height_width
+
 _TRIES = 10  # as torchvision's RandomResizedCrop
 
 
@@ -16,21 +18,23 @@ class CPUCrop:
     the crop.
 
     Args:
-        size: Side of the square output in pixels.
+        size: Side, or height and width, of the output in pixels.
         scale: Smallest and largest share of the image's area, in (0, 1].
-        ratio: Smallest and largest width / height.
+        ratio: Smallest and largest width / height, relative to that of the output.
     """
 
-    def __init__(self, size: int, *, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-        self.size, self.scale, self.ratio = size, scale, ratio
+    def __init__(self, size: Size, *, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+        self.size, self.scale = height_width(size), scale
+        self.ratio = (ratio[0] * aspect(size), ratio[1] * aspect(size))
 
     def __call__(self, image: NDArray[np.uint8], key: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """Crops (H, W) to (size, size); the same key gives the same pixels in any worker."""
+        """Crops (H, W) to the size; the same key gives the same pixels in any worker."""
         import cv2
 
         top, left, height, width = self.box(image.shape, key)
         part = image[top : top + height, left : left + width]
-        return np.asarray(cv2.resize(part, (self.size, self.size), interpolation=cv2.INTER_AREA), np.uint8)
+        high, wide = self.size
+        return np.asarray(cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA), np.uint8)
 
     def box(self, shape: tuple[int, ...], key: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """Top, left, height and width of the crop that a key draws, distributed as torchvision's."""

@@ -32,6 +32,7 @@ from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_featu
 from cxrbase.evaluation.task_data import TaskData
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.sizes import height_width, longest
 from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
@@ -85,15 +86,14 @@ def finetune(
         place: Where it is from, as `load_any_encoder` takes it; tells what it was pretrained on.
     """
     L.seed_everything(settings.seed, verbose=False)
-    size = int(card["image_size"]) if isinstance(card["image_size"], int) else 0
-    patch = int(encoder.patch_embed.patch_size[0])
-    if not size or size % patch:
+    size, patch = height_width(card["image_size"]), height_width(encoder.patch_embed.patch_size)
+    if any(side % part for side, part in zip(size, patch, strict=True)):
         raise ConfigError(
-            f"finetune.image_size must be one side that patches of {patch} pixels tile, got {card['image_size']}"
+            f"finetune.image_size is {card['image_size']}, which patches of {patch[0]} pixels do not tile"
         )
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
     network = _with_drop_path(encoder, card, settings.drop_path)
-    canvas = settings.canvas_size or 2 * size
+    canvas = settings.canvas_size or 2 * longest(size)
     store = open_images(
         data,
         size=canvas,

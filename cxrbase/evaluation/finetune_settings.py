@@ -8,6 +8,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluation.decisions import Criterion
 from cxrbase.evaluation.heads import Mode
 from cxrbase.evaluation.suite.seen import Look
+from cxrbase.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FineTune:
         betas: AdamW's moments.
         smoothing: Label smoothing of tasks with a single answer.
         augment: How training images are varied.
-        image_size: Side of the images in pixels; None takes the encoder's.
+        image_size: Side, or [height, width], of the images in pixels; None takes the encoder's.
         canvas_size: Longest side that is kept of an image; None takes twice the image size.
         threshold: What the threshold makes largest on validation: youden, f1 or accuracy.
         resamples: Of the bootstrap over patients.
@@ -58,7 +59,7 @@ class FineTune:
     betas: tuple[float, float] = (0.9, 0.999)
     smoothing: float = 0.1
     augment: Augment = field(default_factory=Augment)
-    image_size: int | None = None
+    image_size: Size | None = None
     canvas_size: int | None = None
     threshold: Criterion = "youden"
     resamples: int = 2000

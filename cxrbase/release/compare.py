@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.package import WEIGHTS
+from cxrbase.sizes import height_width
 from cxrbase.weights_fit import Encoder
 
 
@@ -44,6 +45,5 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def sample(card: dict[str, Any], *, batch: int) -> Tensor:
     """Random normalised images, (batch, 1, height, width), to compare networks on."""
-    size = card["image_size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_width(card["image_size"])
     return torch.randn(batch, 1, height, width, generator=torch.Generator().manual_seed(0))

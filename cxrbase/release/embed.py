@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.cores import available_cores
+from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare
+from cxrbase.sizes import longest
 from cxrbase.weights_fit import Encoder
 
 # Images of a part: what a killed job loses at most.
@@ -113,11 +115,9 @@ class Embedder:
         self, encoder: str, *, device: str | None = None, batch_size: int = 64, threads: int | None = None
     ) -> None:
         self.network, self.card = encoder_of(encoder)
-        if not isinstance(self.card["image_size"], int):
-            raise EncoderError(f"images are cut to squares, and this encoder takes {self.card['image_size']}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network.to(self.device)
-        self.batch_size, self.threads = batch_size, threads or os.cpu_count() or 1
+        self.batch_size, self.threads = batch_size, threads or available_cores()
         told = {key: value for key, value in self.card.items() if key != "source"}
         self.about = {**told, "weights_sha256": weights_sha256(self.network)}
 
@@ -127,8 +127,8 @@ class Embedder:
 
     def features(self, items: Sequence[Item]) -> Iterator[tuple[list[Loaded], NDArray[np.float32]]]:
         """Read images, and the features of the readable ones, (n, 2 * D) float32, batch by batch."""
-        size = self.card["image_size"]
-        batches = loaded_batches(items, canvas_size=2 * size, batch_size=self.batch_size, threads=self.threads)
+        size = 2 * longest(self.card["image_size"])
+        batches = loaded_batches(items, canvas_size=size, batch_size=self.batch_size, threads=self.threads)
         for batch in batches:
             good = [image for image in batch if not image.error]
             width = self.network.embed_dim * (2 if self.network.has_class_token else 1)

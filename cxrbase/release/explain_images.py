@@ -55,7 +55,7 @@ def _one(
 ) -> dict[str, Any]:
     found = explain(explained.network, view, method=method, score=score)[0].cpu().numpy()
     path = out / f"{method}.png"
-    write_overlay(pixels, np.asarray(found, np.float32), path)
+    write_overlay(pixels, np.asarray(found, np.float32), path, view=(view.shape[-2], view.shape[-1]))
     same = follows_weights(explained.network, view, method=method, score=score)
     return {
         "method": method,

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.errors import ConfigError
 from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
 from cxrbase.release.explain import Score
+from cxrbase.sizes import longest
 from cxrbase.views import centre_view
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
@@ -75,10 +76,8 @@ def open_explained(model: str) -> Explained:
         return _of_model(load_model(model))
     network, card = load_any_encoder(model)
     size = card["image_size"]
-    if not isinstance(size, int):
-        raise EncoderError(f"images are cut to squares, and this encoder takes {size}")
     mean, std = float(card["mean"]), float(card["std"])
-    return Explained(network, 2 * size, lambda c, s: centre_view(c, s, out=size, mean=mean, std=std))
+    return Explained(network, 2 * longest(size), lambda c, s: centre_view(c, s, out=size, mean=mean, std=std))
 
 
 def _of_model(model: Model) -> Explained:
@@ -93,5 +92,5 @@ def _of_model(model: Model) -> Explained:
 
         return score
 
-    canvas = int(model.card.get("canvas_size") or 2 * model.image_size)
+    canvas = int(model.card.get("canvas_size") or 2 * longest(model.image_size))
     return Explained(classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities)

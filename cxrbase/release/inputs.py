@@ -21,6 +21,7 @@ from cxrbase.data.shards import INDEX, metadata_of, read_index
 from cxrbase.data.storage import Storage
 from cxrbase.errors import DecodeError, ManifestError
 from cxrbase.release.warnings import image_warnings
+from cxrbase.sizes import Size
 from cxrbase.views import centre_view
 
 _TABLES = (".parquet", ".csv")
@@ -166,18 +167,18 @@ def loaded_batches(items: Sequence[Item], *, canvas_size: int, batch_size: int, 
             yield [job.result() for job in coming]
 
 
-def prepare(images: Iterable[Loaded], *, size: int, mean: float, std: float, device: torch.device) -> Tensor:
+def prepare(images: Iterable[Loaded], *, size: Size, mean: float, std: float, device: torch.device) -> Tensor:
     """The evaluation view of read images.
 
     Args:
         images: At least one, all readable.
-        size: Side of the network's input in pixels.
+        size: Side, or height and width, of the network's input in pixels.
         mean: Of the encoder.
         std: Of the encoder.
         device: Where the view is made.
 
     Returns:
-        (B, 1, size, size) float32.
+        (B, 1, H, W) float32.
     """
     kept = list(images)
     canvases = torch.from_numpy(np.stack([image.canvas for image in kept])[:, None]).to(device)

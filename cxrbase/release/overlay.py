@@ -10,22 +10,25 @@ from PIL import Image
 _OPACITY = 0.55
 
 
-def to_original(patches: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The map in the pixels of the original: enlarged to the central square that the encoder saw, NaN beside it.
+def to_original(
+    patches: NDArray[np.float32], shape: tuple[int, int], *, view: tuple[int, int] = (1, 1)
+) -> NDArray[np.float32]:
+    """The map in the pixels of the original: enlarged to the central part that the encoder saw, NaN beside it.
 
     Args:
         patches: (rows, columns).
         shape: Height and width of the original.
+        view: Height and width of what the encoder was fed, in any unit.
 
     Returns:
         (H, W).
     """
     height, width = shape
-    side = min(height, width)
-    large = Image.fromarray(patches.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    high, wide = min(height, round(width * view[0] / view[1])), min(width, round(height * view[1] / view[0]))
+    large = Image.fromarray(patches.astype(np.float32)).resize((wide, high), Image.Resampling.BICUBIC)
     result = np.full(shape, np.nan, np.float32)
-    top, left = (height - side) // 2, (width - side) // 2
-    result[top : top + side, left : left + side] = np.asarray(large)
+    top, left = (height - high) // 2, (width - wide) // 2
+    result[top : top + high, left : left + wide] = np.asarray(large)
     return result
 
 
@@ -51,6 +54,8 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np
     return np.asarray(np.rint(mixed), np.uint8)
 
 
-def write_overlay(image: NDArray[np.uint8], patches: NDArray[np.float32], path: Path) -> None:
-    """Writes the overlay as a PNG of the size of the image."""
-    Image.fromarray(overlay(image, to_original(patches, (image.shape[0], image.shape[1])))).save(path)
+def write_overlay(
+    image: NDArray[np.uint8], patches: NDArray[np.float32], path: Path, *, view: tuple[int, int] = (1, 1)
+) -> None:
+    """Writes the overlay as a PNG of the size of the image; `view` as of `to_original`."""
+    Image.fromarray(overlay(image, to_original(patches, (image.shape[0], image.shape[1]), view=view))).save(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.errors import ConfigError
+from cxrbase.sizes import height_width
 
 WEIGHTS = "model.safetensors"
 CHECKSUMS = "SHA256SUMS"
@@ -22,13 +23,13 @@ def preprocessing(card: dict[str, Any]) -> dict[str, Any]:
     Returns:
         JSON-ready; `steps` are to be done in order.
     """
-    size = card["image_size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_width(card["image_size"])
+    region = "square at the full shorter side" if height == width else f"part of shape {height} x {width}, the largest"
     return {
         "input": {"shape": ["batch", 1, height, width], "dtype": "float32", "channels": "one, bone bright"},
         "steps": [
             {"step": "decode", "to": "uint8, one channel", "intensity": card.get("intensity", INTENSITY_CONVENTION)},
-            {"step": "crop", "region": "central square at the full shorter side"},
+            {"step": "crop", "region": f"central {region}"},
             {"step": "resize", "height": height, "width": width, "interpolation": "bilinear", "antialias": True},
             {"step": "scale", "divide_by": 255},
             {"step": "normalise", "mean": card["mean"], "std": card["std"]},

@@ -16,7 +16,6 @@ from cxrbase.data.dataset import ImageStore
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.shard_store import ShardStore
-from cxrbase.errors import EncoderError
 from cxrbase.evaluation.features import extract_features
 from cxrbase.weights_fit import Encoder
 
@@ -53,9 +52,6 @@ class FeatureStore:
         images: Their pixels, row by row.
         folder: Where features are kept; one folder for each encoder and data set is made in it.
         device: Where the encoder runs.
-
-    Raises:
-        EncoderError: If the encoder does not take square images.
     """
 
     def __init__(
@@ -68,8 +64,6 @@ class FeatureStore:
         folder: Path,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not isinstance(card["image_size"], int):
-            raise EncoderError(f"only encoders of square images can be scored, this one takes {card['image_size']}")
         self.encoder, self.card, self.images, self.device = encoder, card, images, torch.device(device)
         self.encoder_hash, self.data_hash = encoder_hash(encoder, card), data_hash(manifest, images)
         self.folder = folder / f"{self.encoder_hash[:16]}-{self.data_hash[:16]}"

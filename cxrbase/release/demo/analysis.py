@@ -54,7 +54,8 @@ class Analysis:
         finding, score = self.model.choose(view, None)
         found = explain(self.model.network, view, method="relevance", score=score)[0].numpy()
         small = _small(pixels)
-        coloured = overlay(small, to_original(np.asarray(found, np.float32), (small.shape[0], small.shape[1])))
+        shape, fed = (small.shape[0], small.shape[1]), (view.shape[-2], view.shape[-1])
+        coloured = overlay(small, to_original(np.asarray(found, np.float32), shape, view=fed))
         return {
             "input": _png(_grey(view[0, 0])),
             "map": _png(coloured),
