@@ -22,7 +22,7 @@ class ImageOptions:
     """How an original becomes a small image.
 
     Args:
-        size: Shorter side in pixels; smaller originals keep theirs, and where halving leads up to 3 % below, it stays so.
+        size: Shorter side in pixels; smaller originals keep theirs, and halving may end up to 3 % below.
         codec: `jpeg`, or `png` without loss, which takes about twice the space.
         quality: Of the JPEG, 1 to 100; 90 loses 0.5 dB on a crop of 224.
         window: How deeper originals become 8 bits, see `data.decode.intensity_convention`.
