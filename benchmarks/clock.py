@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/clock.py
 
-A run of `cxrbase fit`'s module, data and callback on the simulated set, in which every second block of steps has the
+A run of `cxrbase fit`'s module, data and callback on images of noise, in which every second block of steps has the
 clock and its logging switched off. The ratio of two neighbouring blocks holds the noise of the machine; `marks` is
 the time of the clock's own calls, measured beside it, which does not.
 """
@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from _record import headline, save, spread, table
 from jsonargparse import auto_cli
+from PIL import Image
 from throughput import settings
 
 from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.clock import StepClock
 from cxrbase.compare.cost import build
-from cxrbase.data.images import Phantom
 
 MARKS = 9  # calls of a step: between, copy, views, forward, backward, optimiser, teacher and two to spare
 GOAL = 0.01
@@ -53,6 +54,13 @@ class EverySecondBlock(StepTimes):
                     self.clock.start(pl_module.device)
             self._began = self.now()
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
+def write_images(folder: Path, count: int = 400, side: int = 128) -> None:
+    """Images of noise, enough for several steps an epoch."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)).save(folder / f"{number:04}.png")
 
 
 def marks_s(device: torch.device, repeats: int = 2000) -> float:
@@ -87,8 +95,8 @@ def clock_cost(
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     with tempfile.TemporaryDirectory() as folder:
         given["data"] |= {"root": folder, "batch_size": batch_size}
+        write_images(Path(folder))
         module, data = build(given)
-        data.phantom = Phantom(patients=60, image_size=128)
         trainer = L.Trainer(
             accelerator="auto", devices=1, max_steps=block * (blocks + 1), max_epochs=-1, callbacks=[timer],
             default_root_dir=Path(folder), **quiet,

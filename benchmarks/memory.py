@@ -104,7 +104,7 @@ def step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Views, *
 
 
 def counted_bytes(
-    name: str, size: str, counts: tuple[int, int], *, precision: str, real: bool
+    name: str, size: str, counts: tuple[int, ...], *, precision: str, real: bool
 ) -> dict[bool, list[int]]:
     """Most bytes alive at once in a step that has the optimiser's state from the start, by whether blocks recompute.
 
@@ -161,7 +161,8 @@ def memory(
     sizes: list[str] = ["vit_s16", "vit_b16", "vit_l16"],  # noqa: B006
     objectives: list[str] = list(OBJECTIVES),  # noqa: B006
     precision: str = "bf16-mixed",
-    batches: tuple[int, int] = (64, 128),
+    batches: tuple[int, int] = (512, 1024),
+    measured_batch: int = 64,
     real: bool = False,
     out: str = "",
 ) -> None:
@@ -173,16 +174,18 @@ def memory(
         precision: 32-true or bf16-mixed.
         batches: Two batch sizes; the difference of their peaks is what an image costs. Large enough that the peak is in
             the backward pass and not in the optimiser's step.
+        measured_batch: Images of the batch that is counted and, on a GPU, measured.
         real: Whether to run on tensors with values, which takes the time and memory of real steps.
         out: JSON to write; "" takes benchmarks/results/memory.json.
     """
     rows: list[dict[str, Any]] = []
+    counts = (measured_batch, *batches)
     for size in sizes:
         for name in objectives:
-            for recompute, peaks in counted_bytes(name, size, batches, precision=precision, real=real).items():
+            for recompute, peaks in counted_bytes(name, size, counts, precision=precision, real=real).items():
                 how = {"objective": name, "size": size, "recompute": "yes" if recompute else "no"}
-                measured = measured_bytes(name, size, batches[0], precision=precision, recompute=recompute)
-                rows.append(how | row(batches, peaks, measured))
+                measured = measured_bytes(name, size, measured_batch, precision=precision, recompute=recompute)
+                rows.append(how | row(counts, peaks, measured))
     lines = [
         headline(f"{r['objective']} {r['size']}, largest batch in 80 GB, computed", r[_LARGEST], "images")
         for r in rows
@@ -199,16 +202,16 @@ def memory(
     print(table(rows), path, sep="\n")
 
 
-def row(batches: tuple[int, int], peaks: list[int], measured: int | None) -> dict[str, Any]:
-    """What two peaks say of an image and of the largest batch."""
-    each = (peaks[1] - peaks[0]) / (batches[1] - batches[0])
-    fixed = peaks[0] - each * batches[0]
+def row(counts: tuple[int, int, int], peaks: list[int], measured: int | None) -> dict[str, Any]:
+    """What the peaks of the two larger batches say of an image and of the largest batch."""
+    each = (peaks[2] - peaks[1]) / (counts[2] - counts[1])
+    fixed = peaks[1] - each * counts[1]
     return {
         "fixed GB": round(fixed / 1e9, 3),
         "MB an image": round(each / 1e6, 1),
         _LARGEST: int((ROOM - fixed) // each),
-        f"GB at {batches[0]} images, counted": round(peaks[0] / 1e9, 3),
-        f"GB at {batches[0]} images, measured on a GPU": None if measured is None else round(measured / 1e9, 3),
+        f"GB at {counts[0]} images, counted": round(peaks[0] / 1e9, 3),
+        f"GB at {counts[0]} images, measured on a GPU": None if measured is None else round(measured / 1e9, 3),
     }
 
 
