@@ -22,7 +22,7 @@ RUN_DIR ?= runs/$(SSL)_$(SIZE)_$(DATA)_$(shell date +%Y%m%d-%H%M%S)
 names = $(notdir $(basename $(wildcard experiments/$(1)/*.yaml)))
 check = $(if $(filter $(2),$(call names,$(1))),,$(error $(3)=$(2) is not in experiments/$(1); there are: $(call names,$(1))))
 
-.PHONY: help setup pretrain finetune compare docs test test-slow lint format types figures bench clean
+.PHONY: help setup pretrain finetune compare paper docs test test-slow lint format types figures bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ finetune: ## fit an encoder to a task: TASK=pneumonia ENCODER=runs/... MODE=fine
 
 compare: setup ## compare the objectives at equal compute: ARGS="--budget images"
 	$(BIN)/python benchmarks/compare_ssl.py --config experiments/compare.yaml $(ARGS)
+
+paper: setup ## draw figures 2 to 4 of the paper: ARGS="--encoder from_scratch=runs/..."
+	$(BIN)/cxrbase paper --config experiments/paper.yaml $(ARGS)
 
 test: setup ## run the tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)

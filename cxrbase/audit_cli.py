@@ -1,10 +1,11 @@
 """`cxrbase audit`: finds copies, leaks, confounded labels and odd images in manifests."""
 
-import os
 import sys
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
+
+from cxrbase.cores import available_cores
 
 
 def audit(words: list[str]) -> int:
@@ -24,7 +25,7 @@ def audit(words: list[str]) -> int:
     parser.add_argument(
         "--threads",
         type=PositiveInt,
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         help="threads that decode and compare (default: all cores)",
     )
     options = parser.parse_args(words)

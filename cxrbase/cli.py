@@ -60,6 +60,12 @@ _COMMANDS = {
         "pretrain a grid of objectives at equal compute and say which is best",
         "run it again to do what is missing",
     ),
+    "paper": _Command(
+        "paper_cli",
+        "paper",
+        "figures 2, 3 and 4 of the paper from the encoders and data that are there",
+        "run it again to do what is missing",
+    ),
     "pack": _Command(
         "pack_cli",
         "pack",

@@ -52,7 +52,7 @@ def evaluate(words: list[str]) -> int:
     options = parser.parse_args(rest)
     out = Path(options.out)
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
-    device = _device(options.device)
+    device = device_of(options.device)
     # Mistakes in any of them are found before hours are spent on the first.
     tasks = [(settings_of(config, chosen), read_task(config, changes=changes)) for config in options.config]
     encoders = _encoders(options.encoder)
@@ -179,7 +179,8 @@ def settings_of(config: str, chosen: Mapping[str, Any]) -> Settings:
     return made
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that `--device` names; `auto` takes a GPU where there is one."""
     import torch
 
     if name == "auto":

@@ -1,11 +1,12 @@
 """`cxrbase predict`: calibrated probabilities of a fine-tuned model, with warnings."""
 
-import os
 import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
+
+from cxrbase.cores import available_cores
 
 
 def predict(words: list[str]) -> int:
@@ -20,7 +21,7 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--out", type=str, required=True, help="new .csv or .json file")
     parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images per step of the network")
     parser.add_argument("--device", type=str, default=None, help="cpu, cuda ... (default: a GPU where there is one)")
-    parser.add_argument("--threads", type=PositiveInt, default=os.cpu_count() or 1, help="threads that decode")
+    parser.add_argument("--threads", type=PositiveInt, default=available_cores(), help="threads that decode")
     options = parser.parse_args(words)
     out = Path(options.out)
     if out.suffix not in (".csv", ".json") or out.exists():

@@ -25,7 +25,7 @@ RECIPES = re.findall(r"^## (.+?)\n.*?```sh\n(.*?)```", (DOCS / "recipes.md").rea
 
 
 def run_line(line, plans, *more):
-    """Runs a command of a page, small where it trains; a comparison is planned and not run, tests/compare runs one."""
+    """Runs a command of a page, small where it trains; comparisons are planned and not run, tests/compare runs them."""
     words = shlex.split(line)[1:]
     if words[0] == "fit":
         words += SMALL_TASK if "--encoder" in words else SMALL
@@ -33,7 +33,7 @@ def run_line(line, plans, *more):
         words += ["--device=cpu", "--evaluate.resamples=20"]
     planned = len(plans)
     assert main([*words, *more]) == 0
-    assert (words[0] == "compare") == (len(plans) == planned + 1)
+    assert (words[0] in ("compare", "paper")) == (len(plans) == planned + 1)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_fo
         (tmp_path / "runs" / run).symlink_to(runs / run)
     plans = []
     monkeypatch.setattr("cxrbase.compare_cli._run", lambda plan, *where: plans.append(plan.cells()) or 0)
+    monkeypatch.setattr("cxrbase.paper_cli._run", lambda plan, *where: plans.append(plan.given) or 0)
     for kind, title, text in BLOCK.findall(page.read_text()):
         text = text.replace("/path/to/labelled", str(labelled)).replace("/path/to/images", str(image_folder))
         if title:

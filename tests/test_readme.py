@@ -92,10 +92,11 @@ def test_pack_line_and_the_run_on_its_shards(checkout, image_folder, monkeypatch
     assert run.returncode == 0, run.stderr
 
 
-def test_make_finetune_and_make_compare_run_the_commands_with_their_files(checkout):
+def test_make_finetune_compare_and_paper_run_the_commands_with_their_files(checkout):
     commands = {
         "make finetune": "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/example",
         "make compare": "benchmarks/compare_ssl.py --config experiments/compare.yaml",
+        "make paper": "cxrbase paper --config experiments/paper.yaml --encoder from_scratch=runs/example",
     }
     for start, said in commands.items():
         words = [*shlex.split(one(start)), "--dry-run"]
@@ -170,6 +171,7 @@ def test_every_shell_line_is_covered():
         "make test",
         "make finetune",
         "make compare",
+        "make paper",
         "cxrbase pack",
         "cxrbase evaluate",
         "cxrbase export",

@@ -36,13 +36,7 @@ def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> di
         "complete": len(done) == len(places),
         "primary_protocol": primary,
         "plan": asdict(plan),
-        "environment": {
-            "machine": {"cpu": platform.processor() or platform.machine(), "system": platform.system()},
-            "versions": {name: version(name) for name in _PACKAGES},
-            "python": platform.python_version(),
-            "code": code_version(),
-            "data": data,
-        },
+        "environment": environment() | {"data": data},
         "warnings": warnings(done, cells, plan),
         "ranking": ranking(done, protocol=primary),
         "values": values(done),
@@ -52,6 +46,16 @@ def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> di
     write_json(root / "results.json", content)
     _write_csv(root / "results.csv", content)
     return content
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and code that numbers were made with."""
+    return {
+        "machine": {"cpu": platform.processor() or platform.machine(), "system": platform.system()},
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "code": code_version(),
+    }
 
 
 def warnings(done: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]], plan: Plan) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from cxrbase.compare.board import FAILURE, RESULT, Place
 from cxrbase.compare.run_cell import run, settle, start
+from cxrbase.cores import available_cores
 from cxrbase.errors import ConfigError
 
 Engine = Literal["local", "ray", "slurm"]
@@ -46,9 +47,10 @@ def slots(jobs: int | None) -> list[dict[str, str]]:
     gpus = torch.cuda.device_count()
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": str(number % gpus)} for number in range(jobs or gpus)]
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     count = jobs or max(1, cores // 2)
-    threads = str(max(1, cores // count))
+    # Whoever set a number of threads knows of limits that cannot be seen here, such as a container's.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * count
 
 

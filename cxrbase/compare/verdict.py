@@ -39,14 +39,19 @@ def values(results: Results) -> list[dict[str, Any]]:
             runs = samples(results, arm, task, protocol)
             if not runs:
                 continue
-            flat = [np.zeros_like(runs[0])]
-            found = hierarchical_difference(runs, flat)
-            rows.append(
-                {"arm": arm, "task": task, "protocol": protocol, "metric": METRIC, "seeds": len(runs)}
-                | {"value": found.value, "low": found.low, "high": found.high}
-                | {"by_seed": [float(run[0]) for run in runs]}
-            )
+            rows.append({"arm": arm, "task": task, "protocol": protocol, "metric": METRIC} | score_of(runs))
     return rows
+
+
+def score_of(runs: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Mean over seeds with the 95 % interval over seeds and patients.
+
+    Args:
+        runs: For each seed, (R + 1,): the metric on all test patients, then on each resample of them.
+    """
+    found = hierarchical_difference(runs, [np.zeros_like(runs[0])])
+    return {"seeds": len(runs), "value": found.value, "low": found.low, "high": found.high,
+            "by_seed": [float(run[0]) for run in runs]}  # fmt: skip
 
 
 def differences(results: Results) -> list[dict[str, Any]]:
@@ -59,13 +64,28 @@ def differences(results: Results) -> list[dict[str, Any]]:
         for first, second in itertools.combinations(arms_of(results), 2):
             one, two = (samples(results, arm, task, protocol) for arm in (first, second))
             if one and two:
-                found = hierarchical_difference(one, two, paired_seeds=len(one) == len(two))
-                rows.append({"task": task, "protocol": protocol, "first": first, "second": second} | _plain(found))
+                row = {"task": task, "protocol": protocol, "first": first, "second": second}
+                rows.append(row | difference_of(one, two))
     for protocol in {row["protocol"] for row in rows}:
-        family = {str(n): row for n, row in enumerate(rows) if row["protocol"] == protocol and row["p"] is not None}
-        for number, corrected in holm({n: row["p"] for n, row in family.items()}).items():
-            family[number]["p_holm"] = corrected
+        correct([row for row in rows if row["protocol"] == protocol])
     return rows
+
+
+def difference_of(first: Sequence[np.ndarray[Any, Any]], second: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """First minus second with its interval and p-value; seeds are drawn together where there are as many of both.
+
+    Args:
+        first: For each seed, (R + 1,), as for `score_of`.
+        second: The same, on the same resamples of the same patients.
+    """
+    return _plain(hierarchical_difference(first, second, paired_seeds=len(first) == len(second)))
+
+
+def correct(family: Sequence[dict[str, Any]]) -> None:
+    """Adds `p_holm` to the rows of one family of tests, those that have a `p`."""
+    tests = {str(n): row for n, row in enumerate(family) if row["p"] is not None}
+    for number, corrected in holm({n: row["p"] for n, row in tests.items()}).items():
+        tests[number]["p_holm"] = corrected
 
 
 def ranking(results: Results, *, protocol: str) -> list[dict[str, Any]]:
@@ -78,9 +98,8 @@ def ranking(results: Results, *, protocol: str) -> list[dict[str, Any]]:
         rank, against = place + 1, None
         if ranked:
             above = mean[order[place - 1]]
-            found = hierarchical_difference(above, mean[arm], paired_seeds=len(above) == len(mean[arm]))
-            against = _plain(found)
-            rank = ranked[-1]["rank"] if found.low <= 0 else place + 1
+            against = difference_of(above, mean[arm])
+            rank = ranked[-1]["rank"] if against["low"] <= 0 else place + 1
         value = float(np.mean([run[0] for run in mean[arm]]))
         low, high = interval(np.mean([run[1:] for run in mean[arm]], axis=0))
         ranked.append(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from cxrbase.cores import available_cores
 from cxrbase.data.decode import Window, decode_uint8, intensity_convention
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import DecodeError, ManifestError
@@ -216,7 +217,7 @@ def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
         except DecodeError as error:
             return None, error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         bar = tqdm(total=len(paths), desc="decoding images", unit="image", mininterval=1.0, disable=len(paths) < 100)
         for start in range(0, len(paths), 256):
             for result in pool.map(work, paths[start : start + 256]):

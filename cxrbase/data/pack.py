@@ -1,7 +1,6 @@
 """Packs originals of any source once, into shards that training streams from; can be stopped and repeated."""
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from cxrbase.cores import available_cores
 from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.pack_engines import run_local, run_ray
 from cxrbase.data.pack_image import ImageOptions
@@ -90,11 +90,6 @@ def pack(
         refused=sum(refused_of(list(blocks.values())) for blocks in records.values()),
         new=_tried(records) - before,
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which a batch system or container may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(max_bad: float, jobs: int | None, engine: str) -> None:

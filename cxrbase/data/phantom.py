@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from cxrbase.cores import available_cores
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import LABEL_PREFIX
 from cxrbase.data.patient import draw_patient
@@ -66,7 +67,7 @@ def make_phantom(
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / ".unfinished").touch()
     jobs = [(root, seed, number, image_size) for number in range(patients)]
-    rows = [row for of_patient in _run(jobs, workers or os.cpu_count() or 1) for row in of_patient]
+    rows = [row for of_patient in _run(jobs, workers or available_cores()) for row in of_patient]
     columns = {name: [row.get(name, "") for row in rows] for name in _names()}
     Manifest.from_columns(columns, root=root).with_splits(val=VAL, test=TEST, seed=seed).write(manifest)
     (root / "phantom.json").write_text(json.dumps(spec, indent=2) + "\n")

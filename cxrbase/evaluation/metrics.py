@@ -134,9 +134,13 @@ def rankme(features: npt.ArrayLike) -> float:
         features: (N, D).
 
     Returns:
-        From 1 (one direction only) to min(N, D) (all directions alike); 0 where all features are zero.
+        From 1 (one direction only) to min(N, D) (all directions alike); 0 where all features are zero, NaN where one
+        is not finite.
     """
-    sigma = np.linalg.svd(np.asarray(features, dtype=np.float64), compute_uv=False)
+    table = np.asarray(features, dtype=np.float64)
+    if not np.isfinite(table).all():  # what LAPACK does with these depends on the processor
+        return float("nan")
+    sigma = np.linalg.svd(table, compute_uv=False)
     if not sigma.sum():
         return 0.0
     share = sigma / sigma.sum() + 1e-7  # the paper's epsilon

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cxrbase.cores import available_cores
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
@@ -116,7 +117,7 @@ class Embedder:
         self.network, self.card = encoder_of(encoder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network.to(self.device)
-        self.batch_size, self.threads = batch_size, threads or os.cpu_count() or 1
+        self.batch_size, self.threads = batch_size, threads or available_cores()
         told = {key: value for key, value in self.card.items() if key != "source"}
         self.about = {**told, "weights_sha256": weights_sha256(self.network)}
 

@@ -139,6 +139,7 @@ def test_rankme_of_known_matrices():
     assert rankme(np.eye(12)) == pytest.approx(12, rel=1e-4)
     assert rankme(np.outer(np.arange(1, 30), np.arange(1, 9))) == pytest.approx(1, abs=1e-4)
     assert rankme(np.zeros((5, 3))) == 0
+    assert np.isnan(rankme([[1.0, np.nan], [0.0, 1.0]]))
     share = np.array([0.5, 0.3, 0.2])
     expected = np.exp(-(share * np.log(share)).sum())
     left, right = (np.linalg.qr(np.random.default_rng(s).normal(size=(n, 3)))[0] for s, n in ((0, 40), (1, 10)))

@@ -1,7 +1,6 @@
 """Which test images an encoder was pretrained on, by the fingerprints of both."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.manifest import Manifest
@@ -94,7 +94,7 @@ def seen_by(place: str, test: Manifest, *, look: Look, cache: Path) -> Seen | No
     if place.startswith("timm:") and "=" not in place:
         none = np.zeros(len(test), bool)
         return Seen(none, none, 0, "untrained")
-    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=os.cpu_count() or 1)
+    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=available_cores())
 
 
 def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:

@@ -1,0 +1,130 @@
+"""The numbers of the paper's figures: scores with intervals, and our encoder against every other, corrected by Holm."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cxrbase.compare.paper_plan import FIGURES, ROLES, Paper
+from cxrbase.compare.paper_scores import Scores
+from cxrbase.compare.verdict import correct, difference_of, score_of
+from cxrbase.evaluation.protocols import Protocol
+from cxrbase.evaluation.suite.results import Result
+
+METRICS = {"auroc": "AUC", "accuracy": "ACC"}
+Runs = list[np.ndarray[Any, Any]]
+
+
+def content(plan: Paper, cards: Mapping[str, dict[str, Any]], scores: Scores) -> dict[str, Any]:
+    """What results.json holds: encoders, tasks, what is missing, and the numbers of each figure."""
+    said = {
+        "name": plan.name,
+        "ours": plan.ours.name if plan.ours else None,
+        "few": plan.few,
+        "seeds": plan.seeds,
+        "resamples": plan.resamples,
+        "threshold": plan.threshold,
+        "encoders": [_encoder(slot, cards.get(slot.name)) for slot in plan.encoders],
+        "tasks": [_task(path, plan, scores) for path in plan.tasks],
+    }
+    figures = {name: _figure(name, plan, scores) for name in FIGURES}
+    return said | {"missing": missing(said), "warnings": _warnings(plan, scores), "figures": figures}
+
+
+def missing(said: Mapping[str, Any]) -> list[str]:
+    """A sentence for each baseline without weights and each task without images."""
+    lines = [
+        f"{one['name']} ({one['title']}) is missing: its weights are not given"
+        for one in said["encoders"]
+        if not one["given"]
+    ]
+    if said["ours"] is None:
+        lines.append("no encoder pretrained on chest X-rays is given, so there is no curve of few labels and no test")
+    return lines + [f"{one['name']} is missing: {one['absent']}" for one in said["tasks"] if one["absent"]]
+
+
+def _encoder(slot: Any, card: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = ("timm_name", "image_size", "format", "objective", "images_seen")
+    about = {key: card[key] for key in kept if card and key in card}
+    return {"name": slot.name, "role": slot.role, "title": ROLES[slot.role], "given": card is not None,
+            "paths": slot.paths, "card": about}  # fmt: skip
+
+
+def _task(path: str, plan: Paper, scores: Scores) -> dict[str, Any]:
+    task = scores.tasks[path]
+    about: dict[str, Any] = {"name": task.name, "title": task.title, "file": path, "absent": scores.absent.get(path)}
+    for slot in plan.given:
+        for result in scores.results.get((task.name, slot.name), [])[:1]:
+            count = result.row["counts"]["test"]
+            about |= {"test_images": count["images"], "test_patients": count["patients"], "majority": _majority(result)}
+    return about
+
+
+def _majority(result: Result) -> float:
+    """Accuracy of always answering what most test images are, mean over classes."""
+    share = np.nanmean(result.labels, axis=0)
+    return float(np.nanmean(np.maximum(share, 1 - share)))
+
+
+def _warnings(plan: Paper, scores: Scores) -> list[str]:
+    alone = [slot.name for slot in plan.given if len(slot.paths) == 1 and not slot.random]
+    said = [f"one training each of {', '.join(alone)}: no interval or p-value covers the spread between trainings"] * (
+        len(alone) > 0
+    )
+    said += [
+        f"{task}, {encoder}: {warning}" if "encoder" in warning else f"{task}: {warning}"
+        for (task, encoder), results in scores.results.items()
+        for result in results
+        if not Protocol.parse(result.row["protocol"]).drawn
+        for warning in result.row["warnings"]
+    ]
+    return list(dict.fromkeys(said))
+
+
+def _figure(name: str, plan: Paper, scores: Scores) -> dict[str, Any]:
+    tasks = [scores.tasks[path].name for path in getattr(plan, name) if path not in scores.absent]
+    shots = plan.shots if name == "figure4" else [plan.few]
+    values, differences = [], []
+    for metric in METRICS:
+        for task in tasks:
+            values += list(_values(plan, scores, task, metric, shots))
+        # What is asked with one amount of labels is one family of tests.
+        for amount in [None, *shots] if plan.ours else []:
+            family = [row for task in tasks for row in _differences(plan, scores, task, metric, amount)]
+            correct(family)
+            differences += family
+    absent = [scores.tasks[path].name for path in getattr(plan, name) if path in scores.absent]
+    return {"tasks": tasks, "absent": absent, "values": values, "differences": differences}
+
+
+def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence[int]) -> Iterable[dict[str, Any]]:
+    for slot in plan.given:
+        for amount in [None, *(shots if slot is plan.ours else [])]:
+            results = _of(scores, task, slot.name, amount)
+            runs = _runs(results, metric)
+            empty: dict[str, Any] = {"seeds": 0, "value": None, "low": None, "high": None, "by_seed": []}
+            images = float(np.mean([result.row["train_images"] for result in results]))
+            row = {"task": task, "encoder": slot.name, "shots": amount, "metric": metric, "train_images": images}
+            yield row | (score_of(runs) if runs else empty)
+
+
+def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: int | None) -> Iterable[dict[str, Any]]:
+    """Ours, learnt from an amount of labels, less every other encoder, learnt from all."""
+    assert plan.ours is not None
+    for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
+        one = _runs(_of(scores, task, plan.ours.name, amount), metric)
+        two = _runs(_of(scores, task, slot.name, None), metric)
+        if one and two:
+            row = {"task": task, "metric": metric, "ours": plan.ours.name, "shots": amount, "against": slot.name}
+            yield row | difference_of(one, two)
+
+
+def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> list[Result]:
+    """Results of an encoder with one amount of labels, by seed."""
+    name = Protocol(shots=shots).name
+    found = [result for result in scores.results[task, encoder] if result.row["protocol"] == name]
+    return sorted(found, key=lambda result: int(result.row["seed"]))
+
+
+def _runs(results: Sequence[Result], metric: str) -> Runs:
+    return [result.macro[metric] for result in results if not np.isnan(result.macro[metric][0])]

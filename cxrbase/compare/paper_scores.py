@@ -1,0 +1,82 @@
+"""Scores every given encoder on every task whose images are there, by the evaluation suite on identical splits."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cxrbase.compare.paper_encoders import networks
+from cxrbase.compare.paper_plan import Paper
+from cxrbase.data.images import is_url
+from cxrbase.data.sources.catalogue import find
+from cxrbase.errors import ConfigError
+from cxrbase.evaluate_cli import score_encoder
+from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.task import Task, read_task
+from cxrbase.evaluation.task_data import load_task_data
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was scored.
+
+    Args:
+        tasks: Every task by its file.
+        absent: Why a task was not scored, by its file.
+        results: By name of the task and of the encoder.
+    """
+
+    tasks: dict[str, Task]
+    absent: dict[str, str]
+    results: dict[tuple[str, str], list[Result]] = field(default_factory=lambda: defaultdict(list))
+
+
+def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device: str) -> Scores:
+    """Scores what an earlier run did not.
+
+    Args:
+        plan: Encoders and tasks.
+        cards: Of `read_cards`.
+        out: Folder of the suite's rows, features and decoded images.
+        device: Where encoders run.
+
+    Raises:
+        ConfigError: A task file is missing or wrong, or two tasks have one name.
+        ManifestError: The images of a task are there and malformed.
+    """
+    tasks = {path: read_task(path) for path in plan.tasks}
+    _refuse_twins(tasks)
+    absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
+    for path, reason in absent.items():
+        logger.warning("%s is not drawn: %s", tasks[path].name, reason)
+    data = [load_task_data(task) for path, task in tasks.items() if path not in absent]
+    scores = Scores(tasks, absent)
+    for slot in plan.given if data else []:
+        ours = plan.ours is not None and slot.name == plan.ours.name
+        for seeds, encoder in networks(slot, cards[slot.name], plan.seeds):
+            settings = plan.settings(few=ours, seeds=seeds)
+            for one in data:
+                found = score_encoder(encoder, one, settings, out=out, device=device)
+                scores.results[one.task.name, slot.name] += found
+    return scores
+
+
+def _refuse_twins(tasks: Mapping[str, Task]) -> None:
+    """Results are known by the name of their task."""
+    homes: dict[str, str] = {}
+    for path, task in tasks.items():
+        if (first := homes.setdefault(task.name, path)) != path:
+            raise ConfigError(f"{first} and {path} are both called {task.name}: give one another task.name")
+
+
+def why_absent(task: Task) -> str | None:
+    """Half a sentence on the images of a task that are not there; None where they are, or can be made."""
+    where = task.data
+    if where.phantom is not None or is_url(where.root) or Path(where.root).exists():
+        return None
+    wanted = f" of {find(where.source).title}" if where.source else ""
+    return f"no folder {where.root}{wanted}"

@@ -1,0 +1,42 @@
+"""`cxrbase paper`: figures 2, 3 and 4 of the paper from whatever encoders and data are there."""
+
+import sys
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from cxrbase.compare.paper_plan import Paper
+from cxrbase.errors import ConfigError
+from cxrbase.evaluate_cli import device_of
+
+
+def paper(words: list[str]) -> int:
+    """Runs `cxrbase paper` with the words after it and returns the exit code."""
+    parser = ArgumentParser(
+        prog="cxrbase paper",
+        exit_on_error=False,
+        description="Draws figures 2, 3 and 4 of the paper: image quality, single diseases, and few labels against "
+        "baselines with all labels. What is not there is named as missing. Run again, it does only what is missing.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of these options, such as experiments/paper.yaml.")
+    parser.add_argument("--encoder", action="append", type=str, default=[], help=(
+        "<name>=<weights> for an encoder of the file, as `cxrbase evaluate --encoder` takes them; given again with the "
+        "same name it is another training seed"))  # fmt: skip
+    parser.add_argument("--out", type=str, default="runs/paper", help="folder of papers")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_class_arguments(Paper, as_group=False)
+    try:
+        given = parser.instantiate(parser.parse_args(words)).as_dict()
+    except (ArgumentError, TypeError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    encoders, out, device = (given.pop(name) for name in ("encoder", "out", "device"))
+    given.pop("config")
+    return _run(Paper(**given).with_encoders(encoders), out, device_of(device))
+
+
+def _run(plan: Paper, out: str, device: str) -> int:
+    from cxrbase.compare.paper import paper as run
+
+    content = run(plan, out=out, device=device)
+    lines = ["", *(f"  {sentence}" for sentence in content["missing"])]
+    sys.stdout.write("\n".join([*lines, f"  figures and numbers: {out}/{plan.name}/paper.md", ""]))
+    return 0
