@@ -33,9 +33,7 @@ from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
 
-_SHARDED = re.compile(
-    "fsdp|deepspeed|ModelParallel", re.IGNORECASE
-)  # strategies that write their checkpoints themselves
+_SHARDED = re.compile("fsdp|deepspeed", re.IGNORECASE)  # strategies that write their checkpoints themselves
 _RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
 
