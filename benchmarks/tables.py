@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _record import table
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
-_ORIGIN = ("command", "date", "machine", "versions")
+_ORIGIN = ("command", "date", "machine", "versions", "headlines")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -42,11 +44,17 @@ def section(path: Path) -> str:
     result = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in result.get("machine", {}).items() if value is not None)
     versions = ", ".join(f"{key} {value}" for key, value in result.get("versions", {}).items())
+    origin = (
+        f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}."
+    )
     rows = list(numbers({key: value for key, value in result.items() if key not in _ORIGIN}))
+    if isinstance(result.get("table"), list):
+        lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", table(result["table"])]
+        return "\n".join([*lines, "", f"More is in `benchmarks/results/{path.name}`."])
     lines = [
         f"## {path.stem.replace('_', ' ')}",
         "",
-        f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}.",
+        origin,
         "",
         "| measured | value |",
         "|---|---|",

@@ -26,7 +26,7 @@ from cxrbase.weights import load_any_encoder
 
 logger = logging.getLogger(__name__)
 
-_SHORT_EPOCHS = 8  # of the pretraining that stands in where there is no encoder: a minute or two on two cores
+_SHORT_EPOCHS = 30  # of the pretraining that stands in where there is no encoder: a minute or two on two cores
 
 
 def fit_task(words: list[str]) -> int:
@@ -122,10 +122,10 @@ def _own_encoder(task: Task, configs: list[Path]) -> Path:
 
 
 def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
-    layers = ["base", "objective/simclr", "size/tiny", "data/phantom", "recipe/simclr_tiny"]
+    layers = ["base", "objective/mae", "size/tiny", "data/phantom", "recipe/mae_tiny"]
     if lacking := [layer for layer in layers if not (experiments / f"{layer}.yaml").is_file()]:
         raise ConfigError(f"no encoder: give one with --encoder, as {experiments} has no {lacking[0]}.yaml to make one")
-    run_dir = Path(f"runs/short_simclr_tiny_{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir = Path(f"runs/short_mae_tiny_{datetime.now():%Y%m%d-%H%M%S}")
     logger.info("no encoder was given and runs/ has none: pretraining a short one in %s", run_dir)
     words = [f"--config={experiments / layer}.yaml" for layer in layers]
     words += [f"--data.root={root}", f"--data.phantom={json.dumps(dataclasses.asdict(phantom))}"]

@@ -145,7 +145,7 @@ def test_every_other_option_is_taken(place):
         part, _, inner = name.partition(".")
         found = settings[part][inner] if inner else settings[part]
         assert found == value or list(found) == value
-    assert load_model(place / "options").image_size == 16
+    assert load_model(place / "options").image_size == (16, 16)
     assert load_model(place / "options").card["canvas_size"] == 24
     assert any((place / "cache").iterdir())
 
@@ -396,5 +396,5 @@ def test_make_finetune_names_the_tasks():
     done = subprocess.run(["make", "--dry-run", "finetune", "MODE=probe", "ENCODER=e", "RUN_DIR=r"], cwd=REPOSITORY,
                           capture_output=True, text=True)  # fmt: skip
     command = " ".join(done.stdout.split())
-    assert "--config experiments/task/pneumonia.yaml --encoder e" in command
+    assert "--config experiments/task/phantom.yaml --encoder e" in command
     assert "--finetune.mode=probe --run_dir r" in command

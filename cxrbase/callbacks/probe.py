@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.data.datamodule import CXRDataModule
@@ -61,30 +60,35 @@ class FrozenProbe(Callback):
             encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
             try:
                 self.untrained = self._score(trainer, encoder, "untrained")
+                self._report(trainer, self.untrained, step=0)
             except ManifestError as error:
                 logger.warning("frozen features are not scored: %s", error)
                 self.enabled = False
-                return
-            self._report(trainer, self.untrained, step=0)
+        self.enabled = trainer.strategy.broadcast(self.enabled)
 
-    @rank_zero_only
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs feature rank and spread, and now and then scores on the validation split."""
         step = trainer.global_step
-        if step and step % self.monitor_every == 0:
-            self._monitor(trainer, pl_module)
-        if self.enabled and self._scores_at(trainer, step):
-            result = self._score(trainer, _encoder(pl_module), "validation", test="val")
+        look, score = step > 0 and step % self.monitor_every == 0, self.enabled and self._scores_at(trainer, step)
+        encoder = _encoder(pl_module) if look or score else None
+        if encoder is None or not trainer.is_global_zero:
+            return
+        if look:
+            self._monitor(trainer, encoder)
+        if score:
+            result = self._score(trainer, encoder, "validation", test="val")
             self._report(trainer, result, step=step, prefix="val_probe")
 
-    @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores the pretrained network."""
-        self._monitor(trainer, pl_module)
+        encoder = _encoder(pl_module)
+        if not trainer.is_global_zero:
+            return
+        self._monitor(trainer, encoder)
         if self.enabled:
-            self.pretrained = self._score(trainer, _encoder(pl_module), "pretrained")
+            self.pretrained = self._score(trainer, encoder, "pretrained")
             self._report(trainer, self.pretrained, step=trainer.global_step)
 
     def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
@@ -129,11 +133,11 @@ class FrozenProbe(Callback):
         )
         return Labelled(features, data.labels(rows), data.patients(rows))
 
-    def _monitor(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _monitor(self, trainer: L.Trainer, encoder: VisionTransformer) -> None:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
-        features = extract_features(_encoder(pl_module), batches, device=device, description="")
+        features = extract_features(encoder, batches, device=device, description="")
         self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
         self._log(trainer, self.features, trainer.global_step)
 
@@ -151,8 +155,9 @@ class FrozenProbe(Callback):
 
 
 def _encoder(pl_module: L.LightningModule) -> VisionTransformer:
+    """The whole encoder; all ranks must ask for it, as weights that are spread over devices are gathered."""
     assert isinstance(pl_module, Pretraining)
-    return pl_module.encoder
+    return pl_module.whole().encoder
 
 
 def _thin(rows: np.ndarray[Any, Any], limit: int) -> np.ndarray[Any, Any]:

@@ -9,6 +9,7 @@ from cxrbase.backbones import create_backbone
 from cxrbase.compare.paper_plan import UNTRAINED, Paper, Slot
 from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import NamedEncoder
+from cxrbase.sizes import height_width
 from cxrbase.weights import load_any_encoder
 
 Card = dict[str, Any]
@@ -66,9 +67,8 @@ def _untrained(slot: Slot, like: Card, *, seed: int) -> NamedEncoder:
         torch.manual_seed(seed)
         if slot.paths[0] != UNTRAINED:
             return NamedEncoder(slot.name, slot.paths[0], *load_any_encoder(slot.paths[0]))
-        if not isinstance(like["image_size"], int):
-            raise ConfigError(f"an untrained network is made for square images, ours takes {like['image_size']}")
         options = {name: value for name, value in like["timm_args"].items() if name not in _OF_THE_CALL}
-        network = create_backbone(like["timm_name"], image_size=like["image_size"], options=options).eval()
+        size = like["image_size"] if isinstance(like["image_size"], int) else height_width(like["image_size"])
+        network = create_backbone(like["timm_name"], image_size=size, options=options).eval()
     card = {name: like[name] for name in ("timm_name", "timm_args", "image_size", "mean", "std")}
     return NamedEncoder(slot.name, f"timm:{like['timm_name']}", network, card | {"format": UNTRAINED})

@@ -244,6 +244,9 @@ def test_an_untrained_network_is_made_like_ours_once_for_each_seed(world):
     named = Slot("untrained", "untrained", "timm:test_vit")
     assert read_cards(plan(world, named))["untrained"]["timm_name"] == "test_vit"
     assert read_cards(plan(world, blank))["untrained"]["image_size"] == 96
+    wide = cards["untrained"] | {"image_size": [32, 48]}
+    (_, one), *_ = networks(blank, wide, [0])
+    assert one.network.patch_embed.grid_size == (2, 3)
     exported = Slot("untrained", "untrained", [f"{world}/encoder0", f"{world}/encoder1"])
     assert [seeds for seeds, _ in networks(exported, {}, [0, 1, 2])] == [[0, 2], [1]]
 
@@ -287,6 +290,12 @@ def test_images_that_are_there_and_malformed_are_an_error_and_not_missing(words,
     (tmp_path / "odd.yaml").write_text(yaml.safe_dump({"task": task}))
     assert main(words(figure3=[str(tmp_path / "odd.yaml")])) == 1
     assert "needs" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_two_tasks_of_one_name_are_refused(words, world, capsys, tmp_path):
+    (tmp_path / "twin.yaml").write_text((world / "view.yaml").read_text())
+    assert main(words(figure3=[str(tmp_path / "twin.yaml")])) == 1
+    assert "are both called view" in capsys.readouterr().err
 
 
 def test_the_plan_of_the_project_names_tasks_that_exist_and_every_role():
