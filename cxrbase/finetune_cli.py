@@ -14,10 +14,13 @@ from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
 from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.lateral_check import in_words
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.fit_cli import configs
+from cxrbase.models import load_model
+from cxrbase.release.model_page import model_page
 from cxrbase.training_cli import _quiet, fit, found_precision
 from cxrbase.weights import load_any_encoder
 
@@ -53,6 +56,7 @@ def fit_task(words: list[str]) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     parser.save(config, run_dir / "config.yaml", overwrite=True)
     result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name)
+    (run_dir / "model" / "README.md").write_text(model_page(load_model(run_dir).card), encoding="utf-8")
     print_result(result, run_dir, sys.stdout)
     return 0
 
@@ -76,6 +80,7 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
     per_class = row["metrics"]["auroc"]["per_class"]
     if len(per_class) > 1:
         lines += [f"      {name:20} AUROC {_score(value)}" for name, value in per_class.items()]
+    lines.append(f"  laterals      {in_words(row['lateral_check'])}")
     lines += [f"  warning       {text}" for text in row["warnings"]]
     lines += [f"  model         {run_dir / 'model'}", f"  results       {run_dir / 'results'}", ""]
     stream.write("\n".join(lines) + "\n")
