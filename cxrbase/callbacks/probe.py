@@ -9,11 +9,14 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from timm.models.vision_transformer import VisionTransformer
 
+from cxrbase.callbacks.image_groups import groups_of
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ManifestError
+from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.features import extract_features
-from cxrbase.evaluation.metrics import feature_std, rankme
+from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
+from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class FrozenProbe(Callback):
         self.limit, self.resamples, self.enabled = limit, resamples, enabled
         self.untrained: ProbeResult | None = None
         self.pretrained: ProbeResult | None = None
+        # Linear probe of the pretrained network by group of patients, as of `subgroup_report`.
+        self.subgroups: dict[str, Any] = {}
         # Rank and spread at the last look, by name.
         self.features: dict[str, float] = {}
 
@@ -89,6 +94,7 @@ class FrozenProbe(Callback):
         self._monitor(trainer, encoder)
         if self.enabled:
             self.pretrained = self._score(trainer, encoder, "pretrained")
+            self.subgroups = self._by_group(trainer, self.pretrained)
             self._report(trainer, self.pretrained, step=trainer.global_step)
 
     def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
@@ -110,6 +116,7 @@ class FrozenProbe(Callback):
             "n_test": self.pretrained.n_test,
             "linear": {"random_init": before["linear"], "pretrained": after["linear"]},
             "knn": {"random_init": before["knn"], "pretrained": after["knn"]},
+            "subgroups": self.subgroups,
             "difference": {name: s.to_dict() for name, s in compare(self.pretrained, self.untrained).items()},
         }
 
@@ -120,6 +127,13 @@ class FrozenProbe(Callback):
         # Scoring the validation split itself leaves none to choose the regularisation on: train is split instead.
         chosen = val if test == "test" else Labelled(val.features[:0], val.labels[:0], val.patients[:0])
         return run_probe(train, chosen, tested, classes=data.classes, resamples=self.resamples, seed=data.seed)
+
+    def _by_group(self, trainer: L.Trainer, result: ProbeResult) -> dict[str, Any]:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        rows = _thin(data.labelled_rows("test"), self.limit)
+        test = Cohort(data.labels(rows), data.patients(rows), groups_of(data.manifest, rows))
+        weights = cluster_weights(test.patients, resamples=self.resamples, seed=data.seed)
+        return subgroup_report(result.linear_scores, test, weights, classes=result.classes)
 
     def _labelled(
         self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import cxrbase
 from cxrbase.backbones import save_encoder
+from cxrbase.callbacks.image_groups import count_images
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
@@ -80,6 +81,7 @@ class RunRecord(Callback):
     def summary(self, trainer: L.Trainer, pl_module: Pretraining) -> dict[str, Any]:
         """Everything about the run in plain numbers and words."""
         folder, count = Path(trainer.default_root_dir), self.throughput
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         return {
             "objective": pl_module.objective_name,
             "backbone": pl_module.backbone_name,
@@ -97,6 +99,7 @@ class RunRecord(Callback):
             "precision": trainer.precision,
             "device": str(trainer.strategy.root_device),
             "devices": trainer.world_size,
+            "data": count_images(data.manifest, data.stream.sampler.source.rows),
             "probe": self.probe.summary(),
             "encoder": str(folder / "encoder.safetensors"),
             "config": str(folder / "config.yaml"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrbase.release.markdown import count, interval, number, table
-from cxrbase.release.run_facts import RunFacts, SourceCount, read_run
+from cxrbase.release.run_facts import RunFacts, SourceCount, part_of, read_run
 
 NOT_FOR_DIAGNOSIS = "This is research software. It is not a medical device and must not be used for diagnosis."
 
@@ -29,6 +29,8 @@ model = torch.export.load("encoder.pt2").module()
 # images: float32 (B, 1, H, W), prepared as preprocessing.json says
 features, patch_tokens = model(images)""",
 }
+
+_NAMES = {"view_position": "view", "age": "age in years"}
 
 
 def model_card(run: Path, card: dict[str, Any], *, licence: str, export: dict[str, Any] | None = None) -> str:
@@ -107,6 +109,8 @@ def _data(facts: RunFacts) -> Iterator[str]:
         yield f"Pretrained on the splits: {', '.join(map(str, used))}. No label was used in pretraining."
     else:
         yield "The images that it was trained on are not recorded."
+    if facts.groups:
+        yield table(("Trained on, by", "Group", "Images", "Patients"), list(_group_rows(facts.groups)))
     yield (
         "Data statement: this folder holds weights and numbers. It holds no image, no reconstruction of one, and no "
         "identifier of a patient, study or file. Images of credentialed sources must be got from their owners, "
@@ -117,6 +121,12 @@ def _data(facts: RunFacts) -> Iterator[str]:
 def _source_row(source: SourceCount) -> Sequence[str]:
     told = ", ".join(f"{images:,} {split}" for split, images in source.images.items())
     return (source.title or source.name, told, f"{source.patients:,}", source.licence or "not known")
+
+
+def _group_rows(groups: dict[str, dict[str, tuple[int, int]]]) -> Iterator[Sequence[str]]:
+    for variable, sizes in groups.items():
+        for group, (images, patients) in sizes.items():
+            yield (_NAMES.get(variable, variable), group, f"{images:,}", f"{patients:,}")
 
 
 def _training(facts: RunFacts, card: dict[str, Any]) -> Iterator[str]:
@@ -161,7 +171,31 @@ def _results(facts: RunFacts) -> Iterator[str]:
     yield table(("Probe", "Pretrained", "Untrained"), rows)
     per_class = probe["linear"].get("pretrained", {}).get("per_class", {})
     yield table(("Finding (linear)", "AUROC"), [(name, number(value)) for name, value in per_class.items()])
-    yield "Subgroups: scores by sex, age, site and view are not recorded by a pretraining run."
+    yield from _subgroups(part_of(probe, "subgroups"))
+
+
+def _subgroups(report: dict[str, Any]) -> Iterator[str]:
+    rows = [row for variable in report for row in _subgroup_rows(variable, part_of(report, variable))]
+    if not rows:
+        yield "Subgroups: no two groups of test images by sex, age, site, source or view are recorded."
+        return
+    yield (
+        "By group of the test images: macro AUROC of the linear probe over the findings that are defined in all "
+        "groups, with 95 % intervals over patients. Best and worst were found on these images, so a gap is somewhat "
+        "too large."
+    )
+    yield table(("Test images by", "Group", "Images", "AUROC"), rows)
+
+
+def _subgroup_rows(variable: str, found: dict[str, Any]) -> Iterator[Sequence[str]]:
+    name, groups, gap = _NAMES.get(variable, variable), part_of(found, "groups"), part_of(found, "gap")
+    for group in groups:
+        entry = part_of(groups, group)
+        yield (name, group, count(entry.get("images")), interval(entry.get("auroc")))
+    for group in found.get("too_few") or ():
+        yield (name, str(group), "too few", "")
+    if gap:
+        yield (name, f"gap, {gap.get('best')} - {gap.get('worst')}", "", interval(gap))
 
 
 def _limits() -> Iterator[str]:
