@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from cxrbase.evaluation import linear
 from cxrbase.evaluation.linear import LinearProbe
 
 
@@ -111,6 +112,17 @@ def test_the_result_is_deterministic_and_does_not_need_autograd():
     first = LinearProbe().fit(train, labels, train, labels).scores(train)
     with torch.inference_mode():
         np.testing.assert_array_equal(LinearProbe().fit(train, labels, train, labels).scores(train), first)
+
+
+def test_a_large_table_gives_the_same_weights_and_the_same_c(monkeypatch):
+    train, labels = problem(count=600)
+    val, val_labels = problem(seed=1, count=400)
+    small = LinearProbe().fit(train, labels, val, val_labels)
+    monkeypatch.setattr(linear, "LARGE", 1)
+    large = LinearProbe().fit(train, labels, val, val_labels)
+    np.testing.assert_array_equal(large.regularisation, small.regularisation)
+    np.testing.assert_allclose(large.coefficients, small.coefficients, atol=1e-4)
+    np.testing.assert_allclose(large.scores(val), small.scores(val), atol=1e-4)
 
 
 def test_what_makes_no_sense_is_refused():
