@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _record import table
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
-_ORIGIN = ("command", "date", "machine", "versions")
+_ORIGIN = ("command", "date", "machine", "versions", "tables")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -38,16 +40,18 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def section(path: Path) -> str:
-    """One result as Markdown."""
+    """One result as Markdown: the tables that it brings along, then its other numbers."""
     result = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in result.get("machine", {}).items() if value is not None)
     versions = ", ".join(f"{key} {value}" for key, value in result.get("versions", {}).items())
     rows = list(numbers({key: value for key, value in result.items() if key not in _ORIGIN}))
+    tables = [f"{title}:\n\n{table(below)}\n" for title, below in result.get("tables", {}).items()]
     lines = [
         f"## {path.stem.replace('_', ' ')}",
         "",
         f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}.",
         "",
+        *tables,
         "| measured | value |",
         "|---|---|",
         *(f"| `{name}` | {value} |" for name, value in rows[:MOST]),
