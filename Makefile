@@ -11,8 +11,11 @@ SSL ?= mae
 SIZE ?= tiny
 DATA ?= phantom
 ARGS ?=
-TASK ?= pneumonia
+TASK ?= phantom
 MODE ?=
+BENCHES ?= throughput step memory clock
+STEP_SIZE ?= vit_small
+, := ,
 ENCODER ?=
 RUN_DIR ?= runs/$(SSL)_$(SIZE)_$(DATA)_$(shell date +%Y%m%d-%H%M%S)
 
@@ -81,9 +84,8 @@ docs: setup ## build the documentation into site/, warnings are errors
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python -m mkdocs build --strict
 
-bench: setup ## measure step time and throughput on this machine
-	$(BIN)/python benchmarks/throughput.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py --size vit_small --batch_size 2
+bench: setup ## measure throughput, step time, memory and the clock on this machine: BENCHES="step clock" STEP_SIZE=vit_base
+	$(BIN)/python benchmarks/bench.py --benches "[$(subst $() ,$(,),$(strip $(BENCHES)))]" --size $(STEP_SIZE) $(ARGS)
 
 clean: ## remove runs, made data and caches; .venv stays
 	rm -rf runs data/phantom .mypy_cache .ruff_cache .pytest_cache .hypothesis build

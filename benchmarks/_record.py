@@ -123,6 +123,22 @@ def summary(times: Mapping[str, list[float]], *, against: str) -> dict[str, dict
     }
 
 
+def headline(
+    what: str, value: float, unit: str, *, low: float | None = None, high: float | None = None, goal: str = ""
+) -> dict[str, Any]:
+    """One line of the table over all benches, which a result holds under "headlines".
+
+    Args:
+        what: What was measured.
+        value: The median.
+        unit: Its unit.
+        low: Lowest value.
+        high: Highest value.
+        goal: What was aimed at, in words.
+    """
+    return {"what": what, "value": value, "low": low, "high": high, "unit": unit, "goal": goal}
+
+
 def table(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
     """Rows as a Markdown table; numbers to three significant figures, what was not measured stays empty.
 

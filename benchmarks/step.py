@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 from _peers import DINO_SHAPE, PEERS
-from _record import alternate, save, spread, summary, table
+from _record import alternate, headline, save, spread, summary, table
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,13 +56,18 @@ def step_time(
         out: JSON to write; "" takes benchmarks/results/step_<size>_<device>.json.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result: dict = {"size": size, "batch_size": batch_size, "compiled": compiled, "recipes": {}}
+    result: dict = {"size": size, "batch_size": batch_size, "compiled": compiled, "recipes": {}, "headlines": []}
     rows = []
     for name in recipes:
         count = max(2, batch_size // 4) if name.startswith("dino") else batch_size
         measured = compare(name, size, count, rounds, compiled, device)
         result["recipes"][name] = measured
-        rows.append({"recipe": name, "batch": count} | measured["row"])
+        row = measured["row"]
+        rows.append({"recipe": name, "batch": count} | row)
+        result["headlines"].append(
+            headline(f"{name} {size}, time of a step / {row['fastest peer']}'s", row["ratio"], "", low=row["low"],
+                     high=row["high"], goal="at most 0.80")
+        )  # fmt: skip
         packages = ("torch", "timm", "lightly", "transformers")
         path = save(f"step_{size}_{device.type}", result, packages=packages, out=out)
     print(table(rows), path, sep="\n")

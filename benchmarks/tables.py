@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
-_ORIGIN = ("command", "date", "machine", "versions", "tables")
+_ORIGIN = ("command", "date", "machine", "versions", "headlines", "tables")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -44,12 +44,18 @@ def section(path: Path) -> str:
     result = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in result.get("machine", {}).items() if value is not None)
     versions = ", ".join(f"{key} {value}" for key, value in result.get("versions", {}).items())
+    origin = (
+        f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}."
+    )
     rows = list(numbers({key: value for key, value in result.items() if key not in _ORIGIN}))
+    if isinstance(result.get("table"), list):
+        lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", table(result["table"])]
+        return "\n".join([*lines, "", f"More is in `benchmarks/results/{path.name}`."])
     tables = [f"{title}:\n\n{table(below)}\n" for title, below in result.get("tables", {}).items()]
     lines = [
         f"## {path.stem.replace('_', ' ')}",
         "",
-        f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}.",
+        origin,
         "",
         *tables,
         "| measured | value |",

@@ -4,20 +4,15 @@ Run `make bench`; the result goes to benchmarks/results/throughput_<size>_<devic
 command.
 """
 
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from _record import headline, save
 from jsonargparse import auto_cli
 
 from cxrbase.backbones import create_backbone
@@ -103,20 +98,12 @@ def throughput(size: str = "tiny", rounds: int = 5, repeats: int = 2, out: str =
             once = {"step": seconds(step, repeats, device), "views": seconds(make, repeats, device)}
             for kind, value in once.items() if round_number else ():
                 times[name][kind].append(value)
-    result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        | ({"gpu": torch.cuda.get_device_name()} if device.type == "cuda" else {}),
-        "versions": {name: version(name) for name in ("torch", "timm", "lightly", "numpy")},
-        "size": size,
-        "rounds": rounds,
-        "objectives": {name: report(times[name], built[name][2]) for name in built},
-    }
-    path = Path(out or ROOT / "benchmarks" / "results" / f"throughput_{size}_{device.type}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    for name, row in result["objectives"].items():
+    objectives = {name: report(times[name], built[name][2]) for name in built}
+    lines = [headline(f"{name} {size}, a step with its views", row["images_per_s"], "images/s", low=row["low"],
+                      high=row["high"]) for name, row in objectives.items()]  # fmt: skip
+    result = {"size": size, "rounds": rounds, "objectives": objectives, "headlines": lines}
+    save(f"throughput_{size}_{device.type}", result, packages=("torch", "timm", "lightly", "numpy"), out=out)
+    for name, row in objectives.items():
         print(f"{name:8} {row['images_per_s']:8.1f} images/s [{row['low']:.1f}, {row['high']:.1f}], views "
               f"{row['views_share']:.1%} of a step")  # fmt: skip
 
@@ -135,4 +122,4 @@ def report(times: dict, count: int) -> dict:
 
 
 if __name__ == "__main__":
-    auto_cli(throughput)
+    auto_cli(throughput, as_positional=False)

@@ -35,7 +35,7 @@ def accelerate(module: nn.Module, *, compiled: bool | str = False, recompute: bo
     backend = "inductor" if compiled is True else compiled
     if backend and backend not in known:
         raise ConfigError(f"model.compile is {backend!r}, no backend of torch.compile; there are: {', '.join(known)}")
-    blocks = [part for part in module.modules() if isinstance(part, Block | LeanBlock | CrossBlock)]
+    blocks = transformer_blocks(module)
     for block in blocks if backend or recompute else ():
         if recompute and any(parameter.requires_grad for parameter in block.parameters()):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
@@ -44,6 +44,11 @@ def accelerate(module: nn.Module, *, compiled: bool | str = False, recompute: bo
             # Every size of crop has its own code: with sizes left open, attention and products become slower.
             block.compile(backend=backend, dynamic=False)
     return len(blocks) if backend or recompute else 0
+
+
+def transformer_blocks(module: nn.Module) -> list[nn.Module]:
+    """All transformer blocks in a module, teachers' and decoders' too."""
+    return [part for part in module.modules() if isinstance(part, Block | LeanBlock | CrossBlock)]
 
 
 def _keep_compiled_code() -> None:

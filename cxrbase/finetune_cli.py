@@ -14,16 +14,19 @@ from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
 from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.lateral_check import in_words
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.fit_cli import configs
+from cxrbase.models import load_model
+from cxrbase.release.model_page import model_page
 from cxrbase.training_cli import _quiet, fit, found_precision
 from cxrbase.weights import load_any_encoder
 
 logger = logging.getLogger(__name__)
 
-_SHORT_EPOCHS = 8  # of the pretraining that stands in where there is no encoder: a minute or two on two cores
+_SHORT_EPOCHS = 30  # of the pretraining that stands in where there is no encoder: a minute or two on two cores
 
 
 def fit_task(words: list[str]) -> int:
@@ -53,6 +56,7 @@ def fit_task(words: list[str]) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     parser.save(config, run_dir / "config.yaml", overwrite=True)
     result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name)
+    (run_dir / "model" / "README.md").write_text(model_page(load_model(run_dir).card), encoding="utf-8")
     print_result(result, run_dir, sys.stdout)
     return 0
 
@@ -76,6 +80,7 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
     per_class = row["metrics"]["auroc"]["per_class"]
     if len(per_class) > 1:
         lines += [f"      {name:20} AUROC {_score(value)}" for name, value in per_class.items()]
+    lines.append(f"  laterals      {in_words(row['lateral_check'])}")
     lines += [f"  warning       {text}" for text in row["warnings"]]
     lines += [f"  model         {run_dir / 'model'}", f"  results       {run_dir / 'results'}", ""]
     stream.write("\n".join(lines) + "\n")
@@ -117,10 +122,10 @@ def _own_encoder(task: Task, configs: list[Path]) -> Path:
 
 
 def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
-    layers = ["base", "objective/simclr", "size/tiny", "data/phantom", "recipe/simclr_tiny"]
+    layers = ["base", "objective/mae", "size/tiny", "data/phantom", "recipe/mae_tiny"]
     if lacking := [layer for layer in layers if not (experiments / f"{layer}.yaml").is_file()]:
         raise ConfigError(f"no encoder: give one with --encoder, as {experiments} has no {lacking[0]}.yaml to make one")
-    run_dir = Path(f"runs/short_simclr_tiny_{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir = Path(f"runs/short_mae_tiny_{datetime.now():%Y%m%d-%H%M%S}")
     logger.info("no encoder was given and runs/ has none: pretraining a short one in %s", run_dir)
     words = [f"--config={experiments / layer}.yaml" for layer in layers]
     words += [f"--data.root={root}", f"--data.phantom={json.dumps(dataclasses.asdict(phantom))}"]

@@ -18,6 +18,7 @@ import cxrbase
 from cxrbase.backbones import check_description
 from cxrbase.errors import EncoderError, ModelError
 from cxrbase.evaluation.classifier import Classifier
+from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
 from cxrbase.views import centre_view
 
@@ -25,7 +26,7 @@ FORMAT = 1
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
 
 _FIELDS = ("format", "encoder", "classes", "kind", "mode", "temperatures", "thresholds", "range", "task")
-_NETWORK, _RANGE = "classifier.", "range."
+_NETWORK, _RANGE, _LATERAL = "classifier.", "range.", "lateral_check.weight"
 _SHRINK = 0.1  # share of the mean variance in the covariance, so that it can be inverted with few images
 
 
@@ -68,11 +69,13 @@ class Model:
         network: Encoder and head, in evaluation mode.
         card: What model.json says.
         range: Where the features of the training images lie.
+        laterals: What tells lateral images; None where nothing was fitted, as in folders of earlier versions.
     """
 
     network: Classifier
     card: dict[str, Any]
     range: FeatureRange
+    laterals: LateralCheck | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -101,7 +104,7 @@ class Model:
         return self.log_odds(images).sigmoid()
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features, (B, D), for `range.distance`."""
+        """Pooled features, (B, D), for `range.distance` and `laterals.flags`."""
         return self.network.head.features(self.network.tokens(images))
 
     @property
@@ -115,8 +118,11 @@ def save_model(folder: Path, model: Model) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
     state |= {_RANGE + "mean": model.range.mean, _RANGE + "precision": model.range.precision}
+    told = {}
+    if model.laterals is not None:
+        state[_LATERAL], told["lateral_check"] = model.laterals.weight, model.laterals.to_dict()
     plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    card = {"format": FORMAT, "version": cxrbase.__version__, "range": {"limit": model.range.limit}} | model.card
+    card = {"format": FORMAT, "version": cxrbase.__version__, "range": {"limit": model.range.limit}} | model.card | told
     for name, content in (
         (WEIGHTS_FILE, save(plain, metadata={"format": "pt"})),
         (CARD_FILE, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode()),
@@ -148,6 +154,7 @@ def load_model(path: str | Path) -> Model:
         network = Classifier(encoder, card["classes"], kind=card["kind"], mode=card["mode"])
         network.load_state_dict({k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)})
         limits = FeatureRange(state[_RANGE + "mean"], state[_RANGE + "precision"], float(card["range"]["limit"]))
+        laterals = _laterals(card.get("lateral_check"), state, width=len(limits.mean))
         if not len(card["classes"]) == len(card["temperatures"]) == len(card["thresholds"]):
             raise ValueError("classes, temperatures and thresholds differ in number")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):
@@ -156,7 +163,17 @@ def load_model(path: str | Path) -> Model:
             AttributeError) as error:  # fmt: skip
         raise ModelError(f"{weights} does not fit {CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
     network.requires_grad_(False)
-    return Model(network.eval(), card, limits)
+    return Model(network.eval(), card, limits, laterals)
+
+
+def _laterals(told: Any, state: dict[str, Tensor], *, width: int) -> LateralCheck | None:
+    if told is None or "why_not" in told:
+        return None
+    weight, counts = state[_LATERAL], {split: told[split] for split in ("train", "val")}
+    bias, threshold = float(told["bias"]), float(told["threshold"])
+    if weight.shape != (width,) or not (weight.isfinite().all() and np.isfinite([bias, threshold]).all()):
+        raise ValueError(f"the lateral check must have {width} finite weights, a bias and a threshold")
+    return LateralCheck(weight, bias, threshold, counts)
 
 
 def _folder(path: Path) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.models.vision_transformer import VisionTransformer
@@ -18,6 +19,7 @@ from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.objectives.batch_norm import share_batch_norm
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
 from cxrbase.sizes import Size, height_width, plain
 from cxrbase.views import Views
 from cxrbase.weights import initialise
@@ -87,6 +89,27 @@ class Pretraining(L.LightningModule):
         initialise(vit, self.init_from, mean=data.mean, std=data.std)
         # Made again, because a teacher is a copy of the backbone that it was made with.
         self.objective = self._made(vit)
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the devices where the strategy asks for it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not is_sharded(self.objective):
+            mesh = strategy.device_mesh["data_parallel"]
+            refuse_unfit(mesh.size(), self.trainer.world_size, several_files=strategy._save_distributed_checkpoint)
+            shard(self.objective, mesh)
+
+    def whole(self) -> Objective:
+        """The objective with all its weights in this process.
+
+        Where they are spread over devices, it is a copy, and all processes must ask for it together.
+        """
+        if not is_sharded(self.objective):
+            return self.objective
+        state = full_state(self.objective)
+        with torch.random.fork_rng(devices=[]):
+            copied = self._made(self._backbone())
+        copied.load_state_dict(state)
+        return copied.to(self.device).train(self.objective.training)
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -214,6 +237,8 @@ class Pretraining(L.LightningModule):
     def _made(self, vit: VisionTransformer) -> Objective:
         objective = self._make_objective(vit)
         share_batch_norm(objective)
+        # Sharding puts a class of its own in place.
+        self.objective_name = type(objective).__name__
         return objective
 
     def _loss(self, views: Views) -> Loss:
@@ -224,7 +249,7 @@ class Pretraining(L.LightningModule):
         return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def _check(self, data: CXRDataModule) -> None:
-        name, needed = type(self.objective).__name__, self.objective.num_global_views
+        name, needed = self.objective_name, self.objective.num_global_views
         if data.views.num_global != needed:
             raise ConfigError(
                 f"{name} needs {needed} large views of each image, data.views makes {data.views.num_global}: "
@@ -243,7 +268,7 @@ class Pretraining(L.LightningModule):
     def _warn_of_coupling(self) -> None:
         if self.objective.batch_coupled and self.trainer.accumulate_grad_batches > 1:
             rank_zero_warn(
-                f"{type(self.objective).__name__} compares the images of a batch with each other, so accumulated "
+                f"{self.objective_name} compares the images of a batch with each other, so accumulated "
                 "batches are not the same as one large batch: raise data.batch_size instead where memory allows"
             )
 

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -24,6 +24,7 @@ from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
 from cxrbase.callbacks.run_record import RunRecord
+from cxrbase.callbacks.step_bar import StepBar
 from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
@@ -32,9 +33,7 @@ from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
 
-_SHARDED = re.compile(
-    "fsdp|deepspeed|ModelParallel", re.IGNORECASE
-)  # strategies that write their checkpoints themselves
+_SHARDED = re.compile("fsdp|deepspeed", re.IGNORECASE)  # strategies that write their checkpoints themselves
 _RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
 
@@ -123,6 +122,8 @@ class CXRBaseCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
+        if RichProgressBar in found:
+            callbacks[callbacks.index(found[RichProgressBar])] = StepBar()
         found[Collapse].probe = found[FrozenProbe]
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
         callbacks.insert(len(callbacks) - 1, Requeue())

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.objectives import DINO, MAE, SimCLR
 from cxrbase.pretraining import Pretraining
+from cxrbase.sharding import full_state, is_sharded
 from cxrbase.views import RandomViews
 
 OPTIONS = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -44,17 +47,24 @@ def train(name, root, *, batch_size=8, drop_last=True, callbacks=(), objective=N
     )
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     settings = {"accelerator": "cpu", "max_steps": steps, "max_epochs": 999, **quiet, **trainer}
+    if settings.get("strategy") == "sharded":
+        settings["strategy"] = ModelParallelStrategy(settings["devices"], 1, save_distributed_checkpoint=False)
     fitted = L.Trainer(callbacks=list(callbacks), **settings)
     fitted.fit(module, datamodule=data)
     optimizer = fitted.optimizers[0]
     names = [name for group in optimizer.param_groups for name in group["names"]]
-    moments = [optimizer.state[p]["exp_avg"] for group in optimizer.param_groups for p in group["params"]]
+    moments = [whole(optimizer.state[p]["exp_avg"]) for group in optimizer.param_groups for p in group["params"]]
     return {
         "steps": fitted.global_step,
         "lr": optimizer.param_groups[0]["lr"],
         "gradients": dict(zip(names, moments, strict=True)),
-        "state": {key: value.detach().clone() for key, value in module.objective.state_dict().items()},
+        "sharded": is_sharded(module.objective),
+        "state": {key: value.detach().clone() for key, value in full_state(module.objective).items()},
     }
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_every_other_option_is_taken(place):
         part, _, inner = name.partition(".")
         found = settings[part][inner] if inner else settings[part]
         assert found == value or list(found) == value
-    assert load_model(place / "options").image_size == 16
+    assert load_model(place / "options").image_size == (16, 16)
     assert load_model(place / "options").card["canvas_size"] == 24
     assert any((place / "cache").iterdir())
 
@@ -179,6 +179,71 @@ def test_a_site_that_is_the_label_and_images_that_were_seen_are_in_the_row(place
     assert any("the site of an image tells effusion" in text for text in row["warnings"])
     assert row["seen_before"]["exact"] == row["counts"]["test"]["images"]
     assert any("was pretrained on" in text for text in row["warnings"])
+
+
+@pytest.fixture(scope="module")
+def frontal_run(place):
+    """A probe of few labels on PA alone, where AP images are called lateral, so that there are enough of them."""
+    table = Manifest.read(place / "phantom" / "manifest.parquet")
+    columns = {name: table.column(name) for name in ("path", "patient_id", "split", "view_position", "label_effusion")}
+    columns["view_position"] = np.where(columns["view_position"] == "AP", "LATERAL", columns["view_position"])
+    Manifest.from_columns(columns, root=place / "phantom").write(place / "phantom" / "sides.parquet")
+    more = ["--task.data.phantom=null", "--task.data.manifest=sides.parquet", "--task.findings=[effusion]"]
+    more += ["--task.views=[PA]", "--finetune.epochs=1", "--finetune.mode=probe", "--finetune.shots=3"]
+    fixed = [word for word in words(place, run="frontal") if "data.phantom." not in word]
+    assert main([*fixed, *more]) == 0
+    return place / "frontal"
+
+
+def test_a_model_of_frontal_images_learns_what_a_lateral_one_is(frontal_run):
+    model, row = load_model(frontal_run), row_of(frontal_run)
+    told = model.card["lateral_check"]
+    assert told == row["lateral_check"] == model.laterals.to_dict()
+    counts = row["counts"]
+    assert row["train_images"] < counts["train"]["images"] == told["train"]["frontal"]
+    assert told["val"]["frontal"] == counts["val"]["images"]
+    manifest = Manifest.read(frontal_run.parent / "phantom" / "sides.parquet")
+    lateral, patients = manifest.column("view_position") == "LATERAL", manifest.patients()
+    known = lateral & np.isin(patients, patients[~lateral])
+    for split in ("train", "val"):
+        assert told[split]["lateral"] == int((known & (manifest.column("split") == split)).sum())
+    page = (frontal_run / "model" / "README.md").read_text()
+    assert f"of {told['val']['lateral']} lateral" in page
+    assert str(frontal_run.parent) not in page
+
+
+def test_a_model_of_all_views_says_that_they_are_not_checked(run, capsys):
+    assert load_model(run).laterals is None
+    assert row_of(run)["lateral_check"] == {"why_not": "the task keeps all views"}
+    assert "views are not checked: the task keeps all views." in (run / "model" / "README.md").read_text()
+
+
+def test_a_model_folder_without_the_lateral_check_is_read_and_a_damaged_one_refused(frontal_run, tmp_path):
+    folder = Path(shutil.copytree(frontal_run / "model", tmp_path / "model"))
+    card, weights = json.loads((folder / "model.json").read_text()), load_file(folder / "model.safetensors")
+    name = "lateral_check.weight"
+    for wrong in (weights[name][1:].clone(), weights[name] * torch.nan):
+        save_file(weights | {name: wrong}, folder / "model.safetensors")
+        with pytest.raises(ModelError, match="lateral check must have 32 finite weights"):
+            load_model(folder)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="does not fit"):
+        load_model(folder)
+    del card["lateral_check"]
+    (folder / "model.json").write_text(json.dumps(card))
+    assert load_model(folder).laterals is None
+
+
+@pytest.mark.parametrize(
+    ("views", "why"),
+    [("[PA, LATERAL]", "learns from lateral images"), ("[PA, AP]", "lateral images of its training patients")],
+)
+def test_a_task_with_nothing_to_learn_laterals_from_says_why(place, views, why, request):
+    run = f"no_{views[1:-1].replace(', ', '_')}"
+    assert main(words(place, "phantom", f"--task.views={views}", "--finetune.mode=probe", run=run)) == 0
+    assert why in row_of(place / run)["lateral_check"]["why_not"]
+    assert load_model(place / run).laterals is None
 
 
 def test_a_multiclass_task_is_fitted_by_a_softmax(place):
@@ -331,5 +396,5 @@ def test_make_finetune_names_the_tasks():
     done = subprocess.run(["make", "--dry-run", "finetune", "MODE=probe", "ENCODER=e", "RUN_DIR=r"], cwd=REPOSITORY,
                           capture_output=True, text=True)  # fmt: skip
     command = " ".join(done.stdout.split())
-    assert "--config experiments/task/pneumonia.yaml --encoder e" in command
+    assert "--config experiments/task/phantom.yaml --encoder e" in command
     assert "--finetune.mode=probe --run_dir r" in command

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from commands import command
 from small_runs import train
@@ -60,10 +62,21 @@ def assert_same_update(parts, whole):
         torch.testing.assert_close(parts["state"][name][firm], value[firm], rtol=1e-3, atol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def two_hundred_images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("many")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 6, 6), np.uint8)
+    for number, image in enumerate(noise):
+        Image.fromarray(image).resize((36, 40), Image.Resampling.BICUBIC).save(root / f"{number:03}.png")
+    return root
+
+
 @pytest.mark.parametrize("name", ["mae", "dino"])
-def test_four_accumulated_batches_are_one_large_one(name, image_folder):
-    parts = train(name, image_folder, batch_size=2, accumulate_grad_batches=4)
-    whole = train(name, image_folder, batch_size=8)
+@pytest.mark.parametrize("size", [2, 16])
+def test_four_accumulated_batches_are_one_large_one(name, size, two_hundred_images):
+    parts = train(name, two_hundred_images, batch_size=size, accumulate_grad_batches=4)
+    whole = train(name, two_hundred_images, batch_size=4 * size)
+    assert parts["lr"] != pytest.approx(0.032 * 4 * size / 256)  # the schedule moved it
     assert_same_update(parts, whole)
     if name == "dino":
         assert float(whole["state"]["centre"].abs().max()) > 0
@@ -85,6 +98,21 @@ def test_two_processes_are_one_with_the_joint_batch_and_uneven_data_ends(image_f
     for name, end in zip(parts, ends, strict=True):
         assert_same_update(end, train(name, image_folder, batch_size=8))
     assert uneven["steps"] == 8
+
+
+def test_weights_spread_over_two_processes_are_one_process_with_the_joint_batch(image_folder, tmp_path):
+    parts = {
+        "mae": {"batch_size": 4, "gradient_clip_val": 0.5},
+        "dino": {"batch_size": 2, "accumulate_grad_batches": 2},
+        "dino_balanced": {"batch_size": 4, "model": {"recompute": True}},
+        "simclr": {"batch_size": 4},
+    }
+    common = {"root": str(image_folder), "devices": 2, "strategy": "sharded"}
+    ends = in_two_processes([{"name": name, **common, **settings} for name, settings in parts.items()], tmp_path)
+    for (name, settings), end in zip(parts.items(), ends, strict=True):
+        clip = settings.get("gradient_clip_val")
+        assert end["sharded"]
+        assert_same_update(end, train(name, image_folder, batch_size=8, gradient_clip_val=clip))
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_pack_line_and_the_run_on_its_shards(checkout, image_folder, monkeypatch
 
 def test_make_finetune_compare_and_paper_run_the_commands_with_their_files(checkout):
     commands = {
-        "make finetune": "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/example",
+        "make finetune": "cxrbase fit --config experiments/task/phantom.yaml --encoder runs/example",
         "make compare": "benchmarks/compare_ssl.py --config experiments/compare.yaml",
         "make paper": "cxrbase paper --config experiments/paper.yaml --encoder from_scratch=runs/example",
     }

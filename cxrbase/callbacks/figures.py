@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
@@ -41,7 +40,6 @@ class Figures(Callback):
             raise ValueError(f"images must be at least 1, got {images}")
         self.images, self.enabled = images, enabled
 
-    @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws all figures that the objective has."""
         if not self.enabled:
@@ -49,11 +47,15 @@ class Figures(Callback):
         if importlib.util.find_spec("matplotlib") is None:
             logger.warning("no figures: matplotlib is not installed")
             return
+        assert isinstance(pl_module, Pretraining)
+        # On all ranks, as weights that are spread over devices are gathered here.
+        objective = pl_module.whole()
+        if not trainer.is_global_zero:
+            return
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        assert isinstance(pl_module, Pretraining)
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        for name, figure in draw_figures(data, pl_module.objective, self.images, pl_module.device):
+        for name, figure in draw_figures(data, objective, self.images, pl_module.device):
             figure.savefig(folder / f"{name}.png", dpi=120)
             for log in trainer.loggers:
                 if isinstance(log, TensorBoardLogger):

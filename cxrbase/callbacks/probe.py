@@ -7,14 +7,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from timm.models.vision_transformer import VisionTransformer
 
+from cxrbase.callbacks.image_groups import groups_of
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ManifestError
+from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.features import extract_features
-from cxrbase.evaluation.metrics import feature_std, rankme
+from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
+from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class FrozenProbe(Callback):
         self.limit, self.resamples, self.enabled = limit, resamples, enabled
         self.untrained: ProbeResult | None = None
         self.pretrained: ProbeResult | None = None
+        # Linear probe of the pretrained network by group of patients, as of `subgroup_report`.
+        self.subgroups: dict[str, Any] = {}
         # Rank and spread at the last look, by name.
         self.features: dict[str, float] = {}
 
@@ -61,30 +65,36 @@ class FrozenProbe(Callback):
             encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
             try:
                 self.untrained = self._score(trainer, encoder, "untrained")
+                self._report(trainer, self.untrained, step=0)
             except ManifestError as error:
                 logger.warning("frozen features are not scored: %s", error)
                 self.enabled = False
-                return
-            self._report(trainer, self.untrained, step=0)
+        self.enabled = trainer.strategy.broadcast(self.enabled)
 
-    @rank_zero_only
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs feature rank and spread, and now and then scores on the validation split."""
         step = trainer.global_step
-        if step and step % self.monitor_every == 0:
-            self._monitor(trainer, pl_module)
-        if self.enabled and self._scores_at(trainer, step):
-            result = self._score(trainer, _encoder(pl_module), "validation", test="val")
+        look, score = step > 0 and step % self.monitor_every == 0, self.enabled and self._scores_at(trainer, step)
+        encoder = _encoder(pl_module) if look or score else None
+        if encoder is None or not trainer.is_global_zero:
+            return
+        if look:
+            self._monitor(trainer, encoder)
+        if score:
+            result = self._score(trainer, encoder, "validation", test="val")
             self._report(trainer, result, step=step, prefix="val_probe")
 
-    @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores the pretrained network."""
-        self._monitor(trainer, pl_module)
+        encoder = _encoder(pl_module)
+        if not trainer.is_global_zero:
+            return
+        self._monitor(trainer, encoder)
         if self.enabled:
-            self.pretrained = self._score(trainer, _encoder(pl_module), "pretrained")
+            self.pretrained = self._score(trainer, encoder, "pretrained")
+            self.subgroups = self._by_group(trainer, self.pretrained)
             self._report(trainer, self.pretrained, step=trainer.global_step)
 
     def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
@@ -106,6 +116,7 @@ class FrozenProbe(Callback):
             "n_test": self.pretrained.n_test,
             "linear": {"random_init": before["linear"], "pretrained": after["linear"]},
             "knn": {"random_init": before["knn"], "pretrained": after["knn"]},
+            "subgroups": self.subgroups,
             "difference": {name: s.to_dict() for name, s in compare(self.pretrained, self.untrained).items()},
         }
 
@@ -116,6 +127,13 @@ class FrozenProbe(Callback):
         # Scoring the validation split itself leaves none to choose the regularisation on: train is split instead.
         chosen = val if test == "test" else Labelled(val.features[:0], val.labels[:0], val.patients[:0])
         return run_probe(train, chosen, tested, classes=data.classes, resamples=self.resamples, seed=data.seed)
+
+    def _by_group(self, trainer: L.Trainer, result: ProbeResult) -> dict[str, Any]:
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        rows = _thin(data.labelled_rows("test"), self.limit)
+        test = Cohort(data.labels(rows), data.patients(rows), groups_of(data.manifest, rows))
+        weights = cluster_weights(test.patients, resamples=self.resamples, seed=data.seed)
+        return subgroup_report(result.linear_scores, test, weights, classes=result.classes)
 
     def _labelled(
         self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str
@@ -129,11 +147,11 @@ class FrozenProbe(Callback):
         )
         return Labelled(features, data.labels(rows), data.patients(rows))
 
-    def _monitor(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _monitor(self, trainer: L.Trainer, encoder: VisionTransformer) -> None:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
-        features = extract_features(_encoder(pl_module), batches, device=device, description="")
+        features = extract_features(encoder, batches, device=device, description="")
         self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
         self._log(trainer, self.features, trainer.global_step)
 
@@ -151,8 +169,9 @@ class FrozenProbe(Callback):
 
 
 def _encoder(pl_module: L.LightningModule) -> VisionTransformer:
+    """The whole encoder; all ranks must ask for it, as weights that are spread over devices are gathered."""
     assert isinstance(pl_module, Pretraining)
-    return pl_module.encoder
+    return pl_module.whole().encoder
 
 
 def _thin(rows: np.ndarray[Any, Any], limit: int) -> np.ndarray[Any, Any]:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import cxrbase
 from cxrbase.backbones import save_encoder
+from cxrbase.callbacks.image_groups import count_images
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
@@ -50,10 +51,11 @@ class RunRecord(Callback):
         # On all ranks, as some strategies gather here.
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         assert isinstance(pl_module, Pretraining)
+        encoder = pl_module.whole().encoder
         if trainer.is_global_zero:
             data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
             card = encoder_card(pl_module, data, images_seen=self.throughput.images, steps=trainer.global_step)
-            save_encoder(pl_module.encoder, folder, card)
+            save_encoder(encoder, folder, card)
         self._trained = True
 
     @rank_zero_only
@@ -79,8 +81,9 @@ class RunRecord(Callback):
     def summary(self, trainer: L.Trainer, pl_module: Pretraining) -> dict[str, Any]:
         """Everything about the run in plain numbers and words."""
         folder, count = Path(trainer.default_root_dir), self.throughput
+        data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         return {
-            "objective": type(pl_module.objective).__name__,
+            "objective": pl_module.objective_name,
             "backbone": pl_module.backbone_name,
             "backbone_options": pl_module.backbone_options,
             "parameters": sum(p.numel() for p in pl_module.encoder.parameters()),
@@ -96,6 +99,7 @@ class RunRecord(Callback):
             "precision": trainer.precision,
             "device": str(trainer.strategy.root_device),
             "devices": trainer.world_size,
+            "data": count_images(data.manifest, data.stream.sampler.source.rows),
             "probe": self.probe.summary(),
             "encoder": str(folder / "encoder.safetensors"),
             "config": str(folder / "config.yaml"),
@@ -130,7 +134,7 @@ def encoder_card(module: Pretraining, data: CXRDataModule, *, images_seen: int, 
         "intensity": data.intensity,
         "view": "largest central part of the input's shape, antialiased bilinear, then (x / 255 - mean) / std",
         "features": "class token and mean of the patch tokens of forward_features",
-        "objective": type(module.objective).__name__,
+        "objective": module.objective_name,
         "images_seen": images_seen,
         "steps": steps,
         "version": cxrbase.__version__,

@@ -28,14 +28,15 @@ class Heartbeat(Callback):
     """
 
     def __init__(self, every_s: float = 1.0) -> None:
-        self.every_s, self._said, self._began = every_s, 0.0, 0.0
+        self.every_s, self._said, self._began, self._first = every_s, 0.0, 0.0, 0
 
     @rank_zero_only
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Notes the state once in a while."""
-        self._began = self._began or time.time()
+        if not self._began:
+            self._began, self._first = time.time(), trainer.global_step  # a resumed run has steps behind it
         if time.monotonic() - self._said < self.every_s:
             return
         self._said = time.monotonic()
@@ -47,4 +48,5 @@ class Heartbeat(Callback):
             steps=int(trainer.estimated_stepping_batches),
             loss=None if loss is None else float(loss),
             began=self._began,
+            first=self._first,
         )

@@ -94,6 +94,8 @@ def _left(place: Place) -> str:
     progress = place.progress
     if place.state() != "running" or not progress.get("step") or "began" not in progress:
         return ""
-    took = time.time() - progress["began"]
-    seconds = took / progress["step"] * (progress["steps"] - progress["step"])
+    took, done = time.time() - progress["began"], progress["step"] - progress.get("first", 0)
+    if done < 1:
+        return ""
+    seconds = took / done * (progress["steps"] - progress["step"])
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

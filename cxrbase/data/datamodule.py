@@ -142,14 +142,8 @@ class CXRDataModule(L.LightningDataModule):
         # Applied here and not by the Trainer, which drops loader state when the number of steps is asked for early.
         self._images = self.manifest.images_hash(order.rows)
         loader = self._make_loader(order)
-        if self._resume is not None:
-            loader.load_state_dict(self._resume)
-            if self._resume_images != self._images:
-                raise ConfigError(
-                    "the training images are not those of the checkpoint: use the data of that run, or start "
-                    "a new run without --ckpt_path"
-                )
         self._loader = loader
+        self._restore()
         return loader
 
     def _order(self) -> Order:
@@ -218,8 +212,20 @@ class CXRDataModule(L.LightningDataModule):
         return {"stream": self._loader.state_dict(), "images": self._images} if self._loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remembers the position until the loader is built."""
+        """Takes the position up, or remembers it until the loader is built."""
         self._resume, self._resume_images = state_dict.get("stream"), state_dict.get("images")
+        # Strategies that spread weights restore when the number of steps, and so the loader, was asked for already.
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._resume is None or self._loader is None:
+            return
+        self._loader.load_state_dict(self._resume)
+        if self._resume_images != self._images:
+            raise ConfigError(
+                "the training images are not those of the checkpoint: use the data of that run, or start "
+                "a new run without --ckpt_path"
+            )
 
     @property
     def intensity(self) -> str:

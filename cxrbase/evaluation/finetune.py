@@ -14,12 +14,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 import cxrbase
+from cxrbase.data.centre import centre_batches
+from cxrbase.data.dataset import ImageStore
 from cxrbase.data.labelled import LabelledImages
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
 from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.laterals import open_laterals, thin
 from cxrbase.evaluation.measure import Measured, measure, plain
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.shots import fraction, k_shot
@@ -37,7 +40,10 @@ from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
 
-_RANGE_IMAGES = 2048  # training images whose features say what is in range
+Rows = NDArray[np.int64]
+_SHARED = (
+    "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
+)  # fmt: skip
 
 
 class BestEpoch(Callback):
@@ -94,14 +100,14 @@ def finetune(
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
     network = _with_drop_path(encoder, card, settings.drop_path)
     canvas = settings.canvas_size or 2 * longest(size)
-    store = open_images(
-        data,
-        size=canvas,
-        cache_dir=settings.cache_dir,
-        option="--finetune.cache_dir",
-        max_bad=settings.max_bad,
-        limit_gb=settings.cache_gb,
-    )
+    opening: dict[str, Any] = {
+        "size": canvas,
+        "cache_dir": settings.cache_dir,
+        "option": "--finetune.cache_dir",
+        "limit_gb": settings.cache_gb,
+    }
+    store = open_images(data, max_bad=settings.max_bad, **opening)
+    laterals = open_laterals(data, **opening)
     splits, rows = splits_of(data, store.rows)
     targets = _few(settings, splits.train, rows["train"], data)
     train = np.flatnonzero(~np.isnan(targets).all(1))
@@ -129,8 +135,19 @@ def finetune(
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
     found = measure(scored["val"][0], splits.val.labels, scored["test"][0], splits.test.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
-    shown = train[np.linspace(0, len(train) - 1, min(len(train), _RANGE_IMAGES)).round().astype(np.int64)]
-    _, features = predict(classifier, module.centre_batches(shown, device=device))
+    shown = thin(train)
+
+    def features_of(images: ImageStore, rows: Rows) -> NDArray[np.float32]:
+        return predict(classifier, centre_batches(images, rows, out=size, mean=card["mean"], std=card["std"],
+                                                  device=device))[1]  # fmt: skip
+
+    features = features_of(store, shown)
+    check = laterals.fit(
+        features_of,
+        # What a view is takes no label, so few labels leave all images to learn it from.
+        lambda: features if len(train) == len(rows["train"]) else features_of(store, thin(rows["train"])),
+        scored["val"][1],
+    )
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
     seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet")
     parts = dict(splits.parts()) | {"train": splits.train.take(np.searchsorted(rows["train"], shown))}
@@ -142,13 +159,15 @@ def finetune(
             "origin_from_features": origin_from_features(learnt, parts, weights),
         },
         "seen_before": None if seen is None else seen.to_dict(),
+        "lateral_check": {"why_not": laterals.why} if check is None else check.to_dict(),
     }
     row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen)]
     result = Result(row, scored["test"][0], found.probabilities, np.asarray(splits.test.labels, np.float64),
                     splits.test.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
     write_result(result, run_dir / "results")
     limits = FeatureRange.of(features, scored["val"][1])
-    save_model(run_dir / "model", Model(classifier.cpu(), _model_card(row, said, settings, found, canvas), limits))
+    made = _model_card(row, said, settings, found, canvas)
+    save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
     return result
 
 
@@ -260,5 +279,5 @@ def _model_card(
         "temperatures": found.temperatures.tolist(),
         "thresholds": [plain(value) for value in found.thresholds],
         "canvas_size": canvas,
-        **{key: row[key] for key in ("task", "seed", "split_checksum", "metrics", "settings", "git_commit")},
+        **{key: row[key] for key in _SHARED},
     }

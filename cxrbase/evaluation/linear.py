@@ -91,6 +91,11 @@ class LinearProbe:
         result: Floats = table @ self.coefficients.T + self.intercepts
         return result
 
+    def unscaled(self) -> tuple[Floats, Floats]:
+        """Weights (K, D) and intercepts (K,) that give the same scores of features that are not standardised."""
+        weights: Floats = self.coefficients / self._scale
+        return weights, self.intercepts - weights @ self._mean
+
     def _keep(self, problem: "_Problem", weights: Tensor) -> Self:
         self._mean, self._scale = problem.mean, problem.scale
         self.coefficients: Floats = (problem.basis @ weights[:-1]).T.numpy()

@@ -83,6 +83,7 @@ class ProbeResult:
         linear_samples: (R,) macro AUROC of the linear probe in each resample, for `compare`.
         knn_samples: (R,) the same of the neighbours.
         test_key: Fingerprint of the test labels, patients and resamples; equal ones can be compared.
+        linear_scores: (N, K) log-odds of the linear probe for the test images, NaN for a class that is not defined.
     """
 
     classes: tuple[str, ...]
@@ -93,9 +94,10 @@ class ProbeResult:
     linear_samples: Floats
     knn_samples: Floats
     test_key: str
+    linear_scores: Floats
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the resamples."""
+        """For JSON: everything but the resamples and the scores of images."""
         counts = {
             "metric": "macro AUROC",
             "classes": list(self.classes),
@@ -143,13 +145,12 @@ def run_probe(
         )
     labels = np.where(defined, test.labels, np.nan).astype(np.float64)
     weights = cluster_weights(test.patients, resamples=resamples, seed=seed)
-    linear = _fit(train, val, seed).scores(test.features)
+    linear = np.where(defined, _fit(train, val, seed).scores(test.features), np.nan)
     knn = knn_scores(train.features, train.labels, test.features)
-    (linear_score, linear_samples), (knn_score, knn_samples) = (
-        _score(np.where(defined, scores, np.nan), labels, weights, names) for scores in (linear, knn)
-    )
+    linear_score, linear_samples = _score(linear, labels, weights, names)
+    knn_score, knn_samples = _score(np.where(defined, knn, np.nan), labels, weights, names)
     key = hashlib.sha256(repr((names, resamples, seed, test.patients.tolist())).encode() + labels.tobytes()).hexdigest()
-    return ProbeResult(names, len(train), len(test), linear_score, knn_score, linear_samples, knn_samples, key)
+    return ProbeResult(names, len(train), len(test), linear_score, knn_score, linear_samples, knn_samples, key, linear)
 
 
 def compare(a: ProbeResult, b: ProbeResult) -> dict[str, Score]:

@@ -25,6 +25,8 @@ from cxrbase.evaluation.task_splits import assign_splits, refuse_shared, split_s
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
+# As manifests name them, and DICOM's View Position: left and right lateral.
+_LATERAL = ("LATERAL", "LL", "RL")
 _INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 
 
@@ -39,6 +41,8 @@ class TaskData:
         truth: (N, K), 1 present, 0 absent, NaN unknown or uncertain: what scores are compared to.
         targets: (N, K) in [0, 1] or NaN: what is learnt; differs from `truth` for uncertain labels only.
         label_counts: For each finding what the manifest says, before anything was left out.
+        laterals: Lateral images that `task.views` leaves out, of patients of the task and in their split; None where
+            there are none.
     """
 
     task: Task
@@ -47,6 +51,7 @@ class TaskData:
     truth: Floats
     targets: Floats
     label_counts: dict[str, dict[str, int]]
+    laterals: Manifest | None = None
 
     def rows(self, split: str) -> Rows:
         """Rows of one split, sorted, (M,)."""
@@ -126,8 +131,8 @@ def load_task_data(task: Task) -> TaskData:
             or a patient is in two splits.
         ConfigError: The task asks for what the manifest lacks.
     """
-    manifest = _excluded(task, _viewed(task, task_manifest(task)))
-    manifest = assign_splits(task, manifest)
+    whole = _excluded(task, task_manifest(task))
+    manifest = assign_splits(task, _viewed(task, whole))
     labels = task_labels(task, manifest)
     known = ~np.isnan(labels.targets).all(1)
     # An uncertain label is for training alone: elsewhere an image must have one that can be judged.
@@ -139,7 +144,8 @@ def load_task_data(task: Task) -> TaskData:
         raise ManifestError(f"task {task.name} has no labelled image in {manifest.root}: see its findings and splits")
     chosen = Manifest(manifest.table.filter(pa.array(kept)), manifest.root)
     refuse_shared(chosen.patients(), chosen.column("split"))
-    data = TaskData(task, chosen, labels.classes, labels.truth[kept], labels.targets[kept], labels.counts)
+    data = TaskData(task, chosen, labels.classes, labels.truth[kept], labels.targets[kept], labels.counts,
+                    _laterals(task, whole, manifest))  # fmt: skip
     said = ", ".join(f"{name} {size['images']:,} images of {size['patients']:,} patients"
                      for name, size in split_sizes(chosen.column("split"), chosen.patients()).items())  # fmt: skip
     logger.info("%s: %s; no patient is in two splits", task.name, said)
@@ -200,6 +206,26 @@ def _viewed(task: Task, manifest: Manifest) -> Manifest:
     if not kept.any():
         raise ManifestError(f"task {task.name} has no image with view_position {' or '.join(task.views)}")
     return Manifest(manifest.table.filter(pa.array(kept)), manifest.root)
+
+
+def is_lateral(view: str) -> bool:
+    """Whether a view position is a lateral one."""
+    return view.upper() in _LATERAL
+
+
+def _laterals(task: Task, whole: Manifest, kept: Manifest) -> Manifest | None:
+    """Lateral images of patients whose other images are kept: only of these it is known which split they must be in."""
+    if not task.views:
+        return None
+    home = dict(zip(kept.patients(), kept.column("split"), strict=True))
+    views, patients = whole.column("view_position"), whole.patients()
+    rows = [row for row, view in enumerate(views)
+            if is_lateral(view) and view not in task.views and home.get(patients[row])]  # fmt: skip
+    if not rows:
+        return None
+    table = whole.table.take(pa.array(rows))
+    splits = pa.array([home[patients[row]] for row in rows], pa.string())
+    return Manifest(table.set_column(table.column_names.index("split"), "split", splits), whole.root)
 
 
 def _excluded(task: Task, manifest: Manifest) -> Manifest:

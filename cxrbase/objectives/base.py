@@ -7,6 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cxrbase.sharding import local
 from cxrbase.views import Views
 
 
@@ -88,8 +89,9 @@ class MomentumTeacher(nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:
         """Moves the parameters towards the student's by 1 - momentum and copies its buffers."""
-        mine = [p.detach() for p in self.module.parameters()]
-        theirs = [p.detach() for p in student.parameters()]
+        # Teacher and student are spread alike where they are: every process moves its own part.
+        mine = [local(p) for p in self.module.parameters()]
+        theirs = [local(p) for p in student.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
         for own, other in zip(self.module.buffers(), student.buffers(), strict=True):
             own.copy_(other)

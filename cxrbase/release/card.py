@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrbase.release.run_facts import RunFacts, SourceCount, read_run
+from cxrbase.release.markdown import count, interval, number, table
+from cxrbase.release.run_facts import RunFacts, SourceCount, part_of, read_run
 
 NOT_FOR_DIAGNOSIS = "This is research software. It is not a medical device and must not be used for diagnosis."
 
@@ -28,6 +29,8 @@ model = torch.export.load("encoder.pt2").module()
 # images: float32 (B, 1, H, W), prepared as preprocessing.json says
 features, patch_tokens = model(images)""",
 }
+
+_NAMES = {"view_position": "view", "age": "age in years"}
 
 
 def model_card(run: Path, card: dict[str, Any], *, licence: str, export: dict[str, Any] | None = None) -> str:
@@ -86,7 +89,7 @@ def _network(card: dict[str, Any], export: dict[str, Any]) -> Iterator[str]:
                 f"{export['checked_with']}" + (f", opset {export['opset']}" if "opset" in export else ""),
             )
         )
-    yield _table(("", ""), rows)
+    yield table(("", ""), rows)
     yield "The exact steps from a file to the input are in `preprocessing.json`; checksums are in `SHA256SUMS`."
 
 
@@ -101,11 +104,13 @@ def _use(card: dict[str, Any]) -> Iterator[str]:
 def _data(facts: RunFacts) -> Iterator[str]:
     yield "## Data"
     if facts.sources:
-        yield _table(("Source", "Images", "Patients", "Licence of the images"), [_source_row(s) for s in facts.sources])
+        yield table(("Source", "Images", "Patients", "Licence of the images"), [_source_row(s) for s in facts.sources])
         used = facts.config.get("data", {}).get("pretrain_on", ["train"])
         yield f"Pretrained on the splits: {', '.join(map(str, used))}. No label was used in pretraining."
     else:
         yield "The images that it was trained on are not recorded."
+    if facts.groups:
+        yield table(("Trained on, by", "Group", "Images", "Patients"), list(_group_rows(facts.groups)))
     yield (
         "Data statement: this folder holds weights and numbers. It holds no image, no reconstruction of one, and no "
         "identifier of a patient, study or file. Images of credentialed sources must be got from their owners, "
@@ -114,8 +119,14 @@ def _data(facts: RunFacts) -> Iterator[str]:
 
 
 def _source_row(source: SourceCount) -> Sequence[str]:
-    images = ", ".join(f"{count:,} {split}" for split, count in source.images.items())
-    return (source.title or source.name, images, f"{source.patients:,}", source.licence or "not known")
+    told = ", ".join(f"{images:,} {split}" for split, images in source.images.items())
+    return (source.title or source.name, told, f"{source.patients:,}", source.licence or "not known")
+
+
+def _group_rows(groups: dict[str, dict[str, tuple[int, int]]]) -> Iterator[Sequence[str]]:
+    for variable, sizes in groups.items():
+        for group, (images, patients) in sizes.items():
+            yield (_NAMES.get(variable, variable), group, f"{images:,}", f"{patients:,}")
 
 
 def _training(facts: RunFacts, card: dict[str, Any]) -> Iterator[str]:
@@ -128,14 +139,14 @@ def _training(facts: RunFacts, card: dict[str, Any]) -> Iterator[str]:
         return
     rows = [
         ("Objective", str(summary.get("objective", "not recorded"))),
-        ("Parameters", _count(summary.get("parameters"))),
-        ("Images seen", _count(summary.get("images_seen"))),
-        ("Steps", _count(summary.get("steps"))),
+        ("Parameters", count(summary.get("parameters"))),
+        ("Images seen", count(summary.get("images_seen"))),
+        ("Steps", count(summary.get("steps"))),
         ("Compute", _compute(summary)),
-        ("Loss, first and last", f"{_number(summary.get('loss_first'))}, {_number(summary.get('loss_last'))}"),
+        ("Loss, first and last", f"{number(summary.get('loss_first'))}, {number(summary.get('loss_last'))}"),
         ("Version", str(summary.get("version", "not recorded"))),
     ]
-    yield _table(("", ""), rows)
+    yield table(("", ""), rows)
 
 
 def _compute(summary: dict[str, Any]) -> str:
@@ -156,11 +167,35 @@ def _results(facts: RunFacts) -> Iterator[str]:
         f"{probe.get('n_train')} labelled images to learn from. The test images chose nothing."
     )
     kinds = [kind for kind in ("linear", "knn") if isinstance(probe.get(kind), dict)]
-    rows = [(kind, *(_interval(probe[kind].get(which)) for which in ("pretrained", "random_init"))) for kind in kinds]
-    yield _table(("Probe", "Pretrained", "Untrained"), rows)
+    rows = [(kind, *(interval(probe[kind].get(which)) for which in ("pretrained", "random_init"))) for kind in kinds]
+    yield table(("Probe", "Pretrained", "Untrained"), rows)
     per_class = probe["linear"].get("pretrained", {}).get("per_class", {})
-    yield _table(("Finding (linear)", "AUROC"), [(name, _number(value)) for name, value in per_class.items()])
-    yield "Subgroups: scores by sex, age, site and view are not recorded by a pretraining run."
+    yield table(("Finding (linear)", "AUROC"), [(name, number(value)) for name, value in per_class.items()])
+    yield from _subgroups(part_of(probe, "subgroups"))
+
+
+def _subgroups(report: dict[str, Any]) -> Iterator[str]:
+    rows = [row for variable in report for row in _subgroup_rows(variable, part_of(report, variable))]
+    if not rows:
+        yield "Subgroups: no two groups of test images by sex, age, site, source or view are recorded."
+        return
+    yield (
+        "By group of the test images: macro AUROC of the linear probe over the findings that are defined in all "
+        "groups, with 95 % intervals over patients. Best and worst were found on these images, so a gap is somewhat "
+        "too large."
+    )
+    yield table(("Test images by", "Group", "Images", "AUROC"), rows)
+
+
+def _subgroup_rows(variable: str, found: dict[str, Any]) -> Iterator[Sequence[str]]:
+    name, groups, gap = _NAMES.get(variable, variable), part_of(found, "groups"), part_of(found, "gap")
+    for group in groups:
+        entry = part_of(groups, group)
+        yield (name, group, count(entry.get("images")), interval(entry.get("auroc")))
+    for group in found.get("too_few") or ():
+        yield (name, str(group), "too few", "")
+    if gap:
+        yield (name, f"gap, {gap.get('best')} - {gap.get('worst')}", "", interval(gap))
 
 
 def _limits() -> Iterator[str]:
@@ -168,26 +203,6 @@ def _limits() -> Iterator[str]:
     yield (
         "Scores hold for images like those above. Other scanners, ages, views or readers' labels shift them, and "
         "simulated radiographs say nothing about patients. The encoder has no notion of uncertainty; nothing was "
-        "tested prospectively."
+        "tested prospectively. It does not tell lateral images from frontal ones: the card of a model that is "
+        "fine-tuned from it says whether that model does."
     )
-
-
-def _interval(score: Any) -> str:
-    if not isinstance(score, dict) or score.get("value") is None:
-        return "undefined"
-    return f"{score['value']:.3f} [{_number(score.get('low'))}, {_number(score.get('high'))}]"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "undefined"
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "not recorded"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # A column border inside a cell would tear the table.
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

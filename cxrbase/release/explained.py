@@ -12,6 +12,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
 from cxrbase.release.explain import Score
+from cxrbase.release.feature_warnings import feature_warnings
 from cxrbase.sizes import longest
 from cxrbase.views import centre_view
 from cxrbase.weights import load_any_encoder
@@ -29,6 +30,7 @@ class Explained:
         findings: Names of the classes; none of an encoder alone.
         score_of: The log-odds of a class as a function of all tokens.
         probabilities: (B, K) of the input.
+        warnings: Words for what is odd about each image of the input.
     """
 
     network: Encoder
@@ -37,6 +39,7 @@ class Explained:
     findings: tuple[str, ...] = ()
     score_of: Callable[[int], Score] | None = None
     probabilities: Callable[[Tensor], Tensor] | None = None
+    warnings: Callable[[Tensor], list[tuple[str, ...]]] | None = None
 
     def choose(self, view: Tensor, finding: str | None) -> tuple[str | None, Score | None]:
         """The finding to explain and its score; the most probable where none is named.
@@ -92,5 +95,8 @@ def _of_model(model: Model) -> Explained:
 
         return score
 
+    def warnings(view: Tensor) -> list[tuple[str, ...]]:
+        return feature_warnings(model, model.features(view))[1]
+
     canvas = int(model.card.get("canvas_size") or 2 * longest(model.image_size))
-    return Explained(classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities)
+    return Explained(classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities, warnings)

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from cxrbase.errors import ConfigError
 from cxrbase.models import Model, load_model
+from cxrbase.release.feature_warnings import feature_warnings
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches
 from cxrbase.sizes import longest
 
 Form = Literal["csv", "json"]
-UNLIKE = "unlike the training images: perhaps lateral, inverted or no chest radiograph"
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def predict_batch(model: Model, batch: Sequence[Loaded], *, device: torch.device
         device: Where it runs.
     """
     good = [image for image in batch if not image.error]
-    scored: Iterator[tuple[list[float], float]] = iter(())
+    scored: Iterator[tuple[list[float], float, tuple[str, ...]]] = iter(())
     if good:
         canvases = torch.stack([torch.from_numpy(image.canvas)[None] for image in good]).to(device)
         with torch.inference_mode():
             view = model.view(canvases, torch.tensor([image.taken for image in good], device=device))
-            distances = model.range.distance(model.features(view)).tolist()
-            scored = iter(zip(model.probabilities(view).cpu().tolist(), distances, strict=True))
+            distances, odd = feature_warnings(model, model.features(view))
+            scored = iter(zip(model.probabilities(view).cpu().tolist(), distances, odd, strict=True))
     return [_bad(image.item, image.error) if image.error else _one(model, image, *next(scored)) for image in batch]
 
 
@@ -90,13 +90,11 @@ def _bad(item: Item, error: str) -> Prediction:
     return Prediction(item.name, None, None, None, (), error)
 
 
-def _one(model: Model, image: Loaded, probabilities: list[float], distance: float) -> Prediction:
+def _one(model: Model, image: Loaded, probabilities: list[float], distance: float, odd: tuple[str, ...]) -> Prediction:
     named = dict(zip(model.classes, probabilities, strict=True))
     limits = zip(model.classes, model.thresholds, strict=True)
     present = {name: None if limit is None else named[name] >= limit for name, limit in limits}
-    # Written so that a distance that is no number counts as far.
-    far = () if distance <= model.range.limit else (UNLIKE,)
-    return Prediction(image.item.name, named, present, distance, (*image.warnings, *far), "")
+    return Prediction(image.item.name, named, present, distance, (*image.warnings, *odd), "")
 
 
 def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str], file: TextIO, *, form: Form) -> None:

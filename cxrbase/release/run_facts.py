@@ -41,12 +41,14 @@ class RunFacts:
     Attributes:
         summary: summary.json; empty where there is none.
         config: config.yaml; empty where there is none.
-        sources: One entry per source; empty where the images are no longer there.
+        sources: One entry per source; empty where the run has no record of them and the images are no longer there.
+        groups: Images and patients that were trained on, by variable and group; empty where the run has no record.
     """
 
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     sources: tuple[SourceCount, ...] = ()
+    groups: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> RunFacts:
@@ -59,7 +61,9 @@ def read_run(folder: Path) -> RunFacts:
         return RunFacts()
     summary = _mapping(folder / "summary.json")
     config = _mapping(folder / "config.yaml")
-    return RunFacts(summary, config, _sources(config.get("data")))
+    record = part_of(summary, "data")
+    sources = recorded_sources(record) or _sources(config.get("data"))
+    return RunFacts(summary, config, sources, recorded_groups(record))
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -69,6 +73,39 @@ def _mapping(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def recorded_sources(record: dict[str, Any]) -> tuple[SourceCount, ...]:
+    """The sources that a run wrote down, as of `callbacks.image_groups.count_images`; damaged ones are left out."""
+    found = []
+    entries = record.get("sources")
+    for entry in entries if isinstance(entries, list) else []:
+        images = {split: count for split, count in part_of(entry, "images").items() if isinstance(count, int)}
+        if images and isinstance(entry.get("name"), str) and isinstance(entry.get("patients"), int):
+            title, licence = _known(entry["name"])
+            found.append(SourceCount(entry["name"] or "not named", title, licence, images, entry["patients"]))
+    return tuple(found)
+
+
+def recorded_groups(record: dict[str, Any]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Images and patients by variable and group that a run wrote down; damaged ones are left out."""
+    groups = part_of(part_of(record, "trained_on"), "groups")
+    found = {}
+    for variable in groups:
+        sizes = part_of(groups, variable)
+        pairs = {group: (part_of(sizes, group).get("images"), part_of(sizes, group).get("patients")) for group in sizes}
+        found[variable] = {
+            group: (images, patients)
+            for group, (images, patients) in pairs.items()
+            if isinstance(images, int) and isinstance(patients, int)
+        }
+    return {variable: sizes for variable, sizes in found.items() if sizes}
+
+
+def part_of(mapping: Any, name: str) -> dict[str, Any]:
+    """A mapping inside another, empty where there is none."""
+    inner = mapping.get(name) if isinstance(mapping, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _sources(data: Any) -> tuple[SourceCount, ...]:

@@ -11,6 +11,7 @@ import torch
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.order import Order
 from cxrbase.data.selection import Selection
+from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.stream import StreamSampler
 from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.views import RandomViews
@@ -211,4 +212,7 @@ def test_a_run_on_shards_trains_from_its_yaml(fit, pack, tmp_path):
     summary = fit("mae", f"--data.root={pack}", "--trainer.max_steps=2", "--probe.every_n_steps=1", data="shards")
     assert summary["steps"] == 2
     assert summary["probe"] is None or set(summary["probe"]["classes"]) == {"effusion"}
+    index = ShardIndex(pack / "index.parquet")
+    assert summary["data"]["trained_on"]["images"] == int((index.splits() == "train").sum())
+    assert sum(sum(source["images"].values()) for source in summary["data"]["sources"]) == len(index)
     assert json.loads((fit.run_dir / "encoder.json").read_text())["intensity"] == "bone bright, as packed"

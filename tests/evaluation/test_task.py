@@ -135,6 +135,22 @@ def test_views_targets_and_exclusions_choose_images(tmp_path, caplog):
     assert "1 lines of out.txt name no image" in caplog.text
 
 
+def test_laterals_that_are_left_out_are_kept_apart_in_the_split_of_their_patient(tmp_path):
+    given = columns(10, split=["train"] * 6 + ["val"] * 2 + ["test"] * 2, label_a=[1.0, 0] * 5)
+    given["view_position"] = ["PA", "LATERAL", "AP", "ll", "RL", "LATERAL", "PA", "LATERAL", "PA", "oblique"]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.txt").write_text("000.png\n")
+    lists = TaskSplits(lists={"test": "mine.txt"})  # moves a patient whose lateral stays in train by its own row
+    data = load_task_data(manifest_task(tmp_path, given, views=["PA", "AP"], splits=lists))
+    assert data.column("path").tolist() == ["000.png", "002.png", "006.png", "008.png"]
+    found = dict(zip(data.laterals.column("path"), data.laterals.column("split"), strict=True))
+    # 004 and 005 are of a patient without a frontal image, of whom it is not known where they belong.
+    assert found == {"001.png": "test", "003.png": "train", "007.png": "val"}
+    assert load_task_data(manifest_task(tmp_path, given)).laterals is None
+    given["view_position"] = ["PA"] * 10
+    assert load_task_data(manifest_task(tmp_path, given, views=["PA"])).laterals is None
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9), st.floats(0, 0.4), st.floats(0, 0.4), st.booleans())
 def test_dealt_splits_keep_patients_together_and_do_not_depend_on_the_others(seed, val, test, official):

@@ -5,6 +5,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 import small_runs
 from commands import command
@@ -59,6 +60,24 @@ def test_float16_with_scaled_gradients_trains(build, make_views, name):
     assert torch.stack(losses).dtype == torch.float32
     assert all(torch.isfinite(value) for value in losses)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float16_trains_in_the_trainer_and_outlives_a_scale_that_overflows(name, image_folder):
+    # The plugin that the Trainer takes for precision 16-mixed on a GPU, on a CPU and with far too large a scale.
+    scaler, seen = torch.amp.GradScaler("cpu", init_scale=2.0**30), Losses()
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    train = {"steps": 60, "plugins": [plugin], "gradient_clip_val": 1.0, "model": {"lr": 0.064, "warmup": 0.0}}
+    end = small_runs.train(name, image_folder, callbacks=[seen], **train)
+    losses = torch.stack(seen.values)
+    assert end["steps"] == 60
+    assert 1 < scaler.get_scale() < 2.0**30
+    assert losses.dtype == torch.float32
+    assert (losses != losses.half().float()).sum() >= 38
+    assert all(torch.isfinite(value).all() for value in (losses, *end["state"].values()))
+    assert all(value.dtype != torch.float16 for value in end["state"].values())
+    if name != "dino_balanced":
+        assert losses[-8:].mean() < losses[:8].mean()
 
 
 def test_dino_starts_near_the_logarithm_of_its_prototypes(tiny_vit, make_views):

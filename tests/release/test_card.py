@@ -1,8 +1,14 @@
 """The model card tells what the run recorded, and neither paths nor patients."""
 
 import json
+import re
+import shutil
+
+import numpy as np
+import pytest
 
 from cxrbase.backbones import read_card
+from cxrbase.callbacks.image_groups import count_images
 from cxrbase.data.manifest import Manifest
 from cxrbase.release.card import model_card
 from cxrbase.release.run_facts import count_sources, read_run
@@ -20,7 +26,65 @@ def test_card_of_a_run_has_its_numbers_and_no_path(fit, tmp_path, image_folder):
     assert f"{linear['value']:.3f} [{linear['low']:.3f}, {linear['high']:.3f}]" in text
     assert "MAE" in text
     assert str(tmp_path) not in text
+    splits, sexes = manifest.column("split"), manifest.column("sex")
+    for sex in ("F", "M"):
+        inside = (splits == "train") & (sexes == sex)
+        patients = len(set(manifest.patients()[inside]))
+        assert f"| sex | {sex} | {inside.sum()} | {patients} |" in text
+    assert re.search(r"\| age in years \| 40-59 \| \d+ \| \d+ \|", text)
+    report = summary["probe"]["subgroups"]
+    assert {"sex", "view_position", "site", "age"} == set(report)
+    for group, entry in report["view_position"]["groups"].items():
+        assert f"| view | {group} | {entry['images']} | {entry['auroc']['value']:.3f} [" in text
+    for group in report["view_position"]["too_few"]:
+        assert f"| view | {group} | too few |  |" in text
     assert not any(patient in text for patient in set(manifest.column("patient_id")))
+
+
+def test_the_card_needs_no_data(fit, tmp_path):
+    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=30", "--data.phantom.image_size=32"]
+    fit("mae", *words, "--probe.resamples=20", "--trainer.max_epochs=1", data="phantom")
+    before = model_card(fit.run_dir, read_card(fit.run_dir), licence="Apache-2.0")
+    shutil.rmtree(tmp_path / "phantom")
+    assert model_card(fit.run_dir, read_card(fit.run_dir), licence="Apache-2.0") == before
+    assert "| Simulated radiographs of cxrbase |" in before
+
+
+def test_the_record_counts_what_was_trained_on_and_names_no_small_group(tmp_path):
+    count = 24
+    columns = {"path": [f"{n}.png" for n in range(count)], "patient_id": [f"p{n // 2}" for n in range(count)]}
+    columns |= {"sex": ["F", "F", "M", "M"] * 5 + [""] * 4, "age": [30.0, 30, 70, 70] * 5 + [float("nan")] * 4}
+    columns |= {"site": ["hill"] * 18 + ["the house of p9"] * 2 + ["river"] * 4, "split": ["train"] * 22 + ["test"] * 2}
+    manifest = Manifest.from_columns(columns, root=tmp_path)
+    trained = np.flatnonzero(manifest.column("split") == "train")
+    found = count_images(manifest, trained)
+    assert found["sources"] == [{"name": "", "images": {"train": 22, "test": 2}, "patients": 12}]
+    trained_on = found["trained_on"]
+    assert (trained_on["images"], trained_on["patients"]) == (22, 11)
+    assert trained_on["groups"]["sex"] == {
+        "F": {"images": 10, "patients": 5},
+        "M": {"images": 10, "patients": 5},
+        "unknown": {"images": 2, "patients": 1},
+    }
+    assert trained_on["groups"]["age"]["20-39"] == {"images": 10, "patients": 5}
+    assert trained_on["groups"]["site"] == {
+        "hill": {"images": 18, "patients": 9},
+        "other": {"images": 4, "patients": 2},
+    }
+    assert set(trained_on["groups"]) == {"sex", "age", "site"}
+    assert "house" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [1, {"sources": 3, "trained_on": []}, {"sources": [4, {"name": 1}], "trained_on": {"groups": {"sex": {"F": 1}}}}],
+)
+def test_a_record_of_images_that_is_none_is_left_out(tmp_path, encoder_folder, data):
+    probe = {"linear": {"pretrained": {}}, "subgroups": {"sex": 3, "age": {"groups": {"0-19": 1}, "gap": 2}}}
+    (tmp_path / "summary.json").write_text(json.dumps({"data": data, "probe": probe}))
+    facts = read_run(tmp_path)
+    assert (facts.sources, facts.groups) == ((), {})
+    assert "are not recorded" in model_card(tmp_path, read_card(encoder_folder), licence="Apache-2.0")
 
 
 def test_licences_come_from_the_known_sources(tmp_path):

@@ -1,9 +1,11 @@
 """Probabilities of a model folder, computed another way, with thresholds, warnings, and files that cannot be read."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,11 +17,13 @@ from cxrbase.backbones import load_encoder, read_card
 from cxrbase.cli import main
 from cxrbase.errors import ConfigError, ModelError
 from cxrbase.evaluation.classifier import Classifier
+from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.models import FeatureRange, Model, save_model
 from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
+from cxrbase.release.feature_warnings import LATERAL, UNLIKE
 from cxrbase.release.inputs import find_images
-from cxrbase.release.predict import UNLIKE, predict
+from cxrbase.release.predict import predict
 
 CLASSES, TEMPERATURES, THRESHOLDS = ["effusion", "nodule"], [1.0, 2.0], [0.4, None]
 
@@ -82,6 +86,23 @@ def test_images_unlike_those_of_training_are_warned_of(model, images, tmp_path):
     near = list(predict(model, [str(images)], device="cpu"))
     assert sum(UNLIKE in found.warnings for found in near) <= 1
     assert min(found.distance for found in far) > max(found.distance for found in near)
+
+
+def test_lateral_images_are_warned_of_by_predict_and_demo(model, images, tmp_path):
+    from cxrbase.models import load_model
+    from cxrbase.release.demo.analysis import Analysis
+
+    loaded, kinds = load_model(model), [[smooth(n) for n in range(24)], [smooth(n) // 2 for n in range(24)]]
+    with torch.no_grad():
+        frontal, dark = (loaded.features(torch.cat([view_of(grey) for grey in kind])).numpy() for kind in kinds)
+    check = LateralCheck.of(frontal, dark, frontal, dark)
+    folder = save_model(tmp_path / "model", dataclasses.replace(loaded, laterals=check))
+    Image.fromarray(kinds[1][3]).save(tmp_path / "dark.png")
+    named = [str(images / "03.png"), str(tmp_path / "dark.png")]
+    assert [LATERAL in found.warnings for found in predict(folder, named, device="cpu")] == [False, True]
+    for place, wanted in ((folder, [False, True]), (model, [False, False])):
+        analyse = Analysis(str(place))
+        assert [LATERAL in analyse(Path(name).read_bytes())["warnings"] for name in named] == wanted
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])

@@ -61,7 +61,7 @@ class Analysis:
             "map": _png(coloured),
             "explained": finding or "the features as a whole",
             "probabilities": self._probabilities(view),
-            "warnings": list(image_warnings(pixels)),
+            "warnings": [*image_warnings(pixels), *self._odd(view)],
             "neighbours": self._nearest(view),
         }
 
@@ -71,6 +71,12 @@ class Analysis:
         with torch.inference_mode():
             values = self.model.probabilities(view)[0].tolist()
         return [{"finding": name, "value": value} for name, value in zip(self.model.findings, values, strict=True)]
+
+    def _odd(self, view: torch.Tensor) -> tuple[str, ...]:
+        if self.model.warnings is None:
+            return ()
+        with torch.inference_mode():
+            return self.model.warnings(view)[0]
 
     def _nearest(self, view: torch.Tensor) -> list[dict[str, Any]]:
         if self.neighbours is None:

@@ -1,0 +1,26 @@
+"""What is odd about an image for a fine-tuned model, told from the features that the model makes of it."""
+
+from torch import Tensor
+
+from cxrbase.models import Model
+
+UNLIKE = "unlike the training images: perhaps lateral, inverted or no chest radiograph"
+LATERAL = "perhaps lateral, and this model learnt from frontal images"
+
+
+def feature_warnings(model: Model, features: Tensor) -> tuple[list[float], list[tuple[str, ...]]]:
+    """Distance to the training images, and words for what a user should look at, of each image.
+
+    Args:
+        model: Whose features they are.
+        features: (B, D), of `Model.features`.
+
+    Returns:
+        B distances, and B times any of `UNLIKE` and `LATERAL`.
+    """
+    distances = model.range.distance(features).tolist()
+    lateral = [False] * len(features) if model.laterals is None else model.laterals.flags(features).tolist()
+    # Written so that a distance that is no number counts as far.
+    odd = [((LATERAL, side), (UNLIKE, not distance <= model.range.limit))
+           for side, distance in zip(lateral, distances, strict=True)]  # fmt: skip
+    return distances, [tuple(word for word, told in pairs if told) for pairs in odd]

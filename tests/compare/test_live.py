@@ -1,0 +1,35 @@
+"""The table that is shown while cells run."""
+
+import time
+
+import pytest
+
+from cxrbase.compare.board import lay_out
+from cxrbase.compare.heartbeat import say
+from cxrbase.compare.live import Board
+
+
+def cells(board: Board, column: str) -> list[str]:
+    table = board.table()
+    (found,) = [each for each in table.columns if each.header == column]
+    return list(found.cells)
+
+
+@pytest.mark.parametrize(
+    ("took", "step", "first", "left"),
+    [(60, 100, 0, "60 s"), (60, 100, 50, "2 min"), (60, 200, 0, "0 s"), (60, 100, 100, ""), (100, 50, 40, "25 min")],
+)
+def test_time_left_counts_the_steps_of_this_run_only(plan, tmp_path, took, step, first, left):
+    places = lay_out(plan, tmp_path / "made", data="data")
+    say(places[1].folder, stage="pretraining", step=step, steps=200, loss=0.5, began=time.time() - took, first=first)
+    board = Board(places)
+    assert cells(board, "left")[1] == left
+    assert cells(board, "progress")[1] == f"{step}/200"
+    assert cells(board, "state")[:2] == ["waiting", "pretraining"]
+
+
+def test_the_best_so_far_is_named(finished):
+    places = finished({"mae": 0.7, "dino": 0.6, "simclr": 0.65, "untrained": 0.5}, but="mae 32-true seed 0")
+    board = Board(places)
+    assert str(board.table().caption).startswith("best so far: mae 32-true seed")
+    assert "waiting" in cells(board, "state")
