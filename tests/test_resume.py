@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import timm
@@ -196,6 +197,12 @@ def test_other_images_are_refused(fit, image_folder, tmp_path, capfd):
     assert "training images" in capfd.readouterr().err
 
 
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+    return bool(int(status, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("group", [pytest.param(False, marks=slow), True])
 def test_sigterm_saves_at_the_end_of_a_step_and_the_same_command_goes_on(group, image_folder, tmp_path):
     killed = tmp_path / "killed"
@@ -207,7 +214,8 @@ def test_sigterm_saves_at_the_end_of_a_step_and_the_same_command_goes_on(group, 
     )
     process = start([*again, "--trainer.max_steps=100000", "--trainer.max_epochs=-1"], group=group)
     wait_for(killed / "config.yaml", process)
-    while not list(killed.glob("events.*")):
+    while not catches(process.pid, signal.SIGTERM):
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGTERM) if group else process.send_signal(signal.SIGTERM)
