@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from _loader_cores import _EXPERIMENTS, cores
+from _loader_cores import _EXPERIMENTS, PEAK, SHARE, cores
 from _loader_goals import goals, where
 from _loader_images import write_all, write_litdata, write_mosaic, write_originals
 from _loader_peers import (
@@ -199,7 +199,8 @@ def loader(
         "Goal and measured: how many times the other's images per CPU-second":
             [row for part in found.values() for row in part.pop("goals")],
         "Images per CPU-second": [row for part in found.values() for row in part.pop("where")],
-        f"CPU cores that one H100 needs at {sides[0]} pixels": cores(by_objective),
+        f"CPU cores that one H100 needs at {sides[0]} pixels, assumed to reach {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s":
+            cores(by_objective),
     }  # fmt: skip
     measured = {"images": images, "rounds": rounds, "unit": "images per CPU-second", "tables": tables,
                 "sides": {str(side): part for side, part in found.items()}}  # fmt: skip
