@@ -195,12 +195,13 @@ def loader(
     by_objective = {
         objective: {"ours": rates["crop" if objective == "mae" else "canvas"],
                     "albumentations": rates[f"{objective}_albumentations"]} for objective in CROPS}  # fmt: skip
+    reached = f"{SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s"
+    assumed = f"CPU cores that one H100 needs at {sides[0]} pixels, assumed to reach {reached}"
     tables = {
         "Goal and measured: how many times the other's images per CPU-second":
             [row for part in found.values() for row in part.pop("goals")],
         "Images per CPU-second": [row for part in found.values() for row in part.pop("where")],
-        f"CPU cores that one H100 needs at {sides[0]} pixels, assumed to reach {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s":
-            cores(by_objective),
+        assumed: cores(by_objective),
     }  # fmt: skip
     measured = {"images": images, "rounds": rounds, "unit": "images per CPU-second", "tables": tables,
                 "sides": {str(side): part for side, part in found.items()}}  # fmt: skip
