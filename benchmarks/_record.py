@@ -152,7 +152,9 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str
     def cell(value: Any) -> str:
         if value is None:
             return ""
-        return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return str(value)
 
     cells = [columns, *([cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]

@@ -67,33 +67,37 @@ def kinds(root: Path) -> dict[str, Iterator[Grey]]:
     }
 
 
-def measure(model: Path, root: Path) -> dict[str, dict[str, int]]:
+def measure(model: Path, root: Path, elsewhere: Path | None) -> dict[str, dict[str, int]]:
     """How many images of each kind got each warning."""
     found = {}
+    if elsewhere is not None:
+        found["frontal, real, of elsewhere"] = counts([row.warnings for row in predict(model, [str(elsewhere)])])
     for kind, images in kinds(root).items():
         with tempfile.TemporaryDirectory() as folder:
             for number, image in enumerate(images):
                 Image.fromarray(image).save(Path(folder) / f"{number:04}.png")
-            said = [row.warnings for row in predict(model, [folder], device="cpu")]
-        found[kind] = {
-            "images": len(said),
-            "any": sum(bool(set(words) - {"small"}) for words in said),
-            "lateral": sum(LATERAL in words for words in said),
-            "unlike": sum(UNLIKE in words for words in said),
-            "inverted": sum("perhaps inverted" in words for words in said),
-            "no_contrast": sum("no contrast" in words for words in said),
-        }
+            found[kind] = counts([row.warnings for row in predict(model, [folder])])
     return found
+
+
+def counts(said: list[tuple[str, ...]]) -> dict[str, int]:
+    words = {"lateral": LATERAL, "unlike": UNLIKE, "inverted": "perhaps inverted", "no_contrast": "no contrast"}
+    return {
+        "images": len(said),
+        "any": sum(bool(set(found) - {"small"}) for found in said),
+        **{name: sum(word in found for found in said) for name, word in words.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=RUN", help="fine-tuned on frontals")
     parser.add_argument("--data", type=Path, default=Path("data/phantom"), help="the phantom that they learnt from")
+    parser.add_argument("--elsewhere", type=Path, help="folder of real frontal radiographs, which no model learnt from")
     parser.add_argument("--out", default="", help="JSON; default benchmarks/results/input_warnings.json")
     given = parser.parse_args()
     models = dict(word.split("=", 1) for word in given.model)
-    rows = {name: measure(Path(place), given.data) for name, place in models.items()}
+    rows = {name: measure(Path(place), given.data, given.elsewhere) for name, place in models.items()}
     cards = {name: load_model(place).card for name, place in models.items()}
     about = {
         name: {"encoder": card["encoder"].get("name"), "mode": card["mode"], "epochs": card["settings"]["epochs"],

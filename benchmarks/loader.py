@@ -1,221 +1,214 @@
 """Images per CPU-second of the stream against other loaders on the same images, alternating, with children counted.
 
-python benchmarks/loader.py --images 192 --rounds 3
+    OMP_NUM_THREADS=1 python benchmarks/loader.py
+
+For MAE the CPU decodes and makes the one crop. For SimCLR and DINO it decodes only, because the crops are made in batch
+on the device: those rates count the decoding, and what the views cost where the device is this CPU stands beside them.
+The other sides make their views on the CPU in both cases. Times are those of the processor, workers included, so that
+other programs on the machine disturb little; only two workers against one need a quiet machine, and stay undefined
+without one.
 """
 
+import os
 import resource
-import statistics
 import tempfile
+import time
+import zlib
 from collections.abc import Callable
+from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import torch
-from _record import alternate, save, spread
+import yaml
+from _loader_cores import _EXPERIMENTS, PEAK, SHARE, cores
+from _loader_goals import goals, where
+from _loader_images import write_all, write_litdata, write_mosaic, write_originals
+from _loader_peers import (
+    BATCH,
+    CROP,
+    CROPS,
+    Run,
+    albumentations_area,
+    litdata_mae,
+    mosaic_mae,
+    png16,
+    torchvision_v2,
+    webdataset_mae,
+)
+from _record import alternate, save, spread, table
 from jsonargparse import auto_cli
 
 from cxrbase.data.dataset import StreamDataset
-from cxrbase.data.manifest import Manifest
 from cxrbase.data.order import Order
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shard_store import LocalShards, ShardStore
-from cxrbase.data.shards import FORMAT_VERSION, INDEX, PACKED_FIELDS, member_name, parquet_bytes, shard_name, write_tar
+from cxrbase.data.shards import INDEX
 from cxrbase.data.stream import StreamLoader, StreamSampler
-from cxrbase.data.views import CPUCrop
 from cxrbase.views import RandomViews
 
-_BATCH = 32
-_SCALES = {"mae": [(224, (0.2, 1.0), 1)], "simclr": [(224, (0.08, 1.0), 2)],
-           "dino": [(224, (0.25, 1.0), 2), (96, (0.05, 0.25), 8)]}  # fmt: skip
+QUIET = 1.5  # load average below which wall time means something
+_FEW = 8  # images a pass where one takes tens of milliseconds
+_SOME = 64
+
+Jobs = dict[str, tuple[Run, int]]
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the children that ended."""
+    """CPU time of this process, of the children that ended, and of those that live."""
+    live = [line for child in active_children() for line in Path(f"/proc/{child.pid}/task").glob("*/schedstat")]
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in used)
-
-
-def picture(number: int, side: int) -> np.ndarray:
-    """Smooth shapes with texture: JPEG q90 of about the size of a radiograph's."""
-    rng = np.random.default_rng(number)
-    coarse = cv2.resize(
-        rng.uniform(40, 220, (9, 8)).astype(np.float32), (side, side * 5 // 4), interpolation=cv2.INTER_CUBIC
+    return sum(part.ru_utime + part.ru_stime for part in used) + sum(
+        int(line.read_text().split()[0]) / 1e9 for line in live
     )
-    fine = cv2.GaussianBlur(rng.normal(0, 18, coarse.shape).astype(np.float32), (0, 0), 1.2)
-    return np.clip(coarse + fine * 2 + rng.normal(0, 2, coarse.shape), 0, 255).astype(np.uint8)
 
 
-def make(folder: Path, count: int, side: int) -> None:
-    """The images as a pack, and as files beside it."""
-    (folder / "files" / "x").mkdir(parents=True)
-    (folder / "shards").mkdir()
-    images = [picture(number, side) for number in range(count)]
-    encoded = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes() for image in images]
-    for number, data in enumerate(encoded):
-        (folder / "files" / "x" / f"{number:06}.jpg").write_bytes(data)
-    tar, placed = write_tar([(member_name("made", row, "jpeg"), data) for row, data in enumerate(encoded)])
-    (folder / shard_name("made", 0)).write_bytes(tar)
-    table = Manifest.from_columns(
-        {"path": [f"made/{n}" for n in range(count)], "split": ["train"] * count}, root="/"
-    ).table
-    rows = [(shard_name("made", 0), m.offset, m.size, m.crc32, i.shape[1], i.shape[0], "", "")
-            for m, i in zip(placed, images, strict=True)]  # fmt: skip
-    for field, values in zip(PACKED_FIELDS, zip(*rows, strict=True), strict=True):
-        table = table.append_column(field, pa.array(values, field.type))
-    metadata = {"version": FORMAT_VERSION, "size": side, "codec": "jpeg", "intensity": "made up"}
-    (folder / INDEX).write_bytes(parquet_bytes(table, metadata))
-
-
-def ours(
-    folder: Path, objective: str, *, workers: int = 0, threads: int = 0, verify: bool = True, device: bool = False
-) -> Callable[[], None]:
-    """The stream: the one crop of MAE on the CPU, canvases otherwise; `device` also makes the views, on the CPU."""
-    store = ShardStore(ShardIndex(folder / INDEX), LocalShards(folder), verify=verify)
-    crop = CPUCrop(224, scale=(0.2, 1.0), ratio=(0.75, 4 / 3)) if objective == "mae" else None
-    size, scale, number = _SCALES[objective][0]
-    views = RandomViews(num_global=number, num_local=8 if objective == "dino" else 0, global_scale=scale)
+def ours(store: ShardStore, objective: str, *, workers: int = 0, threads: int = 0) -> Run:
+    """The stream: the one crop of MAE on the CPU, canvases otherwise; workers stay from pass to pass."""
+    sampler = StreamSampler(Order(store.rows, seed=0), batch_size=BATCH)
+    loader = StreamLoader(StreamDataset(store, crop=CROP if objective == "mae" else None), batch_size=BATCH,
+                          num_workers=workers, drop_last=True, sampler=sampler,
+                          persistent_workers=workers > 0)  # fmt: skip
+    loader.decode_threads = threads
 
     def run() -> None:
-        loader = StreamLoader(StreamDataset(store, crop=crop), batch_size=_BATCH, num_workers=workers, drop_last=True,
-                              sampler=StreamSampler(Order(store.rows, seed=0), batch_size=_BATCH))  # fmt: skip
-        loader.decode_threads = threads
-        for images, sizes, ids in loader:
-            if device:
-                views(images, sizes, ids, out=size, mean=0.5, std=0.25, seed=0, epoch=0)
+        sampler.set_epoch(sampler.epoch + 1)
+        for _ in loader:
+            pass
 
     return run
 
 
-def decode_only(folder: Path) -> Callable[[], None]:
-    """The same bytes decoded one after the other, and nothing else."""
+def device_views(store: ShardStore, objective: str) -> Run:
+    """What the device does with a batch in the experiments of an objective, on this CPU."""
+    asked = yaml.safe_load((_EXPERIMENTS / "objective" / f"{objective}.yaml").read_text())
+    views = RandomViews(**asked["data"]["views"]["init_args"], crop_on="cpu" if objective == "mae" else "device")
+    data = StreamDataset(store, crop=CROP if objective == "mae" else None)
+    images, sizes, ids = torch.utils.data.default_collate([data[row] for row in range(_FEW)])
+    return lambda: views(images, sizes, ids, out=224, mean=0.5, std=0.25, seed=0, epoch=0)
+
+
+def each(function: Callable[[bytes], Any], images: list[bytes]) -> Run:
+    def run() -> None:
+        for data in images:
+            function(data)
+
+    return run
+
+
+def our_jobs(folder: Path, images: list[bytes]) -> Jobs:
+    """The stream in its forms, and the parts of it."""
     store = ShardStore(ShardIndex(folder / INDEX), LocalShards(folder))
-    encoded = [np.frombuffer(store.encoded(row), np.uint8) for row in store.rows]
-
-    def run() -> None:
-        for data in encoded:
-            cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
-
-    return run
-
-
-class Files(torch.utils.data.Dataset):
-    """Files with a transform on the CPU."""
-
-    def __init__(self, folder: Path, read: Callable, transforms: list[Callable]) -> None:
-        self.paths, self.read, self.transforms = sorted((folder / "files" / "x").iterdir()), read, transforms
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> list:
-        image = self.read(str(self.paths[row]))
-        return [transform(image) for transform in self.transforms]
+    bare = ShardStore(ShardIndex(folder / INDEX), LocalShards(folder), verify=False)
+    arrays = [np.frombuffer(data, np.uint8) for data in images]
+    jobs: Jobs = {"decode_only": (each(lambda data: cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), arrays), len(images)),
+                  "checksum_only": (each(zlib.crc32, images), len(images))}  # fmt: skip
+    for kind, objective in (("crop", "mae"), ("canvas", "dino")):
+        for form, options in {"": {}, "_2_workers": {"workers": 2}, "_2_threads": {"threads": 2}}.items():
+            jobs[f"{kind}{form}"] = ours(store, objective, **options), len(images)
+        jobs[f"{kind}_no_checksum"] = ours(bare, objective), len(images)
+    for objective in CROPS:
+        jobs[f"{objective}_views_on_this_cpu"] = device_views(store, objective), _FEW
+    return jobs
 
 
-def through(dataset: torch.utils.data.Dataset, workers: int = 0) -> Callable[[], None]:
-    def run() -> None:
-        for _ in torch.utils.data.DataLoader(
-            dataset, batch_size=_BATCH, shuffle=True, num_workers=workers, drop_last=True
-        ):
-            pass
-
-    return run
-
-
-def albumentations_area(folder: Path, objective: str) -> Callable[[], None]:
-    """Area-averaged crops and normalisation to float32 on the CPU; blur and jitter too where the objective has them."""
-    import albumentations as A
-
-    transforms = []
-    for size, scale, count in _SCALES[objective]:
-        steps = [A.RandomResizedCrop((size, size), scale=scale, interpolation=cv2.INTER_AREA), A.HorizontalFlip()]
-        if objective != "mae":
-            steps += [A.RandomBrightnessContrast(0.4, 0.4, p=0.8), A.GaussianBlur((0, 0), (0.1, 2.0), p=0.5)]
-        chain = A.Compose([*steps, A.Normalize(0.5, 0.25, max_pixel_value=255.0), A.ToTensorV2()])
-        transforms += [lambda image, chain=chain: chain(image=image)["image"]] * count
-    return through(Files(folder, lambda path: cv2.imread(path, cv2.IMREAD_GRAYSCALE)[..., None], transforms))
+def transform_jobs(folder: Path) -> Jobs:
+    """The same images with the views of each objective made on the CPU."""
+    store = ShardStore(ShardIndex(folder / INDEX), LocalShards(folder))
+    jobs: Jobs = {}
+    for objective in CROPS:
+        jobs[f"{objective}_albumentations"] = albumentations_area(store, objective, _SOME), _SOME
+        jobs[f"{objective}_torchvision"] = torchvision_v2(folder, objective, 2 * _FEW), 2 * _FEW
+    jobs["dino_torchvision_pillow_blur"] = torchvision_v2(folder, "dino", 2 * _FEW, pillow_blur=True), 2 * _FEW
+    return jobs
 
 
-def torchvision_v2(folder: Path, objective: str) -> Callable[[], None]:
-    """The reference recipe: Pillow, then torchvision's transforms on three channels."""
-    from PIL import Image
-    from torchvision.transforms import v2
-
-    transforms = []
-    for size, scale, count in _SCALES[objective]:
-        steps = [v2.RandomResizedCrop(size, scale=scale, antialias=True, interpolation=v2.InterpolationMode.BICUBIC),
-                 v2.RandomHorizontalFlip()]  # fmt: skip
-        if objective != "mae":
-            steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8), v2.RandomGrayscale(0.2),
-                      v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5)]  # fmt: skip
-        steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
-        transforms += [v2.Compose(steps)] * count
-    return through(Files(folder, lambda path: Image.open(path).convert("RGB"), transforms))
-
-
-def webdataset_mae(folder: Path) -> Callable[[], None]:
-    import webdataset
-
-    crop = CPUCrop(224, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))
-
-    def decode(sample: dict) -> torch.Tensor:
-        image = cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), cv2.IMREAD_GRAYSCALE)
-        return torch.from_numpy(crop(image, (0, 0, hash(sample["__key__"]) & 0xFFFF)))
-
-    def run() -> None:
-        shard = str(folder / shard_name("made", 0))
-        data = webdataset.WebDataset(shard, shardshuffle=False).shuffle(64).map(decode).batched(_BATCH)
-        for _ in webdataset.WebLoader(data, batch_size=None, num_workers=0):
-            pass
-
-    return run
+def loader_jobs(folder: Path, images: list[bytes]) -> tuple[Jobs, dict[str, str]]:
+    """Other loaders with the decoder and the crop of ours, and why some do not run."""
+    count, jobs, missing = len(images), {}, {}
+    makers: dict[str, Callable[[], Run]] = {
+        f"{name}{form}": partial(make, folder, count, **options)
+        for name, make in (("webdataset", webdataset_mae), ("litdata", litdata_mae))
+        for form, options in {"": {}, "_2_workers": {"workers": 2}}.items()
+    }
+    writers = {"litdata": write_litdata, "mosaic": write_mosaic}
+    for name, make in (makers | {"mosaic": partial(mosaic_mae, folder, count)}).items():
+        try:
+            if name in writers:
+                writers[name](folder, images)
+            jobs[name] = make(), count
+            jobs[name][0]()
+        except (ImportError, RuntimeError, OSError, ValueError) as error:
+            jobs.pop(name, None)
+            missing[name] = f"{type(error).__name__}: {str(error).splitlines()[-1][:200]}"
+    missing["mosaic_2_workers"] = "its lock does not outlive a fork with the filelock that is installed"
+    return jobs, missing
 
 
-def loader(images: int = 192, side: int = 512, rounds: int = 3, out: str = "") -> None:
-    """Measures all of them.
+def wall_ratio(store: ShardStore, count: int) -> dict[str, float] | None:
+    """How many times faster two workers are than one, in wall time; None on a busy machine."""
+    if os.getloadavg()[0] > QUIET:
+        return None
+    jobs = {"one": ours(store, "mae", workers=1), "two": ours(store, "mae", workers=2)}
+    times = alternate(jobs, rounds=5, clock=time.perf_counter)
+    return spread(one / two for one, two in zip(times["one"], times["two"], strict=True))
+
+
+def measure(folder: Path, originals: list[Path], count: int, side: int, rounds: int) -> dict[str, Any]:
+    """Everything at one stored size."""
+    images = write_all(folder, originals, count, side)
+    wall = wall_ratio(ShardStore(ShardIndex(folder / INDEX), LocalShards(folder)), count)
+    others, missing = loader_jobs(folder, images)
+    jobs = our_jobs(folder, images) | transform_jobs(folder) | others
+    jobs |= {f"png16_{read}": (png16(originals[:_FEW], read), _FEW) for read in ("simpleitk", "opencv")}
+    runs = {name: run for name, (run, _) in jobs.items()}
+    seconds = alternate(runs, rounds=rounds, clock=cpu_seconds, show=lambda line: print(side, line[:120], flush=True))
+    times = {name: [value / (jobs[name][1] // BATCH * BATCH or jobs[name][1]) for value in values]
+             for name, values in seconds.items()}  # fmt: skip
+    times |= {name: [value / jobs[name][1] for value in seconds[name]] for name in ("decode_only", "checksum_only")}
+    rates = {name: spread(1 / value for value in values) for name, values in times.items()}
+    return {"bytes_of_an_image": float(np.mean([len(data) for data in images])), "rates": rates, "not_run": missing,
+            "goals": goals(side, times, wall), "where": where(side, rates)}  # fmt: skip
+
+
+def loader(
+    images: int = 192, distinct: int = 12, sides: list[int] = [512, 256], rounds: int = 5, out: str = ""  # noqa: B006
+) -> None:  # fmt: skip
+    """Measures all of them and writes JSON.
 
     Args:
-        images: Images of a pass.
-        side: Short side of the stored images in pixels.
+        images: Images of a pass, a multiple of 32; the slowest sides take fewer.
+        distinct: Images among them that differ.
+        sides: Short sides of the stored images in pixels; cores are counted for the first.
         rounds: Rounds that count.
-        out: JSON to write; "" takes benchmarks/results/loader_<side>.json.
+        out: JSON to write; "" takes benchmarks/results/loader_cpu.json.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as folder_:
-        folder = Path(folder_)
-        make(folder, images, side)
-        jobs = {"decode_only": decode_only(folder), "canvas_in_process": ours(folder, "dino"),
-                "canvas_2_threads": ours(folder, "dino", threads=2),
-                "canvas_2_workers": ours(folder, "dino", workers=2),
-                "mae_crop_no_checksum": ours(folder, "mae", verify=False), "mae_webdataset": webdataset_mae(folder),
-                "mae": ours(folder, "mae"), "dino_views_on_this_cpu": ours(folder, "dino", device=True)}  # fmt: skip
-        for objective in _SCALES:
-            jobs[f"{objective}_albumentations_area"] = albumentations_area(folder, objective)
-            jobs[f"{objective}_torchvision_v2"] = torchvision_v2(folder, objective)
-        times = alternate(jobs, rounds=rounds, warm_up=1, clock=cpu_seconds)
-    rates = {name: spread(images / value for value in values) for name, values in times.items()}
-
-    def ratio(mine: str, theirs: str) -> dict:
-        return spread(b / a for a, b in zip(times[mine], times[theirs], strict=True))
-
-    ratios = {
-        "mae over albumentations (goal 1.4)": ratio("mae", "mae_albumentations_area"),
-        "simclr over albumentations (goal 1.8)": ratio("canvas_2_threads", "simclr_albumentations_area"),
-        "dino over albumentations (goal 4)": ratio("canvas_2_threads", "dino_albumentations_area"),
-        "dino over torchvision (goal 15)": ratio("canvas_2_threads", "dino_torchvision_v2"),
-        "mae over webdataset (goal 1.2)": ratio("mae", "mae_webdataset"),
-        "threads over workers": ratio("canvas_2_threads", "canvas_2_workers"),
-        "canvas in process over decode only (goal 0.85)": ratio("canvas_in_process", "decode_only"),
-        "canvas by threads over decode only (goal 0.85)": ratio("canvas_2_threads", "decode_only"),
-        "mae over mae without checksum (goal 0.95)": ratio("mae", "mae_crop_no_checksum"),
-    }
-    found = {"side": side, "images": images, "unit": "images per CPU-second", "rates": rates, "ratios": ratios}
-    packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "webdataset", "numpy")
-    print(save(f"loader_{side}", found, packages=packages, out=out).read_text())
-    print({name: round(statistics.median([value["median"]]), 3) for name, value in ratios.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        originals = write_originals(Path(folder) / "originals", distinct)
+        found = {side: measure(Path(folder) / str(side), originals, images, side, rounds) for side in sides}
+    rates = {name: value["median"] for name, value in found[sides[0]]["rates"].items()}
+    by_objective = {
+        objective: {"ours": rates["crop" if objective == "mae" else "canvas"],
+                    "albumentations": rates[f"{objective}_albumentations"]} for objective in CROPS}  # fmt: skip
+    reached = f"{SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s"
+    assumed = f"CPU cores that one H100 needs at {sides[0]} pixels, assumed to reach {reached}"
+    tables = {
+        "Goal and measured: how many times the other's images per CPU-second":
+            [row for part in found.values() for row in part.pop("goals")],
+        "Images per CPU-second": [row for part in found.values() for row in part.pop("where")],
+        assumed: cores(by_objective),
+    }  # fmt: skip
+    measured = {"images": images, "rounds": rounds, "unit": "images per CPU-second", "tables": tables,
+                "sides": {str(side): part for side, part in found.items()}}  # fmt: skip
+    packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "pillow", "webdataset", "litdata",
+                "mosaicml-streaming", "simpleitk", "numpy")  # fmt: skip
+    path = save("loader_cpu", measured, packages=packages, out=out)
+    print(*(f"{title}\n{table(rows)}" for title, rows in tables.items()), path, sep="\n\n")
 
 
 if __name__ == "__main__":

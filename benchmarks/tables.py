@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
-_ORIGIN = ("command", "date", "machine", "versions", "headlines")
+_ORIGIN = ("command", "date", "machine", "versions", "headlines", "tables")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -40,7 +40,7 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def section(path: Path) -> str:
-    """One result as Markdown."""
+    """One result as Markdown: the tables that it brings along, then its other numbers."""
     result = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in result.get("machine", {}).items() if value is not None)
     versions = ", ".join(f"{key} {value}" for key, value in result.get("versions", {}).items())
@@ -51,11 +51,13 @@ def section(path: Path) -> str:
     if isinstance(result.get("table"), list):
         lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", table(result["table"])]
         return "\n".join([*lines, "", f"More is in `benchmarks/results/{path.name}`."])
+    tables = [f"{title}:\n\n{table(below)}\n" for title, below in result.get("tables", {}).items()]
     lines = [
         f"## {path.stem.replace('_', ' ')}",
         "",
         origin,
         "",
+        *tables,
         "| measured | value |",
         "|---|---|",
         *(f"| `{name}` | {value} |" for name, value in rows[:MOST]),

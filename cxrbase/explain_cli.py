@@ -26,7 +26,8 @@ def explain(words: list[str]) -> int:
         options.model, options.image, out=options.out, methods=options.methods, finding=options.finding
     )
     for row in done:
-        about = f" of {row['finding']}" if row["finding"] else ""
+        # Rollout is of the network as a whole, whatever the finding.
+        about = f" of {row['finding']}" if row["finding"] and row["method"] != "rollout" else ""
         said = "changes with the weights" if row["follows_weights"] else "DOES NOT CHANGE with the weights: distrust it"
         sys.stdout.write(f"{row['file']}: {row['method']}{about}; {said} (rank correlation {row['randomised']:.2f})\n")
     return 0

@@ -180,6 +180,10 @@ def _folder(path: Path) -> Path:
     for folder in (path, path / "model", path.parent):
         if (folder / CARD_FILE).is_file() and (folder != path.parent or path.name in (CARD_FILE, WEIGHTS_FILE)):
             return folder
+    if (path / "encoder.json").is_file():
+        raise ModelError(
+            f"{path} holds an encoder, which knows no finding: fit it to a task first, cxrbase fit --config"
+        )
     raise ModelError(f"no model at {path}: give a fine-tuning run or its folder model/ with {CARD_FILE}")
 
 

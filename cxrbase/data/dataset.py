@@ -1,13 +1,14 @@
 """Images by row for the training stream, with what happens to those that cannot be read."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.views import CPUCrop
@@ -15,6 +16,7 @@ from cxrbase.errors import CorruptError, DecodeError, ShardError
 from cxrbase.sizes import longest
 
 Item = tuple[Tensor, Tensor, int]
+Batch = tuple[Tensor, Tensor, Tensor]
 OnCorrupt = Literal["skip", "raise"]
 _STAND_INS = 100
 
@@ -82,6 +84,41 @@ class StreamDataset(Dataset[Item]):
         canvas = np.empty((self.side, self.side), np.uint8)
         row, height, width = self.fill(canvas, row)
         return torch.from_numpy(canvas)[None], torch.tensor([height, width]), row
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """A batch, written in its place; PyTorch's loader asks for it where there is this method."""
+        batch = self.empty(len(rows), shared=get_worker_info() is not None)
+        self.fill_slots(batch, rows, range(len(rows)))
+        return batch
+
+    def empty(self, count: int, *, pin: bool = False, shared: bool = False) -> Batch:
+        """A batch of any content: (B, 1, C, C) uint8, valid heights and widths, and rows.
+
+        Args:
+            count: Its images.
+            pin: Page-locked memory.
+            shared: Memory that other processes see, so that a worker's batch is not copied once more on its way.
+        """
+        shape = (count, 1, self.side, self.side)
+        if shared:
+            # As torch's own collation does it.
+            storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+            images = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)  # type: ignore[call-overload]
+        else:
+            images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        return images, torch.empty((count, 2), dtype=torch.int64), torch.empty(count, dtype=torch.int64)
+
+    def fill_slots(self, batch: Batch, rows: list[int], slots: Iterable[int]) -> None:
+        """Reads the images of some slots of a batch; any number of threads may do so.
+
+        Args:
+            batch: Of `empty`.
+            rows: Rows of the whole batch.
+            slots: Which of them to read.
+        """
+        images, sizes, ids = (part.numpy() for part in batch)
+        for slot in slots:
+            ids[slot], sizes[slot, 0], sizes[slot, 1] = self.fill(images[slot, 0], rows[slot])
 
     def fill(self, canvas: NDArray[np.uint8], row: int) -> tuple[int, int, int]:
         """Writes one image into a canvas; any number of threads may do so.

@@ -124,6 +124,10 @@ class StreamLoader(DataLoader[Item]):
     _images = 0
     _batches = 0
 
+    def __init__(self, dataset: StreamDataset, **options: Any) -> None:
+        # The data set makes whole batches, so there is nothing to collate.
+        super().__init__(dataset, collate_fn=_as_it_is, **options)
+
     def __iter__(self) -> Any:
         """Yields batches, counts the images of the global stream and the time it took to get them."""
         sampler = self.sampler
@@ -180,6 +184,10 @@ class StreamLoader(DataLoader[Item]):
         self.sampler.restore(state["epoch"], images=state["images"], batches=state["batches"], plan=plan)
         self.dataset.quarantine.restore(state["quarantine"])
         self._images, self._batches = state["images"], state["batches"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def tell_length(trainer: Any, loader: StreamLoader) -> None:

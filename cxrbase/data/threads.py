@@ -4,12 +4,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-from torch import Tensor
+from cxrbase.data.dataset import Batch, StreamDataset
 
-from cxrbase.data.dataset import StreamDataset
-
-Batch = tuple[Tensor, Tensor, Tensor]
 _AHEAD = 2  # batches under way; more only cost memory
 _RUN = 4  # images of a task: fewer switches between threads, and still an even load
 
@@ -50,12 +46,6 @@ def threaded_batches(
 def _begin(
     pool: ThreadPoolExecutor, dataset: StreamDataset, rows: list[int], pin: bool
 ) -> tuple[Batch, list[Future[None]]]:
-    images = torch.empty((len(rows), 1, dataset.side, dataset.side), dtype=torch.uint8, pin_memory=pin)
-    sizes, ids = torch.empty((len(rows), 2), dtype=torch.int64), torch.empty(len(rows), dtype=torch.int64)
-    places, sizes_, ids_ = images.numpy()[:, 0], sizes.numpy(), ids.numpy()
-
-    def work(start: int) -> None:
-        for slot in range(start, min(start + _RUN, len(rows))):
-            ids_[slot], sizes_[slot, 0], sizes_[slot, 1] = dataset.fill(places[slot], rows[slot])
-
-    return (images, sizes, ids), [pool.submit(work, start) for start in range(0, len(rows), _RUN)]
+    batch = dataset.empty(len(rows), pin=pin)
+    runs = [range(start, min(start + _RUN, len(rows))) for start in range(0, len(rows), _RUN)]
+    return batch, [pool.submit(dataset.fill_slots, batch, rows, slots) for slots in runs]

@@ -33,12 +33,14 @@ def explain_image(
         follows_weights, whether that is low enough.
 
     Raises:
-        ConfigError: The model has no such finding, or there is no such method.
+        ConfigError: The model has no such finding, there is no such method, or the image is a folder.
         DecodeError: The image cannot be read.
     """
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if Path(image).is_dir():
+        raise ConfigError(f"one image is explained at a time, and {image} is a folder: name a file in it")
     explained = open_explained(model)
     pixels = decode_uint8(image)
     # The network is fed as `cxrbase embed` feeds it, in reduced resolution; the overlay has the full one.

@@ -11,6 +11,7 @@ from cxrbase import __version__
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.release import export_graph, export_timm, export_transformers
 from cxrbase.release.card import model_card
+from cxrbase.release.explained import is_model
 from cxrbase.release.package import WEIGHTS, preprocessing, write_checksums, write_licence
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
@@ -39,7 +40,8 @@ def export(encoder: str, *, to: Target, out: str | Path, licence: str = "Apache-
         What was measured: `max_difference` of the features between both, `checked_with`, and for onnx `opset`.
 
     Raises:
-        ConfigError: The folder holds something, or a package that checks the result is not installed.
+        ConfigError: The folder holds something, a fine-tuned model is given, or a package that checks the result is not
+            installed.
         EncoderError: The encoder cannot be read, the format cannot hold it, or the result differs.
     """
     writers: dict[str, Callable[[Encoder, dict[str, Any], Path], dict[str, Any]]] = {
@@ -53,6 +55,8 @@ def export(encoder: str, *, to: Target, out: str | Path, licence: str = "Apache-
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder: give another --out")
+    if is_model(encoder):
+        raise ConfigError(f"{encoder} is a fine-tuned model: export the encoder that it was made from")
     network, card = load_any_encoder(encoder)
     card = _exported(card, to)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -96,6 +96,18 @@ def test_a_batch_holds_canvases_sizes_and_rows(store):
         assert (image[0, size[0] :] == 0).all()
 
 
+@pytest.mark.parametrize(("num_workers", "decode_threads"), [(0, 0), (2, 0), (0, 2)])
+@pytest.mark.parametrize("crop", [None, CPUCrop(16, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))])
+def test_a_batch_written_in_its_place_is_its_images_one_by_one(store, num_workers, decode_threads, crop):
+    stream = loader(store, num_workers=num_workers, crop=crop)
+    stream.decode_threads = decode_threads
+    for images, sizes, rows in stream:
+        singly = [stream.dataset[row] for row in rows.tolist()]
+        assert images.equal(torch.stack([image for image, _, _ in singly]))
+        assert sizes.equal(torch.stack([size for _, size, _ in singly]))
+        assert images.is_shared() == bool(num_workers)
+
+
 def standing(**position):
     return {"epoch": 1, "plan": [0, 0], "seed": 5, "n": 50, "quarantine": {"rows": [], "reasons": []}, **position}
 

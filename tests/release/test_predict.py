@@ -21,6 +21,7 @@ from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.models import FeatureRange, Model, save_model
 from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
+from cxrbase.release.export import export
 from cxrbase.release.feature_warnings import LATERAL, UNLIKE
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import predict
@@ -165,6 +166,20 @@ def test_features_of_a_model_are_those_of_its_encoder_and_serve_its_demo(model, 
     found = Analysis(str(model), features=str(tmp_path / "e.parquet"))((images / "03.png").read_bytes())
     assert found["neighbours"][0]["name"] == "03.png"
     assert [row["finding"] for row in found["probabilities"]] == CLASSES
+
+
+def test_what_is_no_model_or_no_single_image_is_one_sentence(model, encoder_folder, images, tmp_path, capsys):
+    with pytest.raises(ModelError, match="holds an encoder, which knows no finding"):
+        list(predict(encoder_folder, [str(images)]))
+    with pytest.raises(ConfigError, match="is a fine-tuned model: export the encoder"):
+        export(str(model), to="timm", out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
+        explain_image(str(model), images, out=tmp_path / "maps")
+    words = ["explain", str(images / "00.png"), "--model", str(model), "--out", str(tmp_path / "maps")]
+    assert main([*words, "--methods=[rollout,gradient]", "--finding=nodule"]) == 0
+    rollout, gradient = capsys.readouterr().out.splitlines()
+    assert "rollout;" in rollout
+    assert "gradient of nodule;" in gradient
 
 
 def test_a_model_folder_cannot_fetch_a_network(model, images, tmp_path):
