@@ -13,6 +13,11 @@ The same for four times as long, with the curve on validation patients (300 epoc
     make pretrain SSL=mae RUN_DIR=runs/long_mae ARGS="--trainer.max_epochs=300 --probe.every_n_steps=150"
     python benchmarks/gain.py --pattern "runs/long_*" --out benchmarks/results/longer_phantom.json \\
         --figure docs/longer.png
+
+and DINO for twelve times as long (--trainer.max_epochs=144 --probe.every_n_steps=400):
+
+    python benchmarks/gain.py --pattern runs/longest_dino --out benchmarks/results/longest_dino.json \\
+        --figure docs/longest_dino.png
 """
 
 import json
@@ -27,6 +32,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -93,6 +99,9 @@ def draw(objectives: dict, path: Path) -> None:
         for objective, row in objectives.items():
             axes.plot(*zip(*row["runs"][0][name]["validation"], strict=True), marker=".", label=objective)
         axes.set(title={"linear": "linear probe", "knn": "kNN"}[name], xlabel="images seen", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     panels.axes[0].set_ylabel("macro AUROC, validation patients")
     panels.axes[0].legend()
