@@ -92,6 +92,8 @@ class Pretraining(L.LightningModule):
 
     def configure_model(self) -> None:
         """Spreads the weights over the devices where the strategy asks for it."""
+        if self._trainer is None:  # `load_from_checkpoint` asks too
+            return
         strategy = self.trainer.strategy
         if isinstance(strategy, ModelParallelStrategy) and not is_sharded(self.objective):
             mesh = strategy.device_mesh["data_parallel"]

@@ -9,7 +9,6 @@ from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
-from cxrbase.errors import EncoderError
 from cxrbase.evaluation.features import extract_features
 from cxrbase.evaluation.suite import feature_store
 from cxrbase.evaluation.suite.feature_store import FeatureStore, data_hash, encoder_hash
@@ -76,6 +75,15 @@ def test_other_weights_other_input_and_other_files_are_other_features(phantom, t
     assert data_hash(manifest, images) != before
 
 
-def test_an_encoder_of_oblong_images_is_refused(phantom, tmp_path):
-    with pytest.raises(EncoderError, match="only encoders of square images"):
-        store(phantom, tmp_path, image_size=[32, 64])
+def test_an_encoder_of_oblong_images_gives_features_of_oblong_views(phantom, tmp_path):
+    shape = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    network = create_backbone("vit_tiny_patch16_224", image_size=[32, 48], options=shape).eval()
+    data = CXRDataModule(str(phantom), image_size=[32, 48], canvas_size=64, mean=0.5, std=0.25,
+                         cache_dir=str(tmp_path / "c"))  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    rows = np.array([5, 0, 3])
+    want = extract_features(network, data.eval_batches(rows, device=torch.device("cpu")), device="cpu")
+    found = store(phantom, tmp_path, network, image_size=[32, 48]).features(rows, name="x")
+    np.testing.assert_allclose(found, want, atol=1e-6)
