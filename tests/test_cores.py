@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cxrbase import cores
 from cxrbase.cores import _quota, available_cores
 
 
@@ -15,6 +16,15 @@ def test_affinity_limits():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "1"
     assert 1 <= available_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["100000 100000", "50000 100000"])
+def test_a_quota_limits_and_leaves_one(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert available_cores() == 4
+    (tmp_path / "cpu.max").write_text(text)
+    assert available_cores() == 1
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from cxrbase.data.manifest import SPLITS
 from cxrbase.data.selection import ImageTable
 from cxrbase.errors import ManifestError
-from cxrbase.evaluation.cohort import age_bands
+from cxrbase.evaluation.cohort import TEXT_GROUPS, age_bands
 
 Rows = NDArray[np.int64]
 
-TEXT_GROUPS = ("sex", "view_position", "site", "source")
 FEWEST = 5  # patients; a smaller group could point at somebody, so it is counted with the other small ones
 OTHER, UNKNOWN = "other", "unknown"
 

@@ -5,14 +5,13 @@ import logging
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.callbacks import Callback
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.callbacks.image_groups import groups_of
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ManifestError
-from cxrbase.evaluation.cohort import Cohort
+from cxrbase.evaluation.cohort import Cohort, thin
 from cxrbase.evaluation.features import extract_features
 from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
@@ -130,7 +129,7 @@ class FrozenProbe(Callback):
 
     def _by_group(self, trainer: L.Trainer, result: ProbeResult) -> dict[str, Any]:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        rows = _thin(data.labelled_rows("test"), self.limit)
+        rows = thin(data.labelled_rows("test"), self.limit)
         test = Cohort(data.labels(rows), data.patients(rows), groups_of(data.manifest, rows))
         weights = cluster_weights(test.patients, resamples=self.resamples, seed=data.seed)
         return subgroup_report(result.linear_scores, test, weights, classes=result.classes)
@@ -138,7 +137,7 @@ class FrozenProbe(Callback):
     def _labelled(
         self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str
     ) -> Labelled:
-        rows = _thin(data.labelled_rows(split), self.limit)
+        rows = thin(data.labelled_rows(split), self.limit)
         device = trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
         total = -(-len(rows) // 256)
@@ -149,7 +148,7 @@ class FrozenProbe(Callback):
 
     def _monitor(self, trainer: L.Trainer, encoder: VisionTransformer) -> None:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        rows, device = _thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
+        rows, device = thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
         batches = data.eval_batches(rows, device=device)
         features = extract_features(encoder, batches, device=device, description="")
         self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
@@ -172,8 +171,3 @@ def _encoder(pl_module: L.LightningModule) -> VisionTransformer:
     """The whole encoder; all ranks must ask for it, as weights that are spread over devices are gathered."""
     assert isinstance(pl_module, Pretraining)
     return pl_module.whole().encoder
-
-
-def _thin(rows: np.ndarray[Any, Any], limit: int) -> np.ndarray[Any, Any]:
-    """At most `limit` rows, evenly spaced, so that the choice does not depend on a random state."""
-    return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cxrbase.compare.plan import CONTROL
-from cxrbase.evaluation.metrics import interval
 from cxrbase.evaluation.significance import Difference, hierarchical_difference, holm
 
 METRIC = "auroc"
@@ -100,11 +99,8 @@ def ranking(results: Results, *, protocol: str) -> list[dict[str, Any]]:
             above = mean[order[place - 1]]
             against = difference_of(above, mean[arm])
             rank = ranked[-1]["rank"] if against["low"] <= 0 else place + 1
-        value = float(np.mean([run[0] for run in mean[arm]]))
-        low, high = interval(np.mean([run[1:] for run in mean[arm]], axis=0))
-        ranked.append(
-            {"arm": arm, "rank": rank, "value": value, "low": low, "high": high, "behind_next_above": against}
-        )
+        score = {name: value for name, value in score_of(mean[arm]).items() if name in ("value", "low", "high")}
+        ranked.append({"arm": arm, "rank": rank, **score, "behind_next_above": against})
     return ranked
 
 

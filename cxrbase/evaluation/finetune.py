@@ -20,9 +20,9 @@ from cxrbase.data.labelled import LabelledImages
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
-from cxrbase.evaluation.cohort import Cohort
+from cxrbase.evaluation.cohort import Cohort, thin
 from cxrbase.evaluation.finetune_settings import FineTune
-from cxrbase.evaluation.laterals import open_laterals, thin
+from cxrbase.evaluation.laterals import LIMIT, open_laterals
 from cxrbase.evaluation.measure import Measured, measure, plain
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.shots import fraction, k_shot
@@ -135,7 +135,7 @@ def finetune(
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
     found = measure(scored["val"][0], splits.val.labels, scored["test"][0], splits.test.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
-    shown = thin(train)
+    shown = thin(train, LIMIT)
 
     def features_of(images: ImageStore, rows: Rows) -> NDArray[np.float32]:
         return predict(classifier, centre_batches(images, rows, out=size, mean=card["mean"], std=card["std"],
@@ -145,7 +145,7 @@ def finetune(
     check = laterals.fit(
         features_of,
         # What a view is takes no label, so few labels leave all images to learn it from.
-        lambda: features if len(train) == len(rows["train"]) else features_of(store, thin(rows["train"])),
+        lambda: features if len(train) == len(rows["train"]) else features_of(store, thin(rows["train"], LIMIT)),
         scored["val"][1],
     )
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)

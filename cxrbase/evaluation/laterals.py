@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
+from cxrbase.evaluation.cohort import thin
 from cxrbase.evaluation.lateral_check import FEWEST, LateralCheck
 from cxrbase.evaluation.task_data import TaskData, is_lateral
 from cxrbase.evaluation.task_images import open_images
@@ -53,11 +54,6 @@ class Laterals:
         return LateralCheck.of(train(), lateral["train"], val, lateral["val"])
 
 
-def thin(rows: Rows, limit: int = LIMIT) -> Rows:
-    """At most `limit` rows, evenly spaced, so that the choice does not depend on a random state."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(np.int64)]
-
-
 def open_laterals(data: TaskData, **opening: Any) -> Laterals:
     """Opens them before anything is trained, as decoding may be what fails.
 
@@ -69,7 +65,7 @@ def open_laterals(data: TaskData, **opening: Any) -> Laterals:
         return _none(data, why)
     assert data.laterals is not None
     splits = data.laterals.column("split")
-    chosen = np.concatenate([thin(np.flatnonzero(splits == split)) for split in ("train", "val")])
+    chosen = np.concatenate([thin(np.flatnonzero(splits == split), LIMIT) for split in ("train", "val")])
     manifest = Manifest(data.laterals.table.take(pa.array(chosen)), data.laterals.root)
     # A damaged one makes this check smaller, which is no reason to stop.
     store = open_images(data, manifest=manifest, max_bad=1.0, **opening)

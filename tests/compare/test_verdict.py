@@ -40,6 +40,15 @@ def test_ranks_are_shared_where_the_interval_includes_zero(finished):
     assert ranked[-1]["arm"] == "untrained"
 
 
+def test_with_one_task_the_ranking_has_the_scores_and_intervals_of_the_task(finished):
+    found = results(finished(LEVELS))
+    scores = {row["arm"]: row for row in values(found) if row["protocol"] == "linear"}
+    for row in ranking(found, protocol="linear"):
+        assert {name: row[name] for name in ("value", "low", "high")} == pytest.approx(
+            {name: scores[row["arm"]][name] for name in ("value", "low", "high")}
+        )
+
+
 def test_values_are_means_over_seeds_with_intervals_of_the_samples(finished):
     found = results(finished(LEVELS))
     row = next(row for row in values(found) if row["arm"].startswith("mae") and row["protocol"] == "knn")

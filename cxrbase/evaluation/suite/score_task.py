@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import cxrbase
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.cohort import Cohort, Splits, age_bands
+from cxrbase.evaluation.cohort import TEXT_GROUPS, Cohort, Splits, age_bands
 from cxrbase.evaluation.decisions import Criterion
 from cxrbase.evaluation.measure import SPECIFICITY, Measured, bounded, measure
 from cxrbase.evaluation.metrics import cluster_weights
@@ -20,8 +20,6 @@ from cxrbase.evaluation.suite.results import Result, git_commit, row_key
 from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
-
-_GROUPS = ("sex", "view_position", "site", "source")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def splits_of(data: TaskData, readable: NDArray[np.int64]) -> tuple[Splits, dict
         readable: Rows of its manifest whose image can be read, sorted.
     """
     data.check()
-    groups = {name: data.column(name).astype(str) for name in _GROUPS} | {"age": age_bands(data.column("age"))}
+    groups = {name: data.column(name).astype(str) for name in TEXT_GROUPS} | {"age": age_bands(data.column("age"))}
     rows, parts = {}, {}
     for split in ("train", "val", "test"):
         own = rows[split] = np.intersect1d(data.rows(split), readable)
