@@ -34,11 +34,12 @@ def scores(values: Sequence[Mapping[str, Any]], arms: Sequence[str], protocol: s
     for place, task in enumerate(tasks):
         for number, arm in enumerate(arms):
             for row in (row for row in rows if row["task"] == task and row["arm"] == arm):
-                height = -place - (number + 0.5) / (len(arms) + 1)
+                height = -place - (number + 1) / (len(arms) + 1)
                 axes.plot([row["low"], row["high"]], [height, height], color=style[arm]["color"], lw=2)
                 label = arm if not place else None
                 axes.plot(row["value"], height, ls="", ms=7, label=label, **style[arm])
     axes.set_yticks([-place - 0.5 for place in range(len(tasks))], tasks)
+    axes.set_ylim(-len(tasks), 0)
     axes.axvline(0.5, color=_INK, lw=0.8, ls=":")
     axes.set_xlabel(f"macro AUROC by {protocol}, 95 % interval over seeds and patients")
     return _svg(figure, axes)
@@ -58,6 +59,7 @@ def curves(results: Sequence[Mapping[str, Any]], arms: Sequence[str], protocol: 
             axes.plot(*zip(*points, strict=True), ms=4, lw=1.2, label=None if arm in named else arm, **style[arm])
             named.add(arm)
         axes.set_xlabel(_AXES[kind])
+        axes.locator_params(axis="x", nbins=4)
         _plain(axes)
     panels[0].set_ylabel(f"macro AUROC by {protocol}, validation")
     return _svg(figure, panels[0])
@@ -128,8 +130,9 @@ def _svg(figure: "Figure", legend_of: "Axes") -> str:
     import matplotlib as mpl
 
     _plain(legend_of)
-    if legend_of.get_legend_handles_labels()[0]:
-        legend_of.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    if (named := legend_of.get_legend_handles_labels())[0]:
+        # Beside the axes, where it hides nothing.
+        figure.legend(*named, loc="outside right upper", frameon=False, labelcolor=_INK, fontsize=9)
     text = io.StringIO()
     # Text stays text, so that it can be searched, copied and read aloud.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cxrbase", "font.family": "sans-serif"}):
