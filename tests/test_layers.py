@@ -83,6 +83,7 @@ def imports_of(node):
     return found
 
 
+@cache
 def floors():
     """Patterns of each floor, from the table of docs/architecture.md."""
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -93,6 +94,7 @@ def floors():
     return found
 
 
+@cache
 def floor_of(file):
     # A name in full goes before a pattern. fnmatch lets * cross a slash, which no pattern here is meant to do.
     named = [number for number, patterns in floors().items() if file in patterns]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
 from cxrbase.data.patient import FAT, LUNG, SIDES, SOFT, Patient, Pose, draw_patient
-from cxrbase.data.phantom_projection import Ellipsoids, Floats, ellipsoid, join, tube
+from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, tube
 from cxrbase.data.skeleton import ribs, shoulders, spine
 
 __all__ = ["Chest", "Lung", "Patient", "Pose", "draw_patient", "layout", "settle"]
@@ -168,6 +169,7 @@ def _lung(patient: Patient, pose: Pose, side: int, heart: dict[str, Ellipsoids])
     return replace(lung, content=_vessels(patient, lung, side))
 
 
+@cache
 def _airway() -> Ellipsoids:
     pipe = np.array([[0, 20, 0.5], [0, 14, 0.0], [0.1, 9, -1.2], [0.3, 4.2, -2.0]])
     parts = [tube(pipe, 0.85, -0.75 * SOFT)]
@@ -195,16 +197,18 @@ def _vessels(patient: Patient, lung: Lung, side: int) -> Ellipsoids:
     ways = ways * [side, 1, 1] + rng.normal(0, 0.15, ways.shape)
     tips, radius, parts = np.repeat(lung.hilum[None], len(ways), 0), rng.uniform(0.48, 0.62), []
     parts.append(ellipsoid(lung.hilum, rng.uniform([1.0, 1.5, 1.0], [1.5, 2.4, 1.5]), 0.6 * (SOFT - LUNG), kind="soft"))
+    nodes, thick = [], []
     for length in (3.0, 2.6, 2.3, 2.1, 1.9):
         ways /= np.linalg.norm(ways, axis=1, keepdims=True)
         reach = tips + ways * length * rng.uniform(0.7, 1.2, (len(ways), 1))
         inside = lung.cavity.contains(reach, margin=0.97) & ~lung.solids.contains(reach, margin=1.0)
         bend = (tips + reach) / 2 + rng.normal(0, 0.12 * length, tips.shape)
-        nodes = np.stack([tips, bend, reach], 1)[inside]
-        parts.append(tube(nodes, radius * np.array([1.0, 0.85]), SOFT - LUNG))
+        nodes.append(np.stack([tips, bend, reach], 1)[inside])
+        thick.append(np.full((len(nodes[-1]), 1), radius))
         tips = np.repeat(reach[inside], 2, 0)
         ways = np.repeat(ways[inside], 2, 0) + rng.normal(0, 0.5, (2 * int(inside.sum()), 3))
         radius *= 0.66
+    parts.append(tube(np.concatenate(nodes), np.concatenate(thick) * [1.0, 0.85], SOFT - LUNG))
     haze = rng.uniform(-1, 1, (90, 3))
     haze = haze[(haze**2).sum(1) < 0.8]
     parts.append(

@@ -21,8 +21,8 @@ from cxrbase.data.manifest_columns import LABEL_PREFIX
 from cxrbase.data.patient import draw_patient
 from cxrbase.data.phantom_exposure import SITES, VIEWS, Exposure, draw_exposure
 from cxrbase.data.phantom_findings import FINDINGS, PREVALENCE
-from cxrbase.data.phantom_projection import Floats
 from cxrbase.data.phantom_radiograph import Radiograph, render
+from cxrbase.data.phantom_shapes import Floats
 from cxrbase.errors import ConfigError
 
 # Raised whenever the same seed gives other images, so that old folders are not taken for new ones.

@@ -8,7 +8,7 @@ import numpy as np
 
 from cxrbase.data.anatomy import Chest, Lung
 from cxrbase.data.patient import LUNG, METAL, SIDES, SOFT, Patient
-from cxrbase.data.phantom_projection import Ellipsoids, Floats, ellipsoid, join, tube
+from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, tube
 
 FINDINGS = (
     "pneumonia",

@@ -2,130 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-
-# Density profiles (1 - r^2)^n inside the unit ball; a ray that passes the centre at distance sqrt(1 - w) collects
-# Beta(n + 1, 1/2) * w^(n + 1/2). "rod" makes a chain of overlapping ellipsoids project like one smooth cylinder.
-PROFILES = {"solid": (0.0, 2.0), "rod": (-0.25, 2.39628), "soft": (2.0, 16.0 / 15.0)}
-_KINDS = tuple(PROFILES)
-# Reach of the ellipsoids of a chain in segment lengths, and what a ray across the chain collects per unit density and
-# radius.
-_OVERLAP = 1.6
-_CROSSINGS = 2.39628 * _OVERLAP * 1.74804
-
-
-@dataclass(frozen=True)
-class Ellipsoids:
-    """N ellipsoids with attenuation.
-
-    Args:
-        centre: Centres in cm, shape (N, 3); x to the patient's left, y to the head, z to the front.
-        shape: Matrices that map an offset in cm to the unit ball, shape (N, 3, 3).
-        density: Attenuation difference per cm to what is around, at the centre, shape (N,).
-        kind: Index into the density profiles, shape (N,).
-    """
-
-    centre: Floats
-    shape: Floats
-    density: Floats
-    kind: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.centre)
-
-    def __getitem__(self, index: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Ellipsoids:
-        return Ellipsoids(self.centre[index], self.shape[index], self.density[index], self.kind[index])
-
-    def contains(self, points: Floats, *, margin: float = 1.0) -> NDArray[np.bool_]:
-        """Whether points lie in any of the ellipsoids.
-
-        Args:
-            points: Positions in cm, shape (P, 3).
-            margin: Factor on the size of the ellipsoids.
-
-        Returns:
-            Shape (P,).
-        """
-        unit = np.einsum("nij,npj->npi", self.shape, points[None] - self.centre[:, None])
-        inside: NDArray[np.bool_] = ((unit**2).sum(-1) < margin**2).any(0)
-        return inside
-
-    def scaled(self, factor: Floats | float, about: Floats) -> Ellipsoids:
-        """The same ellipsoids after stretching space about a point.
-
-        Args:
-            factor: One factor, or one per axis.
-            about: The fixed point in cm, shape (3,).
-        """
-        stretch = np.broadcast_to(np.asarray(factor, float), (3,))
-        return Ellipsoids(about + (self.centre - about) * stretch, self.shape / stretch, self.density, self.kind)
-
-
-def join(parts: Iterable[Ellipsoids]) -> Ellipsoids:
-    """One set out of several."""
-    parts = list(parts)
-    if not parts:
-        return ellipsoid(np.zeros((0, 3)), np.ones((0, 3)), 0.0)
-    names = ("centre", "shape", "density", "kind")
-    return Ellipsoids(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-def ellipsoid(
-    centre: object, radii: object, density: object = 0.0, *, kind: str = "solid", tilt: float = 0.0
-) -> Ellipsoids:
-    """Ellipsoids along the axes.
-
-    Args:
-        centre: Centres in cm, (3,) or (N, 3).
-        radii: Semi-axes in cm, broadcast against the centres.
-        density: Attenuation difference per cm, a number or (N,).
-        kind: Density profile: "solid", "rod" or "soft".
-        tilt: Rotation about the z axis in degrees, from x towards y.
-    """
-    position = np.atleast_2d(np.asarray(centre, float))
-    size = np.broadcast_to(np.asarray(radii, float), position.shape)
-    cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
-    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-    mass = np.broadcast_to(np.asarray(density, float), (len(position),))
-    return Ellipsoids(position, turn / size[:, :, None], mass, np.full(len(position), _KINDS.index(kind)))
-
-
-def tube(points: Floats, radius: object, density: object, *, flat: float = 1.0) -> Ellipsoids:
-    """Tubes as chains of overlapping ellipsoids.
-
-    Args:
-        points: Nodes of T tubes in cm, shape (T, S + 1, 3) or (S + 1, 3).
-        radius: Radius in cm, broadcast against (T, S).
-        density: Attenuation difference per cm, broadcast against (T, S).
-        flat: Thickness across the height: below 1 makes a band that stands upright, like a rib.
-    """
-    nodes = points if points.ndim == 3 else points[None]
-    along = np.diff(nodes, axis=1)
-    count = along.shape[:2]
-    length = np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1e-6)
-    axis = along / length
-    side = _cross(axis, np.array([0.03, 1.0, 0.05]))
-    side /= np.maximum(np.linalg.norm(side, axis=-1, keepdims=True), 1e-6)
-    thick = np.broadcast_to(np.asarray(radius, float), count)[..., None]
-    rows = [axis / (_OVERLAP * length), side / (thick * flat), _cross(side, axis) / thick]
-    mass = np.broadcast_to(np.asarray(density, float), count) * 2.0 / _CROSSINGS
-    middle = (nodes[:, 1:] + nodes[:, :-1]) / 2
-    kind = np.full(mass.size, _KINDS.index("rod"))
-    return Ellipsoids(middle.reshape(-1, 3), np.stack(rows, -2).reshape(-1, 3, 3), mass.reshape(-1), kind)
-
-
-def _cross(first: Floats, second: Floats) -> Floats:
-    """Cross product along the last axis; numpy's own spends ten times as long on checking its arguments."""
-    (a, b, c), (d, e, f) = (np.moveaxis(vectors, -1, 0) for vectors in (first, second))
-    return np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=-1)
+from cxrbase.data.phantom_shapes import KINDS, PROFILES, Ellipsoids, Floats
 
 
 @dataclass(frozen=True)
@@ -153,6 +36,29 @@ class Geometry:
         """Matrix from (1, u, v), with u and v in -1..1 across the image, to the vector from source to pixel in cm."""
         return np.stack([self.centre - self.source, self.right, self.down], axis=1)
 
+    def part(self, box: Floats) -> tuple[Geometry, tuple[slice, slice]]:
+        """The smallest piece of the detector that holds a box, and its rows and columns in the whole.
+
+        Args:
+            box: u_low, u_high, v_low and v_high in -1..1, as `outline` gives them; what is outside is cut off.
+        """
+        spans = []
+        for low, high, size in ((*box[2:], self.height), (*box[:2], self.width)):
+            first = int(np.clip(np.floor((low + 1) * size / 2), 0, size - 1))
+            spans.append((first, int(np.clip(np.ceil((high + 1) * size / 2), first + 1, size))))
+        (top, bottom), (left, right) = spans
+        across = self.right * ((left + right) / self.width - 1)
+        along = self.down * ((top + bottom) / self.height - 1)
+        piece = Geometry(
+            source=self.source,
+            centre=self.centre + across + along,
+            right=self.right * ((right - left) / self.width),
+            down=self.down * ((bottom - top) / self.height),
+            height=bottom - top,
+            width=right - left,
+        )
+        return piece, (slice(top, bottom), slice(left, right))
+
     def grid(self) -> tuple[Floats, Floats]:
         """Coordinates of the pixel centres: u, shape (width,), and v, shape (height,)."""
         u, v = ((np.arange(n) + 0.5) * 2 / n - 1 for n in (self.width, self.height))
@@ -168,22 +74,30 @@ class Geometry:
 
 def _forms(shapes: Ellipsoids, geometry: Geometry) -> tuple[Floats, Floats, Floats]:
     """Coefficients in (1, u, v) of a ray's reach: discriminant and squared direction (N, 3, 3), and approach (N, 3)."""
-    direction = shapes.shape @ geometry.frame
-    origin = (shapes.shape @ (geometry.source - shapes.centre)[..., None])[..., 0]
-    square = np.swapaxes(direction, 1, 2) @ direction
-    approach = (origin[:, None] @ direction)[:, 0]
+    direction = (shapes.shape.reshape(-1, 3) @ geometry.frame).reshape(-1, 3, 3)
+    offset = geometry.source - shapes.centre
+    origin = (shapes.shape * offset[:, None]).sum(-1)
+    square = (direction[:, :, :, None] * direction[:, :, None]).sum(1)
+    approach = (origin[:, :, None] * direction).sum(1)
     clearance = (origin**2).sum(-1) - 1
     return approach[:, :, None] * approach[:, None] - clearance[:, None, None] * square, square, approach
 
 
 def outline(shapes: Ellipsoids, geometry: Geometry) -> Floats:
     """Box around each ellipsoid's shadow, from the dual conic: (N, 4) as u_low, u_high, v_low, v_high in -1..1."""
-    dual = np.linalg.inv(_forms(shapes, geometry)[0])
+    return _shadow(_forms(shapes, geometry)[0])
+
+
+def _shadow(reach: Floats) -> Floats:
+    """Box around the conic where a form in (1, u, v) is positive, (N, 4)."""
+    a, b, c, d, e, f = (reach[:, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+    # The adjugate, which is the inverse up to a factor that the ratios below lose again.
+    scale = d * f - e * e
     edges = []
-    for axis in (1, 2):
-        half = np.sqrt(np.maximum(dual[:, 0, axis] ** 2 - dual[:, 0, 0] * dual[:, axis, axis], 0)) / dual[:, 0, 0]
-        middle = dual[:, 0, axis] / dual[:, 0, 0]
-        edges += [middle - np.abs(half), middle + np.abs(half)]
+    for cross, own in ((c * e - b * f, a * f - c * c), (b * e - c * d, a * d - b * b)):
+        middle = cross / scale
+        half = np.abs(np.sqrt(np.maximum(cross**2 - scale * own, 0)) / scale)
+        edges += [middle - half, middle + half]
     return np.stack(edges, axis=1)
 
 
@@ -212,7 +126,7 @@ def line_integral(shapes: Ellipsoids, geometry: Geometry) -> Floats:
     """
     shapes = shapes[np.argsort(shapes.kind, kind="stable")]
     reach, square, _ = _forms(shapes, geometry)
-    box = outline(shapes, geometry)
+    box = _shadow(reach)
     owner, row = _unroll(*_spans(box[:, 2], box[:, 3], geometry.height))
     v = (row + 0.5) * 2 / geometry.height - 1
     above, below = (
@@ -228,7 +142,7 @@ def line_integral(shapes: Ellipsoids, geometry: Geometry) -> Floats:
     under = (below[0][span] * u + below[1][span]) * u + below[2][span]
     over /= under
     weight = shapes.density[owner] * np.array([scale for _, scale in PROFILES.values()])[shapes.kind[owner]]
-    value = _profile(over, np.searchsorted(shapes.kind[owner][span], np.arange(1, len(_KINDS))))
+    value = _profile(over, np.searchsorted(shapes.kind[owner][span], np.arange(1, len(KINDS))))
     value *= weight[span] / np.sqrt(under)
     total = np.bincount(row[span] * geometry.width + column, value, geometry.height * geometry.width)
     return total.reshape(geometry.height, geometry.width) * geometry.distance

@@ -10,7 +10,8 @@ from cxrbase.data.anatomy import Chest, layout, settle
 from cxrbase.data.patient import FAT, LUNG, SOFT, Patient, Pose
 from cxrbase.data.phantom_exposure import SITES, VIEWS, Exposure, draw_exposure
 from cxrbase.data.phantom_findings import add_findings
-from cxrbase.data.phantom_projection import Ellipsoids, Floats, Geometry, intervals, left_over, line_integral, outline
+from cxrbase.data.phantom_projection import Geometry, intervals, left_over, line_integral, outline
+from cxrbase.data.phantom_shapes import Ellipsoids, Floats, join
 
 __all__ = [
     "SITES",
@@ -77,24 +78,25 @@ def attenuation(chest: Chest, geometry: Geometry) -> tuple[Floats, dict[str, Box
     path = FAT * _hull(chest.skin, geometry) + (SOFT - FAT) * _hull(chest.muscle, geometry)
     regions: dict[str, Floats] = {}
     for lung in chest.lungs:
-        low, high = intervals(lung.cavity, geometry)
-        starts, ends = intervals(lung.solids, geometry)
+        # A ray that misses the cavity has nothing to gain from what is in it.
+        piece, place = geometry.part(outline(lung.cavity, geometry)[0])
+        low, high = intervals(lung.cavity, piece)
+        starts, ends = intervals(lung.solids, piece)
         aerated, inside = (low[0], high[0]), left_over(low[0], high[0], starts, ends)
         if lung.level is not None:
-            aerated = _overlap(aerated, intervals(lung.level, geometry))
+            aerated = _overlap(aerated, intervals(lung.level, piece))
             dry = left_over(*aerated, starts, ends)
-            regions["effusion"] = regions.get("effusion", 0.0) + inside - dry
+            regions.setdefault("effusion", np.zeros(path.shape))[place] += inside - dry
             inside = dry
         if lung.collapsed is not None:
             edge = lung.collapsed.scaled(0.975, lung.collapsed.centre[0])
             lung_inside, core = (
-                left_over(*_overlap(aerated, intervals(shape, geometry)), starts, ends)
-                for shape in (lung.collapsed, edge)
+                left_over(*_overlap(aerated, intervals(shape, piece)), starts, ends) for shape in (lung.collapsed, edge)
             )
-            path += 0.5 * (SOFT - LUNG) * (lung_inside - core) - LUNG * (inside - lung_inside)
-            regions["pneumothorax"] = inside - lung_inside
-        path -= (SOFT - LUNG) * inside
-    path += sum(line_integral(shapes, geometry) for shapes in (chest.details, *(lung.content for lung in chest.lungs)))
+            path[place] += 0.5 * (SOFT - LUNG) * (lung_inside - core) - LUNG * (inside - lung_inside)
+            regions.setdefault("pneumothorax", np.zeros(path.shape))[place] = inside - lung_inside
+        path[place] -= (SOFT - LUNG) * inside
+    path += line_integral(join([chest.details, *(lung.content for lung in chest.lungs)]), geometry)
     boxes = {name: _region_box(depth) for name, depth in regions.items() if depth.max() > 0.3}
     boxes |= {name: _shadow_box(outline(shapes, geometry), geometry) for name, shapes in chest.marks.items()}
     return np.maximum(path, 0), boxes

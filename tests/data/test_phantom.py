@@ -18,8 +18,9 @@ from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import FORMATS, make_phantom
 from cxrbase.data.phantom_findings import FINDINGS
-from cxrbase.data.phantom_projection import Geometry, ellipsoid, intervals, join, line_integral
+from cxrbase.data.phantom_projection import Geometry, intervals, line_integral, outline
 from cxrbase.data.phantom_radiograph import SITES, attenuation, build_chest, draw_exposure, without
+from cxrbase.data.phantom_shapes import ellipsoid, join
 from cxrbase.errors import ConfigError
 
 PATIENTS, SIZE = 150, 64
@@ -97,6 +98,19 @@ def test_projection_equals_ray_marching_on_random_ellipsoids(kind):
     low, high = intervals(shapes, view)
     np.testing.assert_allclose(high - low, inside, atol=0.01)
     np.testing.assert_allclose(line_integral(shapes, view), total, rtol=1e-2, atol=0.01 * total.max())
+
+
+@pytest.mark.parametrize("place", [[0, 0, 0], [9, -9, 2], [-7, 8, 0]])
+def test_a_piece_of_the_detector_sees_what_the_whole_sees_there(place):
+    shape, view = ellipsoid(place, [5.0, 7.0, 3.0], 1.0, tilt=20), geometry(height=33, width=29)
+    piece, rows_and_columns = view.part(outline(shape, view)[0])
+    whole, part = line_integral(shape, view), line_integral(shape, piece)
+    assert np.allclose(whole[rows_and_columns], part, rtol=1e-9, atol=1e-12)
+    elsewhere = whole.copy()
+    elsewhere[rows_and_columns] = 0
+    assert part.any()
+    assert not elsewhere.any()
+    assert part.size < whole.size
 
 
 @pytest.mark.parametrize("finding", ["pneumonia", "nodule", "effusion"])
