@@ -43,6 +43,34 @@ def test_a_case_counted_by_hand():
     assert covariance[0, 0] == pytest.approx(1 / 8)
 
 
+# Albumin, total protein, Krebs-Goplerud score and whether surgery helped, of 43 patients with ovarian cancer: the
+# example of DeLong et al. 1988, without its six patients that lack a test, as the SAS/STAT manual prints it ("Comparing
+# Receiver Operating Characteristic Curves" of PROC LOGISTIC), with the areas, errors and tests that it reports.
+OVARIAN = """
+3.0 5.8 10 0   3.2 6.3  5 1   3.9 6.8  3 1   2.8 4.8  6 0   3.2 5.8  3 1   0.9 4.0  5 0   2.5 5.7  8 0
+1.6 5.6  5 1   3.8 5.7  5 1   3.7 6.7  6 1   3.2 5.4  4 1   3.8 6.6  6 1   4.1 6.6  5 1   3.6 5.7  5 1
+4.3 7.0  4 1   3.6 6.7  4 0   2.3 4.4  6 1   4.2 7.6  4 0   4.0 6.6  6 0   3.5 5.8  6 1   3.8 6.8  7 1
+3.0 4.7  8 0   4.5 7.4  5 1   3.7 7.4  5 1   3.1 6.6  6 1   4.1 8.2  6 1   4.3 7.0  5 1   4.3 6.5  4 1
+3.2 5.1  5 1   2.6 4.7  6 1   3.3 6.8  6 0   1.7 4.0  7 0   3.7 6.1  5 1   3.3 6.3  7 1   4.2 7.7  6 1
+3.5 6.2  5 1   2.9 5.7  9 0   2.1 4.8  7 1   2.8 6.2  8 0   4.0 7.0  7 1   3.3 5.7  6 1   3.7 6.9  5 1
+3.6 6.6  5 1
+"""
+
+
+def test_the_published_example():
+    albumin, protein, score, helped = np.array(OVARIAN.split(), float).reshape(-1, 4).T
+    areas, covariance = delong_covariance([10 - score, protein, albumin], helped)
+    np.testing.assert_allclose(areas, [0.7258, 0.6478, 0.7366], atol=5e-5)
+    np.testing.assert_allclose(np.sqrt(covariance.diagonal()), [0.1028, 0.1000, 0.0927], atol=5e-5)
+    contrast = np.array([[-1, 1, 0], [-1, 0, 1]])
+    difference, spread = contrast @ areas, contrast @ covariance @ contrast.T
+    assert difference @ np.linalg.solve(spread, difference) == pytest.approx(2.5340, abs=5e-5)
+    found = delong_test(albumin, 10 - score, helped)
+    assert found.first - found.second == pytest.approx(0.0108, abs=5e-5)
+    assert math.sqrt(found.variance) == pytest.approx(0.0953, abs=5e-5)
+    assert found.p_value == pytest.approx(0.9102, abs=5e-5)
+
+
 def test_the_p_value_is_that_of_the_normal_distribution():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 300)
