@@ -17,12 +17,13 @@ from torch import Tensor
 import cxrbase
 from cxrbase.backbones import check_description
 from cxrbase.errors import EncoderError, ModelError
-from cxrbase.evaluation.classifier import Classifier
+from cxrbase.evaluation.classifier import Classifier, Features
+from cxrbase.evaluation.heads import log_odds
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
 from cxrbase.views import centre_view
 
-FORMAT = 1
+FORMAT = 2  # 1 had the range of the pooled features, which full fine-tuning makes blind
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
 
 _FIELDS = ("format", "encoder", "classes", "kind", "mode", "temperatures", "thresholds", "range", "task")
@@ -32,7 +33,7 @@ _SHRINK = 0.1  # share of the mean variance in the covariance, so that it can be
 
 @dataclass(frozen=True, eq=False)
 class FeatureRange:
-    """Where the features of the training images lie, to tell when an image is unlike them.
+    """Where the middle features of the training images lie, to tell when an image is unlike them.
 
     Args:
         mean: (D,).
@@ -103,9 +104,14 @@ class Model:
         """Calibrated probability of each class, (B, K)."""
         return self.log_odds(images).sigmoid()
 
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features, (B, D), for `range.distance` and `laterals.flags`."""
-        return self.network.head.features(self.network.tokens(images))
+    def features(self, images: Tensor) -> Features:
+        """Features of images from `view`: `middle` for `range.distance`, `pooled` for `laterals.flags`."""
+        return self.network.features(images)
+
+    def probabilities_of(self, features: Features) -> Tensor:
+        """Calibrated probability of each class, (B, K), without seeing the images again."""
+        scores = log_odds(self.network.head.linear(features.pooled), one_of=self.network.kind == "multiclass")
+        return (scores / torch.tensor(self.card["temperatures"], device=scores.device)).sigmoid()
 
     @property
     def thresholds(self) -> tuple[float | None, ...]:
@@ -196,7 +202,6 @@ def _card(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is no description of a model: it lacks {', '.join(lacking or ['everything'])}"
                          if isinstance(card, dict) else f"{path} is no description of a model")  # fmt: skip
     if card["format"] != FORMAT:
-        raise ModelError(
-            f"{path} has format {card['format']!r}, this version of cxrbase reads {FORMAT}: update cxrbase"
-        )
+        remedy = "fit it again" if card["format"] in range(1, FORMAT) else "update cxrbase"
+        raise ModelError(f"{path} has format {card['format']!r}, this version of cxrbase reads {FORMAT}: {remedy}")
     return card

@@ -90,7 +90,7 @@ def test_the_model_folder_gives_the_probabilities_of_the_result(run):
     np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
     assert model.classes == tuple(result.row["task"]["findings"])
     assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())
-    distance = model.range.distance(model.features(views))
+    distance = model.range.distance(model.features(views).middle)
     assert distance.shape == (len(manifest),)
     noise = model.range.distance(20 * torch.randn(5, 32))
     assert (noise > model.range.limit).all()

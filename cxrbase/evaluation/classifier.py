@@ -1,7 +1,7 @@
 """One classifier for linear probe, attentive probe and full fine-tuning: an encoder, a head and how they learn."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,27 @@ from cxrbase.optim import layer_decayed_groups, scaled_lr, warmup_cosine
 from cxrbase.weights_fit import Encoder
 
 _HEAD_WIDTH = 64  # of the attentive probe, as in ViTs
+
+
+class Features(NamedTuple):
+    """What an encoder makes of B images, each (B, D).
+
+    Args:
+        pooled: What the last layer of the head scores.
+        middle: Mean of the patch tokens after half of the blocks. Training for a task moves the last blocks most, until
+            they map every image to one of its answers; halfway, what is no radiograph still looks like none.
+    """
+
+    pooled: Tensor
+    middle: Tensor
+
+
+class Predicted(NamedTuple):
+    """Log-odds (N, K) in float64 and features (N, D) in float32 of N images, see `Features`."""
+
+    logits: NDArray[np.float64]
+    pooled: NDArray[np.float32]
+    middle: NDArray[np.float32]
 
 
 class Classifier(L.LightningModule):
@@ -85,6 +106,14 @@ class Classifier(L.LightningModule):
             tokens: Tensor = self.encoder.forward_features(images)
         return tokens[:, int(self.encoder.num_prefix_tokens) :]
 
+    def features(self, images: Tensor) -> Features:
+        """Features of normalised images (B, 1, H, W), without their gradients where the encoder is frozen."""
+        encoder: Any = self.encoder  # timm's return type covers every way to call it
+        half = max(len(encoder.blocks) // 2 - 1, 0)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode == "finetune"):
+            tokens, (middle,) = encoder.forward_intermediates(images, indices=[half], output_fmt="NLC")
+        return Features(self.head.features(tokens[:, int(encoder.num_prefix_tokens) :]), middle.mean(1))
+
     def forward(self, images: Tensor) -> Tensor:
         """Log-odds of each class, (B, K), of normalised images (B, 1, H, W)."""
         return log_odds(self.head(self.tokens(images)), one_of=self.kind == "multiclass")
@@ -121,21 +150,23 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def predict(classifier: Classifier, batches: Iterable[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Log-odds (N, K) and features (N, D) of batches of normalised images, in float32 and evaluation mode."""
-    was, scores, features = classifier.training, [], []
+def predict(classifier: Classifier, batches: Iterable[Tensor]) -> Predicted:
+    """Log-odds and features of batches of normalised images, in float32 and evaluation mode."""
+    width = classifier.head.linear.in_features
+    was, parts = classifier.training, [_predicted(torch.zeros(0, len(classifier.classes)), *torch.zeros(2, 0, width))]
     classifier.eval()
     device_type = next(classifier.parameters()).device.type
     with torch.inference_mode(), torch.autocast(device_type, enabled=False):
         for images in batches:
-            pooled = classifier.head.features(classifier.tokens(images))
-            logits = log_odds(classifier.head.linear(pooled), one_of=classifier.kind == "multiclass")
-            scores.append(logits.double().cpu().numpy())
-            features.append(pooled.float().cpu().numpy())
+            found = classifier.features(images)
+            logits = log_odds(classifier.head.linear(found.pooled), one_of=classifier.kind == "multiclass")
+            parts.append(_predicted(logits, *found))
     classifier.train(was)
-    width = classifier.head.linear.in_features
-    empty = np.empty((0, len(classifier.classes))), np.empty((0, width), np.float32)
-    return np.concatenate([empty[0], *scores]), np.concatenate([empty[1], *features])
+    return Predicted(*(np.concatenate(tables) for tables in zip(*parts, strict=True)))
+
+
+def _predicted(logits: Tensor, pooled: Tensor, middle: Tensor) -> Predicted:
+    return Predicted(logits.double().cpu().numpy(), pooled.float().cpu().numpy(), middle.float().cpu().numpy())
 
 
 def validation_score(logits: NDArray[np.float64], truth: NDArray[Any]) -> float:

@@ -19,7 +19,7 @@ from cxrbase.data.dataset import ImageStore
 from cxrbase.data.labelled import LabelledImages
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.classifier import Classifier, predict, validation_score
+from cxrbase.evaluation.classifier import Classifier, Predicted, predict, validation_score
 from cxrbase.evaluation.cohort import Cohort, thin
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.laterals import LIMIT, open_laterals
@@ -62,7 +62,7 @@ class BestEpoch(Callback):
         """Scores and logs."""
         data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Classifier)
-        logits, _ = predict(pl_module, data.centre_batches(data.val_rows, device=pl_module.device))
+        logits = predict(pl_module, data.centre_batches(data.val_rows, device=pl_module.device)).logits
         score = validation_score(logits, self.truth)
         pl_module.log("val/score", score, prog_bar=True)
         if score > self.score or self.epoch < 0:
@@ -130,30 +130,34 @@ def finetune(
     device = _device(settings)
     classifier.to(device)
     scored = {part: predict(classifier, module.centre_batches(rows[part], device=device)) for part in ("val", "test")}
-    for logits, _ in scored.values():
-        logits[:, ~_learnt(targets[train])] = np.nan
+    for found_of in scored.values():
+        found_of.logits[:, ~_learnt(targets[train])] = np.nan
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
-    found = measure(scored["val"][0], splits.val.labels, scored["test"][0], splits.test.labels, weights,
+    found = measure(scored["val"].logits, splits.val.labels, scored["test"].logits, splits.test.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
     shown = thin(train, LIMIT)
 
-    def features_of(images: ImageStore, rows: Rows) -> NDArray[np.float32]:
+    def shown_to(images: ImageStore, rows: Rows) -> Predicted:
         return predict(classifier, centre_batches(images, rows, out=size, mean=card["mean"], std=card["std"],
-                                                  device=device))[1]  # fmt: skip
+                                                  device=device))  # fmt: skip
 
-    features = features_of(store, shown)
+    def features_of(images: ImageStore, rows: Rows) -> NDArray[np.float32]:
+        return shown_to(images, rows).pooled
+
+    familiar = shown_to(store, shown)
+    features = familiar.pooled
     check = laterals.fit(
         features_of,
         # What a view is takes no label, so few labels leave all images to learn it from.
         lambda: features if len(train) == len(rows["train"]) else features_of(store, thin(rows["train"], LIMIT)),
-        scored["val"][1],
+        scored["val"].pooled,
     )
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
     seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet")
     parts = dict(splits.parts()) | {"train": splits.train.take(np.searchsorted(rows["train"], shown))}
-    learnt = {"train": features} | {part: table for part, (_, table) in scored.items()}
+    learnt = {"train": features} | {part: predicted.pooled for part, predicted in scored.items()}
     row = _row(data, settings, said, splits.counts(), splits.undefined(), found, best, len(train)) | {
-        "subgroups": subgroup_report(scored["test"][0], splits.test, weights, classes=data.classes),
+        "subgroups": subgroup_report(scored["test"].logits, splits.test, weights, classes=data.classes),
         "shortcut": {
             "label_from_origin": label_by_origin(splits),
             "origin_from_features": origin_from_features(learnt, parts, weights),
@@ -162,10 +166,10 @@ def finetune(
         "lateral_check": {"why_not": laterals.why} if check is None else check.to_dict(),
     }
     row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen)]
-    result = Result(row, scored["test"][0], found.probabilities, np.asarray(splits.test.labels, np.float64),
+    result = Result(row, scored["test"].logits, found.probabilities, np.asarray(splits.test.labels, np.float64),
                     splits.test.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
     write_result(result, run_dir / "results")
-    limits = FeatureRange.of(features, scored["val"][1])
+    limits = FeatureRange.of(familiar.middle, scored["val"].middle)
     made = _model_card(row, said, settings, found, canvas)
     save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
     return result

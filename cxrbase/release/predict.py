@@ -81,8 +81,9 @@ def predict_batch(model: Model, batch: Sequence[Loaded], *, device: torch.device
         canvases = torch.stack([torch.from_numpy(image.canvas)[None] for image in good]).to(device)
         with torch.inference_mode():
             view = model.view(canvases, torch.tensor([image.taken for image in good], device=device))
-            distances, odd = feature_warnings(model, model.features(view))
-            scored = iter(zip(model.probabilities(view).cpu().tolist(), distances, odd, strict=True))
+            features = model.features(view)
+            distances, odd = feature_warnings(model, features)
+            scored = iter(zip(model.probabilities_of(features).cpu().tolist(), distances, odd, strict=True))
     return [_bad(image.item, image.error) if image.error else _one(model, image, *next(scored)) for image in batch]
 
 

@@ -122,9 +122,9 @@ def fitted(store, targets, *, epochs, kind="multilabel", callbacks=(), rows=None
         enable_model_summary=False, callbacks=list(callbacks),
     )  # fmt: skip
     trainer.fit(classifier, datamodule=data)
-    logits, features = predict(classifier, data.centre_batches(rows, device=torch.device("cpu"), batch_size=5))
-    assert features.shape == (len(rows), 32)
-    return classifier, logits
+    found = predict(classifier, data.centre_batches(rows, device=torch.device("cpu"), batch_size=5))
+    assert found.pooled.shape == found.middle.shape == (len(rows), 32)
+    return classifier, found.logits
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("multilabel", "finetune"), ("multiclass", "finetune"),

@@ -52,7 +52,7 @@ def model(encoder_folder, images, tmp_path_factory):
     card = {**described, "encoder": read_card(encoder_folder), "temperatures": TEMPERATURES, "thresholds": THRESHOLDS}
     unmeasured = Model(network, card, FeatureRange(torch.zeros(32), torch.eye(32), 1.0))
     with torch.no_grad():
-        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).numpy()
+        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).middle.numpy()
     folder = tmp_path_factory.mktemp("run") / "model"
     return save_model(folder, Model(network, card, FeatureRange.of(features, features)))
 
@@ -95,7 +95,7 @@ def test_lateral_images_are_warned_of_by_predict_and_demo(model, images, tmp_pat
 
     loaded, kinds = load_model(model), [[smooth(n) for n in range(24)], [smooth(n) // 2 for n in range(24)]]
     with torch.no_grad():
-        frontal, dark = (loaded.features(torch.cat([view_of(grey) for grey in kind])).numpy() for kind in kinds)
+        frontal, dark = (loaded.features(torch.cat([view_of(grey) for grey in kind])).pooled.numpy() for kind in kinds)
     check = LateralCheck.of(frontal, dark, frontal, dark)
     folder = save_model(tmp_path / "model", dataclasses.replace(loaded, laterals=check))
     Image.fromarray(kinds[1][3]).save(tmp_path / "dark.png")
