@@ -17,6 +17,7 @@ from cxrbase.sizes import Size, height_width
 from cxrbase.weights_formats import read_checkpoint
 
 ENCODER_FILE = "encoder.safetensors"
+UNTRAINED = "untrained"  # the objective that encoder.json names for weights as they are before the first step
 
 # Arguments of timm.create_model that read or fetch other weights.
 _FOREIGN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights_only"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from cxrbase.compare.board import Place, write_json
 from cxrbase.compare.plan import Plan, code_version
-from cxrbase.compare.verdict import answer, differences, protocols_of, ranking, values
+from cxrbase.compare.verdict import answer, differences, protocols_of, ranked_tasks, ranking, values
 
 PRIMARY = "linear"
 _PACKAGES = ("cxrbase", "torch", "lightning", "timm", "lightly", "numpy")
@@ -39,6 +39,7 @@ def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> di
         "environment": environment() | {"data": data},
         "warnings": warnings(done, cells, plan),
         "ranking": ranking(done, protocol=primary),
+        "ranked_tasks": ranked_tasks(done, protocol=primary),
         "values": values(done),
         "differences": differences(done),
         "cells": cells,

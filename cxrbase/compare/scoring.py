@@ -1,5 +1,6 @@
 """Scores the encoder of a cell with the evaluation suite, and keeps what arms are compared by."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
 
     Returns:
         By task: `protocols` with value, interval and samples of the macro AUROC and the other metrics, `subgroups`,
-        `warnings`, and `features`, how much of the feature space is used.
+        `warnings`, `confounded`, whether source or site tells a label, and `features`, how much of the feature space is
+        used.
     """
     import torch
 
@@ -47,9 +49,14 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
             "subgroups": _gaps(results),
             "warnings": list(dict.fromkeys(w for r in results if "shot" not in r.row["protocol"]
                                            for w in r.row["warnings"])),
+            "confounded": any(_told_by_origin(result.row) for result in results),
             "features": _look(encoder, run, data, device),
         }  # fmt: skip
     return found
+
+
+def _told_by_origin(row: Mapping[str, Any]) -> bool:
+    return any(found["flagged"] for rows in row["shortcut"]["label_from_origin"].values() for found in rows)
 
 
 def settings_of(plan: Plan) -> Any:

@@ -49,7 +49,8 @@ def score_of(runs: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
         runs: For each seed, (R + 1,): the metric on all test patients, then on each resample of them.
     """
     found = hierarchical_difference(runs, [np.zeros_like(runs[0])])
-    return {"seeds": len(runs), "value": found.value, "low": found.low, "high": found.high,
+    # The interval is symmetric on a scale that ends at 0 and 1.
+    return {"seeds": len(runs), "value": found.value, "low": max(found.low, 0.0), "high": min(found.high, 1.0),
             "by_seed": [float(run[0]) for run in runs]}  # fmt: skip
 
 
@@ -87,9 +88,16 @@ def correct(family: Sequence[dict[str, Any]]) -> None:
         tests[number]["p_holm"] = corrected
 
 
+def ranked_tasks(results: Results, *, protocol: str) -> list[str]:
+    """Tasks that the ranking is over: without those whose label the source or site tells, unless all are of these."""
+    tasks = sorted({task for task, found in _questions(results) if found == protocol})
+    told = {task for result in results for task, found in result["tasks"].items() if found.get("confounded")}
+    return [task for task in tasks if task not in told] or tasks
+
+
 def ranking(results: Results, *, protocol: str) -> list[dict[str, Any]]:
     """Arms by their mean over tasks; an arm shares the rank of the one above where their interval includes 0."""
-    tasks = sorted({task for task, found in _questions(results) if found == protocol})
+    tasks = ranked_tasks(results, protocol=protocol)
     mean = {arm: _over_tasks(results, arm, tasks, protocol) for arm in arms_of(results)}
     order = sorted((arm for arm in mean if mean[arm]), key=lambda arm: -np.mean([run[0] for run in mean[arm]]))
     ranked: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cxrbase.backbones import UNTRAINED
 from cxrbase.compare.cost import build, flops_per_image, steps_for
 from cxrbase.compare.plan import CONTROL, Axis, code_version
 from cxrbase.errors import ConfigError
@@ -113,3 +114,7 @@ def test_dino_costs_more_than_mae(plan):
     by_objective = {cell.objective: cell for cell in plan.cells()}
     counted = {name: flops_per_image(*build(by_objective[name].settings)) for name in ("mae", "dino", "simclr")}
     assert counted["dino"] > counted["simclr"] > counted["mae"] > 0
+
+
+def test_the_control_is_called_what_its_encoder_says():
+    assert CONTROL == UNTRAINED

@@ -10,7 +10,7 @@ import pytest
 from cxrbase.compare.board import lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
-from cxrbase.compare.verdict import differences, ranking, samples, values
+from cxrbase.compare.verdict import differences, ranked_tasks, ranking, samples, values
 
 LEVELS = {"mae": 0.70, "dino": 0.70, "simclr": 0.75, "untrained": 0.60}
 
@@ -47,6 +47,26 @@ def test_with_one_task_the_ranking_has_the_scores_and_intervals_of_the_task(fini
         assert {name: row[name] for name in ("value", "low", "high")} == pytest.approx(
             {name: scores[row["arm"]][name] for name in ("value", "low", "high")}
         )
+
+
+def test_a_task_whose_label_the_source_tells_does_not_count_in_the_ranking(finished):
+    found = results(finished(LEVELS))
+    plain = ranking(found, protocol="linear")
+    for result in found:
+        lifted = {name: row | {"samples": [1 - value / 2 for value in row["samples"]]}
+                  for name, row in result["tasks"]["made"]["protocols"].items()}  # fmt: skip
+        result["tasks"]["told"] = result["tasks"]["made"] | {"protocols": lifted, "confounded": True}
+    assert ranked_tasks(found, protocol="linear") == ["made"]
+    assert ranking(found, protocol="linear") == plain
+    assert {row["task"] for row in values(found)} == {"made", "told"}
+    for result in found:
+        del result["tasks"]["made"]
+    assert ranked_tasks(found, protocol="linear") == ["told"]
+
+
+def test_the_interval_of_a_score_ends_at_one(finished):
+    rows = values(results(finished(dict.fromkeys(LEVELS, 0.995))))
+    assert all(row["low"] < row["value"] <= row["high"] == 1 for row in rows)
 
 
 def test_values_are_means_over_seeds_with_intervals_of_the_samples(finished):

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cxrbase.backbones import ENCODER_FILE, UNTRAINED, read_card
 from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_verify import near_pairs
@@ -91,10 +92,16 @@ def seen_by(place: str, test: Manifest, *, look: Look, cache: Path) -> Seen | No
     """
     if look == "off":
         return None
-    if place.startswith("timm:") and "=" not in place:
+    if (place.startswith("timm:") and "=" not in place) or _never_trained(Path(place)):
         none = np.zeros(len(test), bool)
         return Seen(none, none, 0, "untrained")
     return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=available_cores())
+
+
+def _never_trained(place: Path) -> bool:
+    """Whether an encoder's own description says that it has seen no image."""
+    folder = place if place.is_dir() else place.parent
+    return (folder / ENCODER_FILE).is_file() and read_card(folder).get("objective") == UNTRAINED
 
 
 def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:

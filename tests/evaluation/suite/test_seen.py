@@ -1,5 +1,6 @@
 """Planted copies of pretraining images in a test split: exact ones, changed ones, and why nothing can be said."""
 
+import json
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from cxrbase.data.audit_images import open_set
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
-from cxrbase.evaluation.suite.seen import seen_before, training_set
+from cxrbase.evaluation.suite.seen import seen_before, seen_by, seen_warnings, training_set
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,17 @@ def test_an_encoder_that_was_pretrained_on_the_test_split_has_seen_all_of_it(pha
     seen = seen_before(training_set(run / "encoder.safetensors"), test, cache=tmp_path / "p.parquet", threads=1)
     assert seen.exact.all()
     assert not seen.near.any()
+
+
+def test_an_encoder_before_its_first_step_has_seen_nothing(phantom, tmp_path):
+    (tmp_path / "encoder.safetensors").touch()
+    card = {"timm_name": "vit", "timm_args": {}, "image_size": 32, "mean": 0.5, "std": 0.25}
+    test = Manifest.read(phantom / "manifest.parquet").select("test")
+    for objective, known in (("untrained", 0), ("mae", None)):
+        (tmp_path / "encoder.json").write_text(json.dumps(card | {"objective": objective}))
+        seen = seen_by(str(tmp_path), test, look="exact", cache=tmp_path / "p.parquet")
+        assert seen.training_images == known
+        assert bool(seen_warnings(seen)) == (known is None)
 
 
 def test_a_folder_without_splits_is_dealt_as_the_data_module_deals_it(phantom, tmp_path):
