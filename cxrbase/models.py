@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +27,57 @@ FORMAT = 2  # 1 had the range of the pooled features, which full fine-tuning mak
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
 
 _FIELDS = ("format", "encoder", "classes", "kind", "mode", "temperatures", "thresholds", "range", "task")
+_OF_RANGE = ("mean", "scale", "precision")
 _NETWORK, _RANGE, _LATERAL = "classifier.", "range.", "lateral_check.weight"
-_SHRINK = 0.1  # share of the mean variance in the covariance, so that it can be inverted with few images
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureRange:
-    """Where the middle features of the training images lie, to tell when an image is unlike them.
+    """Where the joined features of the training images lie, to tell when an image is unlike them.
 
     Args:
-        mean: (D,).
-        precision: (D, D), inverse of the shrunk covariance.
+        mean: (F,).
+        scale: (F,), their standard deviations.
+        precision: (F, F), inverse of the covariance of what is left of them, as Ledoit and Wolf shrink it.
         limit: Distance that 99 % of the validation images keep below.
     """
 
     mean: Tensor
+    scale: Tensor
     precision: Tensor
     limit: float
 
     @classmethod
     def of(cls, train: NDArray[np.float32], val: NDArray[np.float32]) -> "FeatureRange":
-        """Measures it on features of training images (N, D), and its limit on those of validation images (V, D)."""
+        """Measures it on features of training images (N, F), and its limit on those of validation images (V, F)."""
         table = torch.from_numpy(train).double()
-        mean = table.mean(0)
-        covariance = (table - mean).T @ (table - mean) / max(len(table) - 1, 1)
-        level = covariance.diagonal().mean().clamp(min=1e-12)
-        covariance = (1 - _SHRINK) * covariance + _SHRINK * level * torch.eye(len(covariance), dtype=torch.float64)
-        found = cls(mean.float(), torch.linalg.inv(covariance).float(), 0.0)
-        return cls(found.mean, found.precision, float(np.quantile(found.distance(torch.from_numpy(val)).numpy(), 0.99)))
+        mean, scale = table.mean(0), table.std(0, correction=0)
+        # Features of one layer may be a hundred times those of another, and shrinking draws all to one variance.
+        scale = scale.clamp(min=1e-6)
+        precision = torch.linalg.inv(_ledoit_wolf((table - mean) / scale))
+        found = cls(mean.float(), scale.float(), precision.float(), 0.0)
+        return replace(found, limit=float(np.quantile(found.distance(torch.from_numpy(val)).numpy(), 0.99)))
 
     def distance(self, features: Tensor) -> Tensor:
-        """Mahalanobis distance per dimension, (B,), about 1 for images like those of training, of features (B, D)."""
-        off = features.double().cpu() - self.mean.double()
+        """Mahalanobis distance per dimension, (B,), about 1 for images like those of training, of features (B, F)."""
+        off = (features.double().cpu() - self.mean.double()) / self.scale.double()
         return (torch.einsum("bd,de,be->b", off, self.precision.double(), off).clamp(min=0) / off.shape[1]).sqrt()
+
+
+def _ledoit_wolf(centred: Tensor) -> Tensor:
+    """Covariance (F, F) of rows with mean 0, drawn to a multiple of the identity as far as their number calls for.
+
+    Ledoit and Wolf 2004, https://doi.org/10.1016/S0047-259X(03)00096-4.
+    """
+    count, width = centred.shape
+    covariance = centred.T @ centred / count
+    level = covariance.diagonal().mean()
+    off = covariance - level * torch.eye(width, dtype=covariance.dtype)
+    noise = ((centred**2).sum(1) ** 2).sum() / count**2 - (covariance**2).sum() / count
+    share = float((noise / (off**2).sum().clamp(min=1e-300)).clamp(0, 1))
+    # Nothing else could be inverted where all images are the same one.
+    level, share = level.clamp(min=1e-6), max(share, 1e-6)
+    return (1 - share) * covariance + share * level * torch.eye(width, dtype=covariance.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +123,7 @@ class Model:
         return self.log_odds(images).sigmoid()
 
     def features(self, images: Tensor) -> Features:
-        """Features of images from `view`: `middle` for `range.distance`, `pooled` for `laterals.flags`."""
+        """Features of images from `view`: `joined` for `range.distance`, `pooled` for `laterals.flags`."""
         return self.network.features(images)
 
     def probabilities_of(self, features: Features) -> Tensor:
@@ -123,7 +141,7 @@ def save_model(folder: Path, model: Model) -> Path:
     """Writes a model folder, the card last, and returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
-    state |= {_RANGE + "mean": model.range.mean, _RANGE + "precision": model.range.precision}
+    state |= {_RANGE + name: getattr(model.range, name) for name in _OF_RANGE}
     told = {}
     if model.laterals is not None:
         state[_LATERAL], told["lateral_check"] = model.laterals.weight, model.laterals.to_dict()
@@ -159,8 +177,10 @@ def load_model(path: str | Path) -> Model:
         encoder: Any = timm.create_model(card["encoder"]["timm_name"], pretrained=False, **card["encoder"]["timm_args"])
         network = Classifier(encoder, card["classes"], kind=card["kind"], mode=card["mode"])
         network.load_state_dict({k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)})
-        limits = FeatureRange(state[_RANGE + "mean"], state[_RANGE + "precision"], float(card["range"]["limit"]))
-        laterals = _laterals(card.get("lateral_check"), state, width=len(limits.mean))
+        limits = FeatureRange(
+            state[_RANGE + "mean"], state[_RANGE + "scale"], state[_RANGE + "precision"], float(card["range"]["limit"])
+        )
+        laterals = _laterals(card.get("lateral_check"), state, width=int(encoder.embed_dim))
         if not len(card["classes"]) == len(card["temperatures"]) == len(card["thresholds"]):
             raise ValueError("classes, temperatures and thresholds differ in number")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):

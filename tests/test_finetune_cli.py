@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from sklearn.covariance import ledoit_wolf
 
 from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
@@ -90,9 +91,9 @@ def test_the_model_folder_gives_the_probabilities_of_the_result(run):
     np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
     assert model.classes == tuple(result.row["task"]["findings"])
     assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())
-    distance = model.range.distance(model.features(views).middle)
+    distance = model.range.distance(model.features(views).joined)
     assert distance.shape == (len(manifest),)
-    noise = model.range.distance(20 * torch.randn(5, 32))
+    noise = model.range.distance(20 * torch.randn(5, 96))
     assert (noise > model.range.limit).all()
 
 
@@ -322,16 +323,25 @@ def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypat
     assert "needs an encoder" in last or "no labelled image in split val" in last
 
 
-def test_the_range_is_that_of_the_closed_form():
+@pytest.mark.parametrize("count", [400, 30])
+def test_the_range_is_that_of_an_independent_implementation(count):
     generator = np.random.default_rng(0)
-    train = generator.normal(size=(400, 3)).astype(np.float32) * np.float32([1, 2, 3])
+    mixed = generator.normal(size=(count, 8)) @ generator.normal(size=(8, 8)) * 10.0 ** np.arange(-4, 4)
+    train = mixed.astype(np.float32)
     found = FeatureRange.of(train, train[:100])
-    covariance = np.cov(train.T.astype(np.float64))
-    covariance = 0.9 * covariance + 0.1 * np.trace(covariance) / 3 * np.eye(3)
-    off = train[:5].astype(np.float64) - train.mean(0, dtype=np.float64)
-    wanted = np.sqrt(np.einsum("bd,de,be->b", off, np.linalg.inv(covariance), off) / 3)
-    np.testing.assert_allclose(found.distance(torch.from_numpy(train[:5])).numpy(), wanted, rtol=1e-4)
-    assert (found.distance(torch.from_numpy(train[:100])) <= found.limit).double().mean() >= 0.98
+    scale = train.std(0, dtype=np.float64)
+    reduced = (train - train.mean(0, dtype=np.float64)) / scale
+    covariance, _ = ledoit_wolf(reduced, assume_centered=True)
+    wanted = np.sqrt(np.einsum("bd,de,be->b", reduced[:5], np.linalg.inv(covariance), reduced[:5]) / 8)
+    np.testing.assert_allclose(found.distance(torch.from_numpy(train[:5])).numpy(), wanted, rtol=1e-3)
+    assert (found.distance(torch.from_numpy(train[:100])) <= found.limit).double().mean() >= 0.96
+
+
+def test_a_range_of_one_image_tells_it_from_others():
+    train = np.ones((6, 4), np.float32)
+    found = FeatureRange.of(train, train)
+    assert found.distance(torch.ones(1, 4)) <= found.limit
+    assert found.distance(torch.tensor([[1.0, 1, 1, 2]])) > found.limit
 
 
 @pytest.fixture

@@ -21,24 +21,30 @@ _HEAD_WIDTH = 64  # of the attentive probe, as in ViTs
 
 
 class Features(NamedTuple):
-    """What an encoder makes of B images, each (B, D).
+    """What a classifier makes of B images.
 
     Args:
-        pooled: What the last layer of the head scores.
-        middle: Mean of the patch tokens after half of the blocks. Training for a task moves the last blocks most, until
-            they map every image to one of its answers; halfway, what is no radiograph still looks like none.
+        pooled: What the last layer of the head scores, (B, D).
+        middle: Mean and standard deviation of the patch tokens after half of the blocks, (B, 2 D). Training for a task
+            moves the last blocks most, until they map every image to one of its answers; halfway, what is no radiograph
+            still looks like none.
     """
 
     pooled: Tensor
     middle: Tensor
 
+    @property
+    def joined(self) -> Tensor:
+        """Both, (B, 3 D)."""
+        return torch.cat([self.pooled, self.middle], dim=1)
+
 
 class Predicted(NamedTuple):
-    """Log-odds (N, K) in float64 and features (N, D) in float32 of N images, see `Features`."""
+    """Log-odds (N, K) in float64 and, in float32, pooled (N, D) and joined features (N, 3 D), see `Features`."""
 
     logits: NDArray[np.float64]
     pooled: NDArray[np.float32]
-    middle: NDArray[np.float32]
+    joined: NDArray[np.float32]
 
 
 class Classifier(L.LightningModule):
@@ -112,7 +118,9 @@ class Classifier(L.LightningModule):
         half = max(len(encoder.blocks) // 2 - 1, 0)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode == "finetune"):
             tokens, (middle,) = encoder.forward_intermediates(images, indices=[half], output_fmt="NLC")
-        return Features(self.head.features(tokens[:, int(encoder.num_prefix_tokens) :]), middle.mean(1))
+        spread = middle.std(1, correction=0)
+        pooled = self.head.features(tokens[:, int(encoder.num_prefix_tokens) :])
+        return Features(pooled, torch.cat([middle.mean(1), spread], dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-odds of each class, (B, K), of normalised images (B, 1, H, W)."""
@@ -153,20 +161,22 @@ class Classifier(L.LightningModule):
 def predict(classifier: Classifier, batches: Iterable[Tensor]) -> Predicted:
     """Log-odds and features of batches of normalised images, in float32 and evaluation mode."""
     width = classifier.head.linear.in_features
-    was, parts = classifier.training, [_predicted(torch.zeros(0, len(classifier.classes)), *torch.zeros(2, 0, width))]
+    none = Features(torch.zeros(0, width), torch.zeros(0, 2 * width))
+    was, parts = classifier.training, [_predicted(torch.zeros(0, len(classifier.classes)), none)]
     classifier.eval()
     device_type = next(classifier.parameters()).device.type
     with torch.inference_mode(), torch.autocast(device_type, enabled=False):
         for images in batches:
             found = classifier.features(images)
             logits = log_odds(classifier.head.linear(found.pooled), one_of=classifier.kind == "multiclass")
-            parts.append(_predicted(logits, *found))
+            parts.append(_predicted(logits, found))
     classifier.train(was)
     return Predicted(*(np.concatenate(tables) for tables in zip(*parts, strict=True)))
 
 
-def _predicted(logits: Tensor, pooled: Tensor, middle: Tensor) -> Predicted:
-    return Predicted(logits.double().cpu().numpy(), pooled.float().cpu().numpy(), middle.float().cpu().numpy())
+def _predicted(logits: Tensor, found: Features) -> Predicted:
+    features = (table.float().cpu().numpy() for table in (found.pooled, found.joined))
+    return Predicted(logits.double().cpu().numpy(), *features)
 
 
 def validation_score(logits: NDArray[np.float64], truth: NDArray[Any]) -> float:

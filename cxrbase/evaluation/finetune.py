@@ -169,7 +169,7 @@ def finetune(
     result = Result(row, scored["test"].logits, found.probabilities, np.asarray(splits.test.labels, np.float64),
                     splits.test.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
     write_result(result, run_dir / "results")
-    limits = FeatureRange.of(familiar.middle, scored["val"].middle)
+    limits = FeatureRange.of(familiar.joined, scored["val"].joined)
     made = _model_card(row, said, settings, found, canvas)
     save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
     return result

@@ -17,7 +17,7 @@ def feature_warnings(model: Model, features: Features) -> tuple[list[float], lis
     Returns:
         B distances, and B times any of `UNLIKE` and `LATERAL`.
     """
-    distances = model.range.distance(features.middle).tolist()
+    distances = model.range.distance(features.joined).tolist()
     lateral = [False] * len(distances) if model.laterals is None else model.laterals.flags(features.pooled).tolist()
     # Written so that a distance that is no number counts as far.
     odd = [((LATERAL, side), (UNLIKE, not distance <= model.range.limit))

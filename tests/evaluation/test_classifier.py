@@ -123,7 +123,7 @@ def fitted(store, targets, *, epochs, kind="multilabel", callbacks=(), rows=None
     )  # fmt: skip
     trainer.fit(classifier, datamodule=data)
     found = predict(classifier, data.centre_batches(rows, device=torch.device("cpu"), batch_size=5))
-    assert found.pooled.shape == found.middle.shape == (len(rows), 32)
+    assert (found.pooled.shape, found.joined.shape) == ((len(rows), 32), (len(rows), 96))
     return classifier, found.logits
 
 

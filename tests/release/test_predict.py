@@ -50,9 +50,9 @@ def model(encoder_folder, images, tmp_path_factory):
     network = Classifier(load_encoder(encoder_folder), CLASSES, mode="probe").eval()
     described = {"classes": CLASSES, "kind": "multilabel", "mode": "probe", "task": {"name": "t"}, "canvas_size": 64}
     card = {**described, "encoder": read_card(encoder_folder), "temperatures": TEMPERATURES, "thresholds": THRESHOLDS}
-    unmeasured = Model(network, card, FeatureRange(torch.zeros(32), torch.eye(32), 1.0))
+    unmeasured = Model(network, card, FeatureRange(torch.zeros(96), torch.ones(96), torch.eye(96), 1.0))
     with torch.no_grad():
-        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).middle.numpy()
+        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).joined.numpy()
     folder = tmp_path_factory.mktemp("run") / "model"
     return save_model(folder, Model(network, card, FeatureRange.of(features, features)))
 
@@ -85,7 +85,7 @@ def test_images_unlike_those_of_training_are_warned_of(model, images, tmp_path):
     far = list(predict(model, [str(tmp_path)], device="cpu"))
     assert all(UNLIKE in found.warnings for found in far)
     near = list(predict(model, [str(images)], device="cpu"))
-    assert sum(UNLIKE in found.warnings for found in near) <= 1
+    assert sum(UNLIKE in found.warnings for found in near) <= 2  # of 24, by a limit at their 99 %
     assert min(found.distance for found in far) > max(found.distance for found in near)
 
 
