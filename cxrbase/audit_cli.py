@@ -19,7 +19,7 @@ def audit(words: list[str]) -> int:
         "manifests",
         nargs="+",
         type=str,
-        help="manifests, .parquet or .csv, or folders of images with or without one; audited together",
+        help="manifests, .parquet or .csv, packs, or folders of images with or without one; audited together",
     )
     parser.add_argument("--out", type=str, required=True, help="folder for report.md, report.html, exclude.csv, ...")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """The documentation builds without a warning and without a network, its tutorials run, and its tables are fresh."""
 
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -110,6 +111,30 @@ def test_the_commands_of_a_recipe_run_on_a_folder_of_the_published_layout(title,
     found = load_task_data(read_task(rest[rest.index("--config") + 1], changes={**changes, "data.partial": True}))
     assert found.manifest.root == root
     assert len(found.manifest) > 1
+
+
+def test_the_commands_and_options_of_a_million_images_run_on_a_few(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
+    text = (DOCS / "million-images.md").read_text().replace("\\\n", " ").replace("=12", "=2")
+    text = re.sub(r"(?<=[ =])/data/", f"{tmp_path}/data/", text)
+    for name in ("nih", "padchest"):
+        MAKERS[name](tmp_path / "data" / name)
+    listed, packed, audited, fitted = (block for kind, _, block in BLOCK.findall(text) if kind == "sh")
+    run_line(listed, [])
+    # The made folders are small parts of the sets, and each holds a broken image.
+    run_line(packed, [], "--partial", "--max-bad=0.5", "--jobs=1")
+    run_line(audited, [])
+    few = ["--data.batch_size=2", "--data.max_bad=0.5", "--run_dir=runs/first"]
+    run_line(fitted, [], *few)
+    options = re.findall(r"^\| [^|]+ \| (`--data.+`) \|$", text, re.M)
+    assert len(options) == 6
+    threads, workers, *others = (shlex.split(words) for words in re.findall("`([^`]+)`", " ".join(options)))
+    assert len(others) == 5
+    run_line(fitted, [], *few, *workers, "--run_dir=runs/workers")
+    run_line(fitted, [], *few, *threads, *(word for words in others for word in words), "--run_dir=runs/options")
+    run_line(fitted, [], *few, "--trainer.max_steps=3", "--ckpt_path=runs/first")
+    assert json.loads((tmp_path / "runs" / "first" / "summary.json").read_text())["steps"] == 3
 
 
 def test_pages_build_without_a_warning_and_name_no_other_host(tmp_path):

@@ -73,9 +73,13 @@ def test_run_folder_holds_everything(fit, objective):
     assert {"attention", "patch_features"} <= figures
     assert ("reconstruction" in figures) == (objective == "mae")
     assert ("views" in figures) == (objective != "mae")
+    logged = _events(folder)
+    assert set(logged.Tags()["images"]) == figures
     for path in (folder / "figures").glob("*.png"):
         with Image.open(path) as picture:
             assert min(picture.size) > 100
+            (shown,) = logged.Images(path.stem)
+            assert (shown.width, shown.height) == picture.size
     curves = _curves(folder)
     assert {"train/loss", "train/images_per_s", "train/data_wait_fraction", "features/rankme", "features/std"} <= curves
     assert any(name.startswith("lr-") for name in curves)
@@ -105,7 +109,11 @@ def test_config_of_a_run_starts_the_same_run_again(fit, tmp_path):
     assert (again / "encoder.safetensors").read_bytes() == (first / "encoder.safetensors").read_bytes()
 
 
-def _curves(folder: Path) -> set[str]:
+def _events(folder: Path) -> EventAccumulator:
     events = EventAccumulator(str(folder))
     events.Reload()
-    return set(events.Tags()["scalars"])
+    return events
+
+
+def _curves(folder: Path) -> set[str]:
+    return set(_events(folder).Tags()["scalars"])

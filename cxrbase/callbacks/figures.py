@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
+from PIL import Image
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -57,9 +58,12 @@ class Figures(Callback):
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for name, figure in draw_figures(data, objective, self.images, pl_module.device):
             figure.savefig(folder / f"{name}.png", dpi=120)
+            # Of the file, as drawing is what takes time.
+            with Image.open(folder / f"{name}.png") as opened:
+                picture = np.asarray(opened.convert("RGB"))
             for log in trainer.loggers:
                 if isinstance(log, TensorBoardLogger):
-                    log.experiment.add_figure(name, figure, global_step=trainer.global_step)
+                    log.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 def draw_figures(

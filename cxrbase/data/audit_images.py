@@ -18,6 +18,7 @@ from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import read_table, text_of
+from cxrbase.data.shards import INDEX
 from cxrbase.errors import DecodeError, ManifestError
 
 _FIELDS: dict[str, Any] = {
@@ -50,10 +51,10 @@ class AuditSet:
 
 
 def open_set(path: str | Path) -> AuditSet:
-    """Opens a manifest, .parquet or .csv, or a folder of images, with the manifest in it; ManifestError otherwise."""
+    """Opens a manifest, .parquet or .csv, a pack, or a folder of images with the manifest in it; else ManifestError."""
     path = Path(path)
     # As the data module does, because without the manifest splits and patients are unknown.
-    path = next((path / name for name in ("manifest.parquet", "manifest.csv") if (path / name).is_file()), path)
+    path = next((path / name for name in ("manifest.parquet", "manifest.csv", INDEX) if (path / name).is_file()), path)
     if path.is_dir():
         manifest = Manifest.from_folder(path)
         return AuditSet(path.resolve().name, manifest, manifest.column("split"))
@@ -68,7 +69,7 @@ def open_set(path: str | Path) -> AuditSet:
         manifest = Manifest(table, path.parent)
     except (ManifestError, pa.ArrowException, UnicodeError) as error:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    stem = path.stem if path.stem != "manifest" else path.resolve().parent.name
+    stem = path.stem if path.name not in ("manifest.parquet", "manifest.csv", INDEX) else path.resolve().parent.name
     return AuditSet(stem, manifest, np.asarray(splits, object))
 
 
