@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from commands import command
+from cxrbase.cli import main
 from small_runs import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -115,27 +117,46 @@ def test_weights_spread_over_two_processes_are_one_process_with_the_joint_batch(
         assert_same_update(end, train(name, image_folder, batch_size=8, gradient_clip_val=clip))
 
 
-@pytest.mark.slow
-def test_two_nodes_of_torchrun_on_one_host_are_one_process(image_folder, tmp_path):
-    from cxrbase.cli import main
-
-    words = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_steps=3", "--trainer.max_epochs=9"]
-    two = command("mae", *words, "--data.batch_size=4", root=image_folder, run_dir=tmp_path / "two")
-    two += ["--trainer.num_nodes=2", "--trainer.devices=1"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1"]
+def launch_nodes(words, count):
+    """Runs `cxrbase` with words on so many nodes of this host by torchrun."""
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={count}", "--master-addr=127.0.0.1"]
     launch.append(f"--master-port={free_port()}")
     nodes = [
         subprocess.Popen(
-            [*launch, f"--node-rank={rank}", "--nproc-per-node=1", "-m", "cxrbase", *two],
+            [*launch, f"--node-rank={rank}", "--nproc-per-node=1", "-m", "cxrbase", *words],
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     errors = [node.communicate(timeout=300)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(errors)
-    one = command("mae", *words, "--data.batch_size=8", root=image_folder, run_dir=tmp_path / "one")
-    assert main(one) == 0
-    held = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("two", "one")]
-    assert held[0]["batch"] == held[1]["batch"] == {"images": 8, "accumulated": 1}
-    torch.testing.assert_close(held[0]["state_dict"], held[1]["state_dict"], rtol=1e-3, atol=1e-4)
+    assert [node.returncode for node in nodes] == [0] * count, "\n".join(errors)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_on_one_host_are_one_process_which_goes_on_where_they_stopped(image_folder, tmp_path):
+    words = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_epochs=9"]
+
+    def run(name, *more, nodes):
+        said = command("mae", *words, *more, f"--data.batch_size={8 // nodes}", root=image_folder,
+                       run_dir=tmp_path / name)  # fmt: skip
+        if nodes == 1:
+            assert main(said) == 0
+        else:
+            launch_nodes([*said, f"--trainer.num_nodes={nodes}", "--trainer.devices=1"], nodes)
+
+    def held(name):
+        return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
+
+    # The third step is within the second epoch.
+    for name, nodes in (("two", 2), ("one", 1)):
+        run(name, "--trainer.max_steps=3", nodes=nodes)
+    assert held("two")["batch"] == held("one")["batch"] == {"images": 8, "accumulated": 1}
+    torch.testing.assert_close(held("two")["state_dict"], held("one")["state_dict"], rtol=1e-3, atol=1e-4)
+    shutil.copytree(tmp_path / "one", tmp_path / "grown")
+    for name, nodes in (("two", 1), ("one", 1), ("grown", 2)):
+        run(name, "--trainer.max_steps=7", f"--ckpt_path={tmp_path / name}", nodes=nodes)
+    for name in ("two", "grown"):
+        assert held(name)["global_step"] == 7
+        assert held(name)["CXRDataModule"] == held("one")["CXRDataModule"]
+        torch.testing.assert_close(held(name)["state_dict"], held("one")["state_dict"], rtol=1e-3, atol=2e-4)
