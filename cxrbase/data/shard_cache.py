@@ -163,7 +163,11 @@ class ShardCache:
             ) from error
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                # Closing is not enough: a worker process that was forked meanwhile has the file too, and so the lock.
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def shard_bytes(index: ShardIndex) -> NDArray[np.int64]:

@@ -83,8 +83,12 @@ class Storage:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ShardError(f"another process writes to {self.url}: wait for it or give another folder") from error
-            self._drop_parts(self.local)
-            yield
+            try:
+                self._drop_parts(self.local)
+                yield
+            finally:
+                # A process that was forked meanwhile would keep the lock beyond the closing of this file.
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _drop_parts(self, root: Path) -> None:
         """What a killed process left half-written."""

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 
 import numpy as np
@@ -62,6 +63,22 @@ def test_a_small_cache_stays_within_its_limit_and_nothing_is_lost(pack, tmp_path
         assert sorted(rows) == list(range(64))
     assert not len(loader.dataset.quarantine.rows)
     data.teardown("fit")
+
+
+def test_a_process_that_is_forked_while_a_shard_is_fetched_keeps_no_lock(pack, tmp_path):
+    cache, context = cached(pack, tmp_path), multiprocessing.get_context("fork")
+    end = context.Event()
+    child = context.Process(target=end.wait)
+    with cache._locked("shards/made-000000.tar"):
+        child.start()
+    waiting = threading.Thread(target=cache.fetch, args=("shards/made-000000.tar",), daemon=True)
+    waiting.start()
+    waiting.join(timeout=20)
+    locked_out = waiting.is_alive()
+    end.set()
+    child.join()
+    assert not locked_out
+    assert (cache.folder / "shards" / "made-000000.tar").is_file()
 
 
 def test_shards_are_at_hand_before_they_are_asked_for(pack, tmp_path):
