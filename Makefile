@@ -60,7 +60,7 @@ paper: setup ## draw figures 2 to 4 of the paper: ARGS="--encoder from_scratch=r
 	$(BIN)/cxrbase paper --config experiments/paper.yaml $(ARGS)
 
 test: setup ## run the tests, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
