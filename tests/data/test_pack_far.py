@@ -9,7 +9,11 @@ from PIL import Image
 
 from cxrbase.cli import main
 from cxrbase.data import shards
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.data.shard_cache import shard_bytes
+from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.storage import Storage
+from packs import make_pack, picture
 
 OPTIONS = ["--size", "32", "--block_rows", "2"]
 
@@ -76,6 +80,30 @@ def test_object_storage_gets_the_same_files_and_a_run_goes_on_there(image_folder
     data = Storage("s3://cxr/packed").read(row["shard"], row["offset"], row["offset"] + row["size"])
     assert data[:2] == b"\xff\xd8"
     assert len(data) == row["size"]
+
+
+@pytest.mark.parametrize("way", [{"decode_threads": 2}, {"num_workers": 2}], ids=["threads", "workers"])
+def test_a_run_streams_from_object_storage_through_a_cache_that_holds_half_of_it(bucket, tmp_path, way):
+    pack = make_pack(tmp_path / "pack", split=["train"] * 64)
+    for name in content(pack):
+        bucket.upload_file(str(pack / name), "cxr", f"pack/{name}")
+    limit = 4 * (int(shard_bytes(ShardIndex(pack / "index.parquet")).max()) + 10240)
+    place = {"cache_dir": str(tmp_path / "cache"), "cache_gb": limit / 1e9}
+    data = CXRDataModule("s3://cxr/pack", image_size=32, batch_size=8, **place, **way)
+    data.prepare_data()
+    data.setup("fit")
+    loader, paths = data.train_dataloader(), data.manifest.column("path")
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        rows = []
+        for batch in loader:
+            for image, (height, width), row in zip(*batch, strict=True):
+                wanted = picture(int(paths[row].split("/")[1][:-4]))
+                np.testing.assert_array_equal(image[0, :height, :width], wanted)
+                rows.append(int(row))
+            assert data.store.place.held() <= limit
+        assert sorted(rows) == list(range(64))
+    data.teardown("fit")
 
 
 @pytest.mark.parametrize("url", ["s3://absent/packed", "s3://cxr/packed"])
