@@ -61,6 +61,8 @@ class SuggestingParser(LightningArgumentParser):
 def plain(message: str) -> str:
     """The parser's message in one line, without its list of types and Python's way to write them."""
     message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:", "", message, flags=re.DOTALL)
+    message = re.sub(r"-\s*Expected an? <class 'NoneType'>", "", message)
+    message = re.sub(r"Given value: \S*(?:Namespace|NestedArg)\(.*", "", message, flags=re.DOTALL)
     message = re.sub(r"Type collections\.abc\.Callable\[.*? expects a function or a callable class: ", "", message)
     message = re.sub(r"\. Got value: Namespace\(class_path='([\w.]+)'.*", r" (\1)", message)
     message = re.sub(r"Given value type: \S+ \S+", "", message)

@@ -135,9 +135,18 @@ def _run_quietly(command: _Command, words: list[str]) -> int:
     try:
         return _run(command, words)
     except (CXRBaseError, ValueError, OSError) as error:
-        return _complain(" ".join(str(error).split()))
+        return _complain(_in_a_sentence(str(error)))
     except KeyboardInterrupt:
         return _complain(f"stopped; {command.stopped}", code=130)
+
+
+def _in_a_sentence(message: str) -> str:
+    if "Does not validate against" in message:
+        # Of an option's class that refused its values, and of every other type that the option might have had.
+        from cxrbase.answers import plain
+
+        message = plain(message)
+    return " ".join(message.split())
 
 
 def _complain(message: str, *, code: int = 1) -> int:

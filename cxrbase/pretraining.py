@@ -68,6 +68,8 @@ class Pretraining(L.LightningModule):
         self.save_hyperparameters()
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {warmup}")
+        if lr <= 0:
+            raise ValueError(f"lr must be above 0, got {lr}")
         self.lr, self.min_lr, self.warmup, self.betas, self.seed = lr, min_lr, warmup, betas, seed
         self.weight_decay, self.weight_decay_end = weight_decay, weight_decay_end
         self.backbone_name, self.image_size = backbone, image_size

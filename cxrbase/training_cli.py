@@ -33,6 +33,8 @@ from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
 
+logger = logging.getLogger(__name__)
+
 _SHARDED = re.compile("fsdp|deepspeed", re.IGNORECASE)  # strategies that write their checkpoints themselves
 _RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
@@ -77,6 +79,10 @@ class CXRBaseCLI(LightningCLI):
         if not path or path in _NAMED_BY_PATH:
             return
         checkpoint = Path(path) / "last.ckpt" if Path(path).is_dir() else Path(path)
+        if not checkpoint.is_file() and (checkpoint.parent / "config.yaml").is_file() and Path(path).is_dir():
+            logger.warning("%s was stopped before its first checkpoint: it begins anew", path)
+            config["ckpt_path"], config["run_dir"] = None, config.get("run_dir") or path
+            return
         if not checkpoint.is_file():
             raise ConfigError(f"no checkpoint at {checkpoint}: give a run folder or its last.ckpt with --ckpt_path")
         config["ckpt_path"] = str(checkpoint)
@@ -107,6 +113,9 @@ class CXRBaseCLI(LightningCLI):
         fresh = not folder.exists()
         try:
             super()._run_subcommand(subcommand)
+        except SystemExit as end:
+            # Lightning leaves by exit(1) after Ctrl-C, which reads like a failure.
+            raise SystemExit(130 if self.trainer.interrupted else end.code) from end
         except (CXRBaseError, MisconfigurationException, ValueError, OSError):
             if fresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 drop_refused(folder)

@@ -134,6 +134,14 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
     [
         (["--data.root=/no/such/folder"], "/no/such/folder"),
         (["--data.views.num_global=1"], "2 large views"),
+        (["--data.views.num_global=0"], "num_global must be at least 1"),
+        (["--data.views.flip=2"], "flip"),
+        (["--data.pretrain_on=[trian]"], "pretrain_on must name some of train, val, test, got ['trian']"),
+        (["--data.pretrain_on=[]"], "pretrain_on must name some of train, val, test, got []"),
+        (["--data.canvas_size=-5"], "canvas_size must be at least 1, got -5"),
+        (["--probe.monitor_every=0"], "monitor_every must be at least 1, got 0"),
+        (["--probe.resamples=0"], "resamples must be at least 1, got 0"),
+        (["--model.lr=-1"], "lr must be above 0, got -1"),
         (["--data.batch_size=1"], "at least 2 images"),
         (["--data.batch_size=4000"], "data.batch_size"),
         (["--model.objective.init_args.temperature=-1"], "temperature must be above 0"),
@@ -150,6 +158,7 @@ def test_what_cannot_work_is_said_in_one_sentence(image_folder, tmp_path, capfd,
     assert code == 1
     assert line.startswith("cxrbase: error: ")
     assert part in line
+    assert not re.search("Namespace|NoneType|Union", line)
     # A run that never took a step leaves no folder behind.
     assert (tmp_path / "run").exists() == ("--model.lr=1e30" in words)
 

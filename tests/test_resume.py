@@ -53,6 +53,15 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
+def wait_for_steps(run, process):
+    """Until the run has logged something, which it does after a step."""
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 1000 for path in run.glob("events.*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def assert_same(first, second, path=""):
     """Bit by bit."""
     if isinstance(second, torch.Tensor):
@@ -155,9 +164,24 @@ def test_interrupt_leaves_a_run_that_can_go_on(image_folder, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert "Traceback" not in error
     assert "--ckpt_path" in error
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(image_folder, tmp_path, capfd):
+    run = tmp_path / "run"
+    words = command("mae", "--checkpoint.every_n_train_steps=100000", root=image_folder, run_dir=run)
+    process = start([*words, "--trainer.max_steps=100000", "--trainer.max_epochs=-1", "--trainer.log_every_n_steps=1"])
+    wait_for_steps(run, process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"before the first checkpoint; go on with --ckpt_path={run}" in error
+    assert not (run / "last.ckpt").exists()
+    assert main([*words, f"--ckpt_path={run}"]) == 0
+    assert "it begins anew" in capfd.readouterr().err
+    assert (run / "summary.json").is_file()
 
 
 def test_finished_run_is_left_as_it_is(fit, image_folder, capfd):

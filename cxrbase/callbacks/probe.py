@@ -44,6 +44,10 @@ class FrozenProbe(Callback):
         resamples: int = 1000,
         enabled: bool = True,
     ) -> None:
+        least = {"every_n_steps": 0, "monitor_every": 1, "monitor_images": 2, "limit": 1, "resamples": 1}
+        for name, value in zip(least, (every_n_steps, monitor_every, monitor_images, limit, resamples), strict=True):
+            if value < least[name]:
+                raise ValueError(f"{name} must be at least {least[name]}, got {value}")
         self.every_n_steps, self.monitor_every, self.monitor_images = every_n_steps, monitor_every, monitor_images
         self.limit, self.resamples, self.enabled = limit, resamples, enabled
         self.untrained: ProbeResult | None = None

@@ -62,8 +62,9 @@ class RunRecord(Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Says how to go on after an interrupt."""
         folder = Path(trainer.default_root_dir)
-        if isinstance(exception, KeyboardInterrupt) and (folder / "last.ckpt").is_file():
-            logger.warning("stopped at step %d; go on with --ckpt_path=%s", trainer.global_step, folder)
+        if isinstance(exception, KeyboardInterrupt):
+            kept = "" if (folder / "last.ckpt").is_file() else ", before the first checkpoint"
+            logger.warning("stopped at step %d%s; go on with --ckpt_path=%s", trainer.global_step, kept, folder)
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

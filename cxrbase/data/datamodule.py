@@ -18,7 +18,7 @@ from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
 from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
 from cxrbase.data.look_ahead import LookAhead
-from cxrbase.data.manifest import Target
+from cxrbase.data.manifest import SPLITS, Target
 from cxrbase.data.order import Order
 from cxrbase.data.selection import ImageTable, Selection
 from cxrbase.data.shard_cache import ShardCache
@@ -97,6 +97,10 @@ class CXRDataModule(L.LightningDataModule):
         for name, value in (("num_workers", num_workers), ("decode_threads", decode_threads)):
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
+        if not pretrain_on or not set(pretrain_on) <= set(SPLITS):
+            raise ValueError(f"pretrain_on must name some of {', '.join(SPLITS)}, got {list(pretrain_on)}")
+        if canvas_size is not None and canvas_size < 1:
+            raise ValueError(f"canvas_size must be at least 1, got {canvas_size}")
         if num_workers and decode_threads:
             raise ConfigError("data.num_workers and data.decode_threads exclude each other: set one of them to 0")
         self.root, self.manifest_path, self.phantom = root, manifest, phantom
