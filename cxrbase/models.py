@@ -208,7 +208,8 @@ def _folder(path: Path) -> Path:
             return folder
     if (path / "encoder.json").is_file():
         raise ModelError(
-            f"{path} holds an encoder, which knows no finding: fit it to a task first, cxrbase fit --config"
+            f"{path} holds an encoder, which knows no finding: fit it to a task first, "
+            f"cxrbase fit --config experiments/task/<task>.yaml --encoder {path}"
         )
     raise ModelError(f"no model at {path}: give a fine-tuning run or its folder model/ with {CARD_FILE}")
 

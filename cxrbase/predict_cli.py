@@ -24,7 +24,9 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--threads", type=PositiveInt, default=available_cores(), help="threads that decode")
     options = parser.parse_args(words)
     out = Path(options.out)
-    if out.suffix not in (".csv", ".json") or out.exists():
+    if out.exists():
+        parser.error(f"{out} exists already: give another --out, or remove it")
+    if out.suffix not in (".csv", ".json"):
         parser.error(f"--out must be a new file that ends in .csv or .json, got {out}")
 
     from cxrbase.models import load_model

@@ -227,9 +227,10 @@ def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
 
 
 def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
-    for error in bad[:10]:
-        logger.warning("left out: %s", error)
     if len(bad) > max_bad * total:
         raise ManifestError(
-            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}"
+            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; remove "
+            f"them, or allow for them by a max_bad of {len(bad) / total:.2g}"
         )
+    for error in bad[:10]:
+        logger.warning("left out: %s", error)

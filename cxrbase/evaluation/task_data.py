@@ -201,10 +201,17 @@ def _packed_manifest(task: Task) -> Manifest:
 def _viewed(task: Task, manifest: Manifest) -> Manifest:
     if not task.views:
         return manifest
-    kept = np.isin(manifest.column("view_position"), task.views)
-    _say(task, f"are of another view than {' or '.join(task.views)}", int((~kept).sum()))
+    views, wanted = manifest.column("view_position"), " or ".join(task.views)
+    kept = np.isin(views, task.views)
+    if not (views != "").any():
+        raise ManifestError(
+            f"task {task.name} keeps the views {wanted}, and no image says its view: fill the column view_position of "
+            "the manifest, or leave `views` out of the task"
+        )
+    _say(task, f"are of another view than {wanted}", int((~kept & (views != "")).sum()))
+    _say(task, f"do not say whether they are {wanted}", int((views == "").sum()))
     if not kept.any():
-        raise ManifestError(f"task {task.name} has no image with view_position {' or '.join(task.views)}")
+        raise ManifestError(f"task {task.name} has no image with view_position {wanted}")
     return Manifest(manifest.table.filter(pa.array(kept)), manifest.root)
 
 

@@ -75,7 +75,9 @@ def embed(
         ManifestError: There are no such images.
     """
     out = Path(out)
-    if out.suffix != ".parquet" or out.exists():
+    if out.exists():
+        raise ConfigError(f"{out} exists already: give another --out, or remove it")
+    if out.suffix != ".parquet":
         raise ConfigError(f"--out must be a new file that ends in .parquet, got {out}")
     if batch_size < 1 or part < 1:
         raise ValueError(f"batch_size and part must be at least 1, got {batch_size} and {part}")

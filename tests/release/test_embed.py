@@ -120,10 +120,10 @@ def test_parts_of_another_job_are_refused(encoder_folder, image_folder, tmp_path
         embed(str(encoder_folder), [str(image_folder)], out=tmp_path / "e.parquet")
 
 
-@pytest.mark.parametrize("name", ["taken.parquet", "emb.csv"])
-def test_out_must_be_new_and_parquet(name, encoder_folder, image_folder, tmp_path):
+@pytest.mark.parametrize(("name", "said"), [("taken.parquet", "exists already"), ("emb.csv", "ends in .parquet")])
+def test_out_must_be_new_and_parquet(name, said, encoder_folder, image_folder, tmp_path):
     (tmp_path / "taken.parquet").write_text("mine")
-    with pytest.raises(ConfigError, match="must be a new file"):
+    with pytest.raises(ConfigError, match=said):
         embed(str(encoder_folder), [str(image_folder)], out=tmp_path / name)
     assert (tmp_path / "taken.parquet").read_text() == "mine"
 
