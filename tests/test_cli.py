@@ -176,6 +176,7 @@ def test_unreadable_images_are_named(image_folder, tmp_path, capfd, damage):
     code, line = failure(capfd, command("mae", root=root, run_dir=tmp_path / "run"))
     assert code == 1
     assert "1 of 40 images are unreadable" in line
+    assert "max_bad=0.025" in line
     assert str(broken) in line
     assert main(command("mae", "--data.max_bad=0.05", root=root, run_dir=tmp_path / "run")) == 0
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,9 +229,10 @@ def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
 
 def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
     if len(bad) > max_bad * total:
+        enough = math.ceil(1000 * len(bad) / total) / 1000
         raise ManifestError(
-            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; remove "
-            f"them, or allow for them by a max_bad of {len(bad) / total:.2g}"
+            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; "
+            f"remove them, or allow for them by max_bad={enough:g}"
         )
     for error in bad[:10]:
         logger.warning("left out: %s", error)

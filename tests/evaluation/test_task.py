@@ -151,6 +151,18 @@ def test_laterals_that_are_left_out_are_kept_apart_in_the_split_of_their_patient
     assert load_task_data(manifest_task(tmp_path, given, views=["PA"])).laterals is None
 
 
+def test_images_that_do_not_say_their_view_are_told_from_those_of_another(tmp_path, caplog):
+    given = columns(10, split=["train"] * 6 + ["val"] * 2 + ["test"] * 2, label_a=[1.0, 0] * 5)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ManifestError, match=r"no image says its view.*leave `views` out"):
+        load_task_data(manifest_task(tmp_path / "none", given, views=["PA"]))
+    given["view_position"] = ["PA"] * 7 + ["", "AP", ""]
+    caplog.set_level("INFO")
+    load_task_data(manifest_task(tmp_path, given, views=["PA"], splits=TaskSplits(val=0.3, test=0.3)))
+    assert "1 images are of another view than PA" in caplog.text
+    assert "2 images do not say whether they are PA" in caplog.text
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9), st.floats(0, 0.4), st.floats(0, 0.4), st.booleans())
 def test_dealt_splits_keep_patients_together_and_do_not_depend_on_the_others(seed, val, test, official):
