@@ -33,6 +33,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy.stats import t as student
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -61,7 +62,9 @@ def gain(pattern: str = "runs/gain_*", out: str = "benchmarks/results/gain_phant
         draw(result["objectives"], Path(figure))
     for name, row in result["objectives"].items():
         for probe in ("linear", "knn"):
-            print(f"{name:8} {probe:6} mean difference {row[probe]['mean']:+.3f} over {len(row['runs'])} runs")
+            found = row[probe]
+            spread = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+            print(f"{name:8} {probe:6} mean difference {found['mean']:+.3f}{spread} over {len(row['runs'])} runs")
 
 
 def rows(summaries: list[dict]) -> dict:
@@ -77,10 +80,18 @@ def rows(summaries: list[dict]) -> dict:
             if points := curve(summary, name):
                 run[name]["validation"] = points
         runs.append(run)
-    means = {
-        name: {"mean": statistics.mean(run[name]["difference"]["value"] for run in runs)} for name in ("linear", "knn")
+    return {"runs": runs} | {
+        name: over_seeds([run[name]["difference"]["value"] for run in runs]) for name in ("linear", "knn")
     }
-    return {"runs": runs, **means}
+
+
+def over_seeds(gains: list[float]) -> dict[str, float | None]:
+    """Mean over runs, and its 95 % interval by Student's t: what another seed may give, on the same test patients."""
+    mean = statistics.mean(gains)
+    if len(gains) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(student.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def curve(summary: dict, name: str) -> list[list[float]]:
