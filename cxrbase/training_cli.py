@@ -114,8 +114,10 @@ class CXRBaseCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except SystemExit as end:
-            # Lightning leaves by exit(1) after Ctrl-C, which reads like a failure.
-            raise SystemExit(130 if self.trainer.interrupted else end.code) from end
+            # Lightning leaves by exit(1) after Ctrl-C, which reads like a failure; after SIGTERM `Requeue` has its own.
+            if self.trainer.interrupted and end.code == 1:
+                raise SystemExit(130) from end
+            raise
         except (CXRBaseError, MisconfigurationException, ValueError, OSError):
             if fresh and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 drop_refused(folder)
