@@ -114,9 +114,7 @@ class Model:
 
     def log_odds(self, images: Tensor) -> Tensor:
         """Calibrated log-odds, (B, K), of images from `view`; differentiable."""
-        temperatures = torch.tensor(self.card["temperatures"], device=images.device)
-        scores: Tensor = self.network(images) / temperatures
-        return scores
+        return self._calibrated(self.network(images))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Calibrated probability of each class, (B, K)."""
@@ -129,7 +127,10 @@ class Model:
     def probabilities_of(self, features: Features) -> Tensor:
         """Calibrated probability of each class, (B, K), without seeing the images again."""
         scores = log_odds(self.network.head.linear(features.pooled), one_of=self.network.kind == "multiclass")
-        return (scores / torch.tensor(self.card["temperatures"], device=scores.device)).sigmoid()
+        return self._calibrated(scores).sigmoid()
+
+    def _calibrated(self, scores: Tensor) -> Tensor:
+        return scores / torch.tensor(self.card["temperatures"], device=scores.device)
 
     @property
     def thresholds(self) -> tuple[float | None, ...]:

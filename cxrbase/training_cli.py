@@ -79,9 +79,11 @@ class CXRBaseCLI(LightningCLI):
         if not path or path in _NAMED_BY_PATH:
             return
         checkpoint = Path(path) / "last.ckpt" if Path(path).is_dir() else Path(path)
-        if not checkpoint.is_file() and (checkpoint.parent / "config.yaml").is_file() and Path(path).is_dir():
+        # Only where the run was to be taken up in its own folder: elsewhere its weights are what is asked for.
+        own = config.get("run_dir") is None or Path(config["run_dir"]).resolve() == Path(path).resolve()
+        if own and (Path(path) / "config.yaml").is_file() and holds_settings_alone(Path(path)):
             logger.warning("%s was stopped before its first checkpoint: it begins anew", path)
-            config["ckpt_path"], config["run_dir"] = None, config.get("run_dir") or path
+            config["ckpt_path"], config["run_dir"] = None, path
             return
         if not checkpoint.is_file():
             raise ConfigError(f"no checkpoint at {checkpoint}: give a run folder or its last.ckpt with --ckpt_path")
@@ -189,9 +191,14 @@ def refuse_used(run_dir: str | None) -> None:
 
 def drop_refused(folder: Path) -> None:
     """Removes the folder of a run that was refused before its first step, where it holds nothing but settings."""
-    held = list(folder.iterdir()) if folder.is_dir() else []
-    if all(path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.") for path in held):
+    if holds_settings_alone(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def holds_settings_alone(folder: Path) -> bool:
+    """Whether a run left nothing in its folder that took work to make."""
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    return all(path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.") for path in held)
 
 
 def _new_run_dir(name: str) -> str:

@@ -179,6 +179,13 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(image_fo
     assert process.returncode == 130
     assert f"before the first checkpoint; go on with --ckpt_path={run}" in error
     assert not (run / "last.ckpt").exists()
+    elsewhere = command("mae", f"--ckpt_path={run}", root=image_folder, run_dir=tmp_path / "other")
+    assert main(elsewhere) == 1
+    assert "no checkpoint at" in capfd.readouterr().err
+    (run / "encoder.safetensors").write_text("made by somebody")
+    assert main([*words, f"--ckpt_path={run}"]) == 1
+    assert "no checkpoint at" in capfd.readouterr().err
+    (run / "encoder.safetensors").unlink()
     assert main([*words, f"--ckpt_path={run}"]) == 0
     assert "it begins anew" in capfd.readouterr().err
     assert (run / "summary.json").is_file()

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from cxrbase.compare.board import lay_out
+from cxrbase.compare.board import RESULT, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
 from cxrbase.compare.verdict import differences, ranked_tasks, ranking, samples, values
@@ -97,6 +97,18 @@ def test_results_csv_and_page_hold_the_same_numbers(finished, plan, tmp_path):
     assert "images seen" in page
     assert "labelled patients per class" in page
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page), "the page must need no network"
+
+
+def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, plan, tmp_path):
+    places = finished(LEVELS)
+    for told in (False, True):
+        for place in places:
+            result = json.loads((place.folder / RESULT).read_text())
+            if told:
+                result["tasks"]["told"] = result["tasks"]["made"] | {"confounded": True}
+            (place.folder / RESULT).write_text(json.dumps(result))
+        write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
+        assert ("told left out, because the source or site" in (tmp_path / "report.html").read_text()) == told
 
 
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
