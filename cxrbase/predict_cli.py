@@ -30,16 +30,19 @@ def predict(words: list[str]) -> int:
         parser.error(f"--out must be a new file that ends in .csv or .json, got {out}")
 
     from cxrbase.models import load_model
+    from cxrbase.release.doubt import in_words, unproven
     from cxrbase.release.predict import predict as run
     from cxrbase.release.predict import write_predictions
 
-    classes = load_model(options.model).classes
+    model = load_model(options.model)
     found = list(
         run(options.model, options.images, batch_size=options.batch_size, device=options.device,
             threads=options.threads)
     )  # fmt: skip
     with out.open("w", newline="", encoding="utf-8") as file:
-        write_predictions(found, classes, file, form="csv" if out.suffix == ".csv" else "json")
+        write_predictions(found, model.classes, file, form="csv" if out.suffix == ".csv" else "json")
     warned, bad = sum(bool(row.warnings) for row in found), sum(bool(row.error) for row in found)
     sys.stdout.write(f"{out}: {len(found)} images, {warned} with warnings, {bad} could not be read (column error)\n")
+    if doubt := in_words(unproven(model.card)):
+        sys.stdout.write(f"warning: {doubt}\n")
     return 0

@@ -233,7 +233,7 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
         was, now = _plain(held[key]), _plain(model[key])
         if was != now:
             raise ConfigError(
-                f"{checkpoint} was trained with {key} {was}, the settings say {now}: use the same configuration to go "
+                f"{checkpoint} was trained with {key} {was}, --model.{key} says {now}: use the same settings to go "
                 "on, or leave --ckpt_path out to start a new run"
             )
 

@@ -99,7 +99,7 @@ def draw_figures(
         "original": shown,
         **{f"head {head + 1}": list(attention[:, head]) for head in range(attention.shape[1])},
     }
-    yield "attention", _grid(columns, "Where the class token looks, last block", overlay=True)
+    yield "attention", _grid(columns, "Where the class token looks, last block", overlay="attention within a map")
     yield (
         "patch_features",
         _grid(
@@ -168,12 +168,13 @@ def _view_columns(data: CXRDataModule, views: Views) -> dict[str, list[NDArray[n
     return columns
 
 
-def _grid(columns: dict[str, list[NDArray[np.float32]]], title: str, *, overlay: bool = False) -> "Figure":
-    """Rows of pictures under column titles; with `overlay` all but the first column are drawn over the first."""
+def _grid(columns: dict[str, list[NDArray[np.float32]]], title: str, *, overlay: str = "") -> "Figure":
+    """Rows of pictures under column titles; with `overlay`, the name of their scale, all but the first lie over it."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     names, count = list(columns), len(next(iter(columns.values())))
-    figure = Figure(figsize=(1.7 * len(names), 1.7 * count + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.7 * len(names) + bool(overlay), 1.7 * count + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots(count, len(names), squeeze=False)
     for row in range(count):
@@ -189,4 +190,9 @@ def _grid(columns: dict[str, list[NDArray[np.float32]]], title: str, *, overlay:
                 axis.imshow(picture, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
             else:
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    if overlay:
+        # Every map has its own range: the shares of one head hardly differ, those of another are almost all in a spot.
+        scale = figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes, shrink=0.5, alpha=0.6, ticks=[0, 1])
+        scale.set_ticklabels(["least", "most"], fontsize=8)
+        scale.set_label(overlay, fontsize=8)
     return figure

@@ -25,7 +25,7 @@ from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.laterals import LIMIT, open_laterals
 from cxrbase.evaluation.measure import Measured, measure, plain
 from cxrbase.evaluation.metrics import cluster_weights
-from cxrbase.evaluation.shots import fraction, k_shot
+from cxrbase.evaluation.shots import fraction, k_shot, most_shots
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.feature_store import encoder_hash
 from cxrbase.evaluation.suite.results import Result, git_commit, row_key, write_result
@@ -194,7 +194,10 @@ def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskD
     # A softmax needs the whole answer, which a drawn image of one of several classes has.
     targets[rows[place]] = data.targets[rows[place]] if data.task.kind == "multiclass" else labels
     if not len(place):
-        raise ConfigError(f"no class has {settings.shots} patients with and without it in train: lower finetune.shots")
+        raise ConfigError(
+            f"no class has {settings.shots} patients with and without it in train: set finetune.shots to at most "
+            f"{most_shots(train)}"
+        )
     return targets
 
 

@@ -42,6 +42,15 @@ def k_shot(train: Cohort, k: int, *, seed: int) -> tuple[npt.NDArray[np.int64], 
     return rows, labels[rows]
 
 
+def most_shots(train: Cohort) -> int:
+    """Largest k for which some class has k patients with and k without it."""
+    both = [
+        min(len(np.unique(train.patients[train.labels[:, column] == value].astype(str))) for value in (0.0, 1.0))
+        for column in range(train.labels.shape[1])
+    ]
+    return max(both, default=0)
+
+
 def fraction(train: Cohort, share: float, *, seed: int) -> npt.NDArray[np.int64]:
     """Rows of all images of a share of the patients, at least one; small shares are part of large ones of one seed.
 

@@ -33,7 +33,8 @@ def explain_image(
         follows_weights, whether that is low enough.
 
     Raises:
-        ConfigError: The model has no such finding, there is no such method, or the image is a folder.
+        ConfigError: The model has no such finding, there is no such method, a map exists already, or the image is a
+            folder.
         DecodeError: The image cannot be read.
     """
     for method in methods:
@@ -41,6 +42,8 @@ def explain_image(
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if Path(image).is_dir():
         raise ConfigError(f"one image is explained at a time, and {image} is a folder: name a file in it")
+    if there := [method for method in methods if (Path(out) / f"{method}.png").exists()]:
+        raise ConfigError(f"{out} holds {there[0]}.png already: give another --out, or remove it")
     explained = open_explained(model)
     pixels = decode_uint8(image)
     # The network is fed as `cxrbase embed` feeds it, in reduced resolution; the overlay has the full one.

@@ -11,6 +11,7 @@ from torch import Tensor
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
+from cxrbase.release.doubt import unproven
 from cxrbase.release.explain import Score
 from cxrbase.release.feature_warnings import feature_warnings
 from cxrbase.sizes import longest
@@ -31,6 +32,7 @@ class Explained:
         score_of: The log-odds of a class as a function of all tokens.
         probabilities: (B, K) of the input.
         warnings: Words for what is odd about each image of the input.
+        unproven: Findings that the model did not tell better than chance on its test patients, as of `unproven`.
     """
 
     network: Encoder
@@ -40,6 +42,7 @@ class Explained:
     score_of: Callable[[int], Score] | None = None
     probabilities: Callable[[Tensor], Tensor] | None = None
     warnings: Callable[[Tensor], list[tuple[str, ...]]] | None = None
+    unproven: tuple[str, ...] = ()
 
     def choose(self, view: Tensor, finding: str | None) -> tuple[str | None, Score | None]:
         """The finding to explain and its score; the most probable where none is named.
@@ -99,4 +102,7 @@ def _of_model(model: Model) -> Explained:
         return feature_warnings(model, model.features(view))[1]
 
     canvas = int(model.card.get("canvas_size") or 2 * longest(model.image_size))
-    return Explained(classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities, warnings)
+    return Explained(
+        classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities, warnings,
+        tuple(unproven(model.card)),
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 from cxrbase.evaluation.lateral_check import in_words
 from cxrbase.release.card import NOT_FOR_DIAGNOSIS
+from cxrbase.release.doubt import unproven
 from cxrbase.release.markdown import count, interval, number, table
 
 _MODES = {
@@ -47,6 +48,8 @@ def _scores(card: dict[str, Any]) -> Iterator[str]:
         (name, interval(score), number(thresholds.get(name))) for name, score in metrics["auroc"]["per_class"].items()
     ]
     yield table(("Finding", "AUROC, 95 % interval over patients", "Threshold chosen by validation"), rows)
+    if doubtful := unproven(card):
+        yield f"**No better than chance on these patients:** {', '.join(doubtful)}. Their probabilities say nothing."
 
 
 def _warnings(card: dict[str, Any]) -> Iterator[str]:

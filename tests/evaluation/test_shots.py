@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrbase.evaluation.shots import fraction, k_shot
+from cxrbase.evaluation.shots import fraction, k_shot, most_shots
 from evaluation.worlds import cohort
 
 
@@ -27,6 +27,13 @@ def test_small_draws_are_part_of_large_ones_and_seeds_differ():
     small, large = (set(fraction(train, share, seed=3)) for share in (0.1, 0.5))
     assert small < large
     assert set(fraction(train, 1.0, seed=3)) == set(range(240))
+
+
+def test_the_most_shots_that_a_class_has_are_found():
+    train = cohort("train")[1]
+    most = most_shots(train)
+    assert not np.isnan(k_shot(train, most, seed=0)[1]).all()
+    assert not len(k_shot(train, most + 1, seed=0)[0])
 
 
 def test_a_class_with_too_few_patients_gets_no_label():

@@ -19,6 +19,7 @@ from cxrbase.errors import ConfigError, ModelError
 from cxrbase.evaluation.classifier import Classifier
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.release.doubt import unproven
 from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
 from cxrbase.release.export import export
@@ -123,6 +124,35 @@ def test_a_table_in_order_with_what_could_not_be_read(suffix, model, images, tmp
         assert rows[1]["probabilities"] is None
         assert set(rows[0]["probabilities"]) == set(CLASSES)
     assert re.search(r"3 images, \d with warnings, 1 could not be read", capsys.readouterr().out)
+
+
+SCORES = {
+    "effusion": {"value": 0.91, "low": 0.85, "high": 0.96},
+    "nodule": {"value": 0.52, "low": 0.44, "high": 0.6},
+}
+
+
+def test_findings_that_were_not_told_from_chance_are_named(model, images, tmp_path, capsys):
+    from cxrbase.models import load_model
+    from cxrbase.release.demo.analysis import Analysis
+
+    loaded = load_model(model)
+    card = loaded.card | {"metrics": {"auroc": {"per_class": SCORES}}}
+    folder = save_model(tmp_path / "model", dataclasses.replace(loaded, card=card))
+    words = ["predict", str(images / "00.png"), "--out", str(tmp_path / "out.csv"), "--model"]
+    said = "no better than chance on the model's own test patients: nodule (AUROC 0.520 [0.440, 0.600])"
+    assert main([*words, str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"warning: {said}"
+    assert said in Analysis(str(folder))((images / "00.png").read_bytes())["warnings"]
+    assert unproven({"metrics": {"auroc": {"per_class": {"gout": {"value": None}}}}}) == ["gout (AUROC undefined)"]
+    assert unproven({}) == []
+
+
+def test_maps_that_are_there_are_kept(model, images, tmp_path):
+    (tmp_path / "gradient.png").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds gradient.png already: give another --out"):
+        explain_image(str(model), images / "00.png", out=tmp_path)
+    assert (tmp_path / "gradient.png").read_text() == "mine"
 
 
 def test_help_says_once_what_it_is_not_for(capsys):

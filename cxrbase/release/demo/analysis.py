@@ -15,6 +15,7 @@ from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode_uint8
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.demo.neighbours import Neighbours
+from cxrbase.release.doubt import in_words
 from cxrbase.release.embed import weights_sha256
 from cxrbase.release.explain import explain
 from cxrbase.release.explained import open_explained
@@ -61,7 +62,7 @@ class Analysis:
             "map": _png(coloured),
             "explained": finding or "the features as a whole",
             "probabilities": self._probabilities(view),
-            "warnings": [*image_warnings(pixels), *self._odd(view)],
+            "warnings": [*image_warnings(pixels), *self._odd(view), *filter(None, [in_words(self.model.unproven)])],
             "neighbours": self._nearest(view),
         }
 

@@ -1,0 +1,31 @@
+"""Findings that a model was not seen to tell on its own test patients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def unproven(card: dict[str, Any]) -> list[str]:
+    """Findings whose AUROC on test patients is undefined or has 0.5 in its interval, each with that figure.
+
+    Args:
+        card: Of `Model`; where it has no metrics, as in folders made by hand, nothing is known and nothing is said.
+    """
+    scores = card.get("metrics", {}).get("auroc", {}).get("per_class", {})
+    return [f"{name} ({_figure(score)})" for name, score in scores.items() if _at_chance(score)]
+
+
+def in_words(doubtful: Sequence[str]) -> str:
+    """A warning of findings as of `unproven`, "" without any."""
+    return f"no better than chance on the model's own test patients: {', '.join(doubtful)}" if doubtful else ""
+
+
+def _at_chance(score: dict[str, Any]) -> bool:
+    return score.get("value") is None or score.get("low") is None or score["low"] <= 0.5
+
+
+def _figure(score: dict[str, Any]) -> str:
+    if score.get("value") is None:
+        return "AUROC undefined"
+    if score.get("low") is None:
+        return f"AUROC {score['value']:.3f}, no interval"
+    return f"AUROC {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
