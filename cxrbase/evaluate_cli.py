@@ -118,7 +118,7 @@ def score_encoder(
         "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
         "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
         "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
-        "unreadable": len(data.manifest) - len(images.rows), "warnings": list(task.warnings),
+        "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
     }  # fmt: skip
     folder = out / "results"
     done = {result.row["key"]: result for result in read_results(folder)}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import sys
 import warnings
 from datetime import datetime
@@ -13,6 +14,7 @@ from cxrbase.answers import SuggestingParser
 from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
+from cxrbase.evaluation.finetune_fit import CHECKPOINT
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.lateral_check import in_words
 from cxrbase.evaluation.suite.results import Result
@@ -21,7 +23,7 @@ from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.fit_cli import configs
 from cxrbase.models import load_model
 from cxrbase.release.model_page import model_page
-from cxrbase.training_cli import _quiet, fit, found_precision
+from cxrbase.training_cli import fit, found_precision, new_run_dir, quiet, refuse_used
 from cxrbase.weights import load_any_encoder
 
 logger = logging.getLogger(__name__)
@@ -35,17 +37,19 @@ def fit_task(words: list[str]) -> int:
     Args:
         words: Words after `fit`.
     """
-    _quiet()
+    quiet()
     warnings.filterwarnings("ignore", message=".*`val_dataloader`.*")
     parser = _parser()
     config = parser.parse_args(words)
     made = parser.instantiate(config)
     task, settings = made.task, made.finetune
-    run_dir = Path(made.run_dir or f"runs/{task.name}_{settings.protocol}_{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir, checkpoint = _place(made.run_dir, made.ckpt_path, f"{task.name}_{settings.protocol}")
     if (run_dir / "model").exists():
         raise ConfigError(f"{run_dir} holds a model already: set --run_dir to a new folder")
     data = load_task_data(task)
     data.check()
+    if made.encoder is None and "RANK" in os.environ:
+        raise ConfigError("processes that are started together need one encoder: name it by --encoder")
     name = made.encoder or str(_own_encoder(task, configs(words)))
     logger.info("encoder %s", name)
     encoder, card = load_any_encoder(
@@ -54,11 +58,31 @@ def fit_task(words: list[str]) -> int:
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=found_precision(settings.accelerator))
     run_dir.mkdir(parents=True, exist_ok=True)
-    parser.save(config, run_dir / "config.yaml", overwrite=True)
-    result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name)
+    if _is_first_process():
+        parser.save(config, run_dir / "config.yaml", overwrite=True)
+    result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name, checkpoint=checkpoint)
+    if result is None:
+        return 0
     (run_dir / "model" / "README.md").write_text(model_page(load_model(run_dir).card), encoding="utf-8")
     print_result(result, run_dir, sys.stdout)
     return 0
+
+
+def _place(run_dir: str | None, ckpt_path: str | None, name: str) -> tuple[Path, Path | None]:
+    """The folder of the run, and the checkpoint to go on with; `--ckpt_path` is taken as pretraining takes it."""
+    if ckpt_path == "last" and run_dir:
+        ckpt_path = run_dir if (Path(run_dir) / CHECKPOINT).is_file() else None
+    if not ckpt_path:
+        refuse_used(run_dir)
+        return Path(run_dir or new_run_dir(name)), None
+    checkpoint = Path(ckpt_path) / CHECKPOINT if Path(ckpt_path).is_dir() else Path(ckpt_path)
+    if not checkpoint.is_file():
+        raise ConfigError(f"no checkpoint at {checkpoint}: give the folder of a stopped run with --ckpt_path")
+    return Path(run_dir or checkpoint.parent), checkpoint
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
@@ -102,6 +126,12 @@ def _parser() -> SuggestingParser:
     parser.add_argument("--std", type=float | None, default=None, help="Standard deviation the encoder expects.")
     parser.add_argument(
         "--run_dir", type=str | None, default=None, help="Folder of the run; by default a new one in runs/."
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="Folder of a stopped run to go on with from its last whole epoch; `last` begins where there is none.",
     )
     parser.add_class_arguments(Task, "task")
     parser.add_class_arguments(FineTune, "finetune")

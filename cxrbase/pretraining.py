@@ -13,11 +13,11 @@ from torch import Tensor
 
 from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
+from cxrbase.batch_norm import share_batch_norm
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
-from cxrbase.objectives.batch_norm import share_batch_norm
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
 from cxrbase.sizes import Size, height_width, plain

@@ -97,7 +97,7 @@ class CXRBaseCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.run_dir is None:
             objective = str(config.model.objective.class_path).rsplit(".", 1)[-1].lower()
-            config.run_dir = _new_run_dir(f"{objective}_{config.model.backbone}")
+            config.run_dir = new_run_dir(f"{objective}_{config.model.backbone}")
         if config.trainer.precision is None:
             config.trainer.precision = found_precision(str(config.trainer.accelerator))
         # Unpickling can run code, and a checkpoint may come from anywhere.
@@ -155,7 +155,7 @@ def fit(words: list[str]) -> int:
     Returns:
         The exit code.
     """
-    _quiet()
+    quiet()
     try:
         cli = CXRBaseCLI(
             Pretraining,
@@ -201,7 +201,7 @@ def holds_settings_alone(folder: Path) -> bool:
     return all(path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.") for path in held)
 
 
-def _new_run_dir(name: str) -> str:
+def new_run_dir(name: str) -> str:
     """A folder in runs/ by name and moment, the same in all processes that Lightning starts for a run."""
     inherited = os.environ.get(_RUN_DIR) if "LOCAL_RANK" in os.environ else None
     if inherited is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -255,7 +255,8 @@ def _useful(record: logging.LogRecord) -> bool:
     return not any(part in text for part in ("Tip:", "TPU available", "estimate number of stepping"))
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keeps known and harmless messages of Lightning off the screen."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_useful)
     # Each of these is known and harmless here, and would bury the progress bar.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -14,39 +14,20 @@ from safetensors.torch import load_file, save_file
 from sklearn.covariance import ledoit_wolf
 
 from commands import EXPERIMENTS, REPOSITORY
-from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ModelError
 from cxrbase.evaluation.calibration import sigmoid
 from cxrbase.evaluation.suite.results import read_result
 from cxrbase.models import FeatureRange, load_model
-
-SHAPE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-PATIENTS = 48
+from task_runs import SHAPE, make_place, words
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A tiny phantom, a folder without validation positives is ruled out by the seed, and a tiny encoder."""
-    root = tmp_path_factory.mktemp("fit")
-    make_phantom(root / "phantom", patients=PATIENTS, image_size=32, seed=2, workers=1)
-    vit = create_backbone("vit_tiny_patch16_224", image_size=32, options=SHAPE)
-    arguments = {"in_chans": 1, "num_classes": 0, "img_size": 32, **SHAPE}
-    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": arguments, "image_size": 32, "mean": 0.5, "std": 0.25}
-    save_encoder(vit, root / "encoder", card)
-    return root
-
-
-def words(place, task="phantom", *more, run="run", encoder="encoder"):
-    fixed = [f"--config={EXPERIMENTS / 'task' / task}.yaml", f"--task.data.root={place / 'phantom'}"]
-    fixed += [f"--task.data.phantom.patients={PATIENTS}", "--task.data.phantom.image_size=32"]
-    fixed += ["--task.data.phantom.seed=2", "--finetune.epochs=2", "--finetune.resamples=20"]
-    fixed += ["--finetune.accelerator=cpu", f"--run_dir={place / run}"]
-    return ["fit", *fixed, *([f"--encoder={place / encoder}"] if encoder else []), *more]
+    return make_place(tmp_path_factory.mktemp("fit"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +57,9 @@ def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1
     assert row["shortcut"]["label_from_origin"]["site"]
     assert row["seen_before"] is None
+    patients = {part: row["counts"][part]["patients"] for part in ("val", "test")}
+    assert f"epoch, threshold and temperature are chosen on only {patients['val']} patients" in row["warnings"]
+    assert f"scores and intervals are of only {patients['test']} patients" in row["warnings"]
 
 
 def test_the_model_folder_gives_the_probabilities_of_the_result(run):
@@ -135,7 +119,7 @@ def test_every_other_option_is_taken(place):
         "batch_size": 5, "lr": 0.002, "min_lr": 0.1, "warmup": 0.3, "layer_decay": 0.8, "drop_path": 0.3,
         "weight_decay": 0.01, "betas": [0.8, 0.9], "smoothing": 0.2, "augment.flip": 0.5, "augment.scale": [0.4, 0.9],
         "image_size": 16, "canvas_size": 24, "num_workers": 1, "cache_dir": str(place / "cache"), "cache_gb": 0.5,
-        "max_bad": 0.5, "precision": "32-true", "resamples": 10, "epochs": 1,
+        "max_bad": 0.5, "devices": 1, "precision": "32-true", "resamples": 10, "epochs": 1,
     }  # fmt: skip
     given = [
         f"--finetune.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()

@@ -31,7 +31,7 @@ class LabelledImages(L.LightningDataModule):
         image_size: Side, or height and width, of a view in pixels.
         mean: Subtracted after scaling to [0, 1].
         std: Divided by afterwards.
-        batch_size: Images per step; fewer where `train` is smaller.
+        batch_size: Images per step and process; fewer where `train` is smaller.
         num_workers: Worker processes of the training loader; 0 reads in the main process.
         augment: How training images are varied.
         seed: Seed of order and variation.
@@ -55,16 +55,30 @@ class LabelledImages(L.LightningDataModule):
         super().__init__()
         self.store, self.targets, self.train_rows, self.val_rows = store, torch.from_numpy(targets), train, val
         self.image_size, self.mean, self.std = image_size, mean, std
-        self.batch_size, self.num_workers = min(batch_size, len(train)), num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
         self.augment, self.seed = augment or Augment(), seed
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def step_size(self) -> int:
+        """Images that each process takes in a step."""
+        return min(self.batch_size, max(len(self.train_rows) // self._processes, 1))
 
     def train_dataloader(self) -> StreamLoader:
         """Shuffled by (seed, epoch), varied by (seed, epoch, row); the incomplete last batch is dropped."""
         crop = AugmentedCrop(self.image_size, self.augment)
         return StreamLoader(
             StreamDataset(self.store, seed=self.seed, crop=crop),
-            batch_size=self.batch_size,
-            sampler=StreamSampler(Order(self.train_rows, seed=self.seed), batch_size=self.batch_size),
+            batch_size=self.step_size,
+            sampler=StreamSampler(
+                Order(self.train_rows, seed=self.seed),
+                batch_size=self.step_size,
+                rank=self.trainer.global_rank if self.trainer else 0,
+                world_size=self._processes,
+            ),
             num_workers=self.num_workers,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),

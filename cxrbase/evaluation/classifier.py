@@ -128,7 +128,8 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of the known labels."""
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx)) & (2**63 - 1))
+        part = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(hash((self.seed, self.current_epoch, part)) & (2**63 - 1))
         images, targets = batch
         loss = (one_of_many if self.kind == "multiclass" else masked_bce)(
             self.head(self.tokens(images)), targets, smoothing=self.smoothing
@@ -145,7 +146,7 @@ class Classifier(L.LightningModule):
             self,
             depth=len(self.encoder.blocks),
             layer_decay=self.layer_decay,
-            lr=scaled_lr(self.lr, batch_size=data.batch_size),
+            lr=scaled_lr(self.lr, batch_size=data.step_size, devices=self.trainer.world_size),
             weight_decay=self.weight_decay,
         )
         optimizer = torch.optim.AdamW(groups, betas=self.betas)

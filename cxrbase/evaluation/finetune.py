@@ -7,10 +7,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import timm
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 import cxrbase
@@ -19,8 +16,9 @@ from cxrbase.data.dataset import ImageStore
 from cxrbase.data.labelled import LabelledImages
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.classifier import Classifier, Predicted, predict, validation_score
+from cxrbase.evaluation.classifier import Classifier, Predicted, predict
 from cxrbase.evaluation.cohort import Cohort, thin
+from cxrbase.evaluation.finetune_fit import CHECKPOINT, BestEpoch, fit_classifier, identity, with_drop_path
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.laterals import LIMIT, open_laterals
 from cxrbase.evaluation.measure import Measured, measure, plain
@@ -46,30 +44,6 @@ _SHARED = (
 )  # fmt: skip
 
 
-class BestEpoch(Callback):
-    """Scores validation after every epoch and keeps the weights of the best, the first on a tie.
-
-    Args:
-        truth: (V, K) labels of the validation images.
-    """
-
-    def __init__(self, truth: NDArray[Any]) -> None:
-        self.truth = truth
-        self.score, self.epoch = float("-inf"), -1
-        self.state: dict[str, torch.Tensor] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Scores and logs."""
-        data: LabelledImages = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, Classifier)
-        logits = predict(pl_module, data.centre_batches(data.val_rows, device=pl_module.device)).logits
-        score = validation_score(logits, self.truth)
-        pl_module.log("val/score", score, prog_bar=True)
-        if score > self.score or self.epoch < 0:
-            self.score, self.epoch = score, trainer.current_epoch
-            self.state = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
-
-
 def finetune(
     data: TaskData,
     encoder: Encoder,
@@ -79,7 +53,8 @@ def finetune(
     *,
     name: str,
     place: str = "",
-) -> Result:
+    checkpoint: Path | None = None,
+) -> Result | None:
     """Fits, chooses on validation, opens test once, and leaves a model folder and a result row in the run folder.
 
     Args:
@@ -90,6 +65,10 @@ def finetune(
         run_dir: Folder of the run; model/ and results/ are written into it.
         name: What the encoder is called in the result.
         place: Where it is from, as `load_any_encoder` takes it; tells what it was pretrained on.
+        checkpoint: Of a stopped run of the same settings, to go on with.
+
+    Returns:
+        The result; None in all processes but the first where there are several.
     """
     L.seed_everything(settings.seed, verbose=False)
     size, patch = height_width(card["image_size"]), height_width(encoder.patch_embed.patch_size)
@@ -98,7 +77,7 @@ def finetune(
             f"finetune.image_size is {card['image_size']}, which patches of {patch[0]} pixels do not tile"
         )
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
-    network = _with_drop_path(encoder, card, settings.drop_path)
+    network = with_drop_path(encoder, card, settings.drop_path)
     canvas = settings.canvas_size or 2 * longest(size)
     opening: dict[str, Any] = {
         "size": canvas,
@@ -111,7 +90,7 @@ def finetune(
     splits, rows = splits_of(data, store.rows)
     targets = _few(settings, splits.train, rows["train"], data)
     train = np.flatnonzero(~np.isnan(targets).all(1))
-    if settings.mode == "probe" and min(settings.batch_size, len(train)) < 2:
+    if settings.mode == "probe" and min(settings.batch_size, len(train) // settings.devices) < 2:
         raise ConfigError(
             "a linear probe needs at least 2 images per step: raise finetune.batch_size or finetune.shots"
         )
@@ -124,9 +103,9 @@ def finetune(
         warmup=settings.warmup, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay,
         betas=settings.betas, smoothing=settings.smoothing, seed=settings.seed,
     )  # fmt: skip
-    best = BestEpoch(splits.val.labels)
-    _trainer(settings, run_dir, best).fit(classifier, datamodule=module)
-    classifier.load_state_dict(best.state)
+    best = BestEpoch(splits.val.labels, identity(settings, said, data.split_checksum, data.label_checksum))
+    if not fit_classifier(classifier, module, settings, run_dir, best, checkpoint=checkpoint):
+        return None
     device = _device(settings)
     classifier.to(device)
     scored = {part: predict(classifier, module.centre_batches(rows[part], device=device)) for part in ("val", "test")}
@@ -172,15 +151,9 @@ def finetune(
     limits = FeatureRange.of(familiar.joined, scored["val"].joined)
     made = _model_card(row, said, settings, found, canvas)
     save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
+    # As large as three models, and a finished run is not gone on with.
+    (run_dir / CHECKPOINT).unlink(missing_ok=True)
     return result
-
-
-def _with_drop_path(encoder: Encoder, card: dict[str, Any], rate: float) -> Encoder:
-    """The same network with stochastic depth, which has no weights."""
-    network: Any = timm.create_model(card["timm_name"], pretrained=False, drop_path_rate=rate, **card["timm_args"])
-    network.load_state_dict(encoder.state_dict())
-    made: Encoder = network
-    return made
 
 
 def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskData) -> NDArray[np.float32]:
@@ -199,21 +172,6 @@ def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskD
             f"{most_shots(train)}"
         )
     return targets
-
-
-def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=settings.epochs,
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=settings.precision or "32-true",  # type: ignore[arg-type]
-        logger=TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
-        callbacks=[best],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=10,
-        default_root_dir=run_dir,
-    )
 
 
 def _device(settings: FineTune) -> torch.device:
@@ -255,7 +213,7 @@ def _row(
         "test_opened": 1,
         "undefined": undefined,
         "metrics": found.to_dict(),
-        "warnings": [*data.task.warnings, *(f"{name} is undefined: {why}" for name, why in undefined.items())],
+        "warnings": [*data.warnings, *(f"{name} is undefined: {why}" for name, why in undefined.items())],
         "settings": asdict(settings),
         "version": cxrbase.__version__,
         "git_commit": git_commit(),
@@ -270,7 +228,7 @@ def _task_card(data: TaskData) -> dict[str, Any]:
         "kind": task.kind,
         "findings": list(data.classes),
         "views": task.views,
-        "warnings": task.warnings,
+        "warnings": data.warnings,
     }
 
 

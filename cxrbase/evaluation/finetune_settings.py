@@ -20,7 +20,7 @@ class FineTune:
         shots: Learn from this many patients with and without each class; None takes all.
         fraction: Learn from this share of the training patients, in (0, 1].
         epochs: Passes over the training images.
-        batch_size: Images per step.
+        batch_size: Images per step and device.
         lr: Peak learning rate per 256 images.
         min_lr: Learning rate at the end, as a share of the peak.
         warmup: Share of the steps over which the learning rate rises; 0.2 is 10 of 50 epochs.
@@ -41,6 +41,7 @@ class FineTune:
         cache_gb: Above this size images are decoded on access.
         max_bad: Largest share of unreadable images that is tolerated.
         accelerator: `cpu`, `gpu` or `auto`.
+        devices: How many fit together, each on its part of every step; validation and test are scored by the first.
         precision: Of the training, as Lightning names it; None takes what the device computes best.
         seed: Of the head, the order, the variation and the draw of few images.
     """
@@ -69,6 +70,7 @@ class FineTune:
     cache_gb: float = 8.0
     max_bad: float = 0.01
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
     precision: str | None = None
     seed: int = 0
 
@@ -78,6 +80,8 @@ class FineTune:
                 f"epochs, batch_size and resamples must be at least 1, got {self.epochs}, {self.batch_size}, "
                 f"{self.resamples}"
             )
+        if self.devices < 1:
+            raise ConfigError(f"devices must be at least 1, got {self.devices}")
         if not 0 < self.fraction <= 1 or (self.shots is not None and (self.shots < 1 or self.fraction < 1)):
             raise ConfigError(
                 f"fraction must be in (0, 1] and shots at least 1, not both, got {self.fraction} and {self.shots}"

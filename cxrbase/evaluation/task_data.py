@@ -29,6 +29,13 @@ Rows = NDArray[np.int64]
 _LATERAL = ("LATERAL", "LL", "RL")
 _INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 
+# Fewer do not tell apart what is chosen by them, and their interval by resampling is known to be too narrow.
+_FEW_PATIENTS = 20
+_IS_FEW = {
+    "val": "epoch, threshold and temperature are chosen on only",
+    "test": "scores and intervals are of only",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
@@ -80,6 +87,14 @@ class TaskData:
         order = np.argsort(self.column("path"))
         known = np.nan_to_num(np.stack([self.truth[order], self.targets[order]]), nan=-1).astype("<f4")
         return hashlib.sha256("\t".join(self.classes).encode() + known.tobytes()).hexdigest()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of a score on these images must know; it stands in every result."""
+        parts = split_sizes(self.column("split"), self.patients)
+        few = [f"{_IS_FEW[name]} {parts[name]['patients']} patients" for name in _IS_FEW
+               if parts[name]["patients"] < _FEW_PATIENTS]  # fmt: skip
+        return [*self.task.warnings, *few]
 
     def sizes(self) -> dict[str, dict[str, Any]]:
         """Images, patients and positives per finding of each split."""
@@ -149,7 +164,7 @@ def load_task_data(task: Task) -> TaskData:
     said = ", ".join(f"{name} {size['images']:,} images of {size['patients']:,} patients"
                      for name, size in split_sizes(chosen.column("split"), chosen.patients()).items())  # fmt: skip
     logger.info("%s: %s; no patient is in two splits", task.name, said)
-    for warning in task.warnings:
+    for warning in data.warnings:
         logger.warning("%s: %s", task.name, warning)
     return data
 

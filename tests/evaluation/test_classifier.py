@@ -13,7 +13,7 @@ from cxrbase.data.labelled import LabelledImages
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import CXRBaseError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
-from cxrbase.evaluation.finetune import BestEpoch
+from cxrbase.evaluation.finetune_fit import BestEpoch
 from cxrbase.evaluation.heads import Head, log_odds, masked_bce, one_of_many
 
 STILL = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), rotate=0.0, jitter=0.0, gamma=0.0, erase=0.0)
@@ -191,7 +191,7 @@ def test_the_best_epoch_is_kept_by_validation(images):
             seen.append((float(trainer.callback_metrics["val/score"]), pl_module.head.linear.bias.detach().clone()))
 
     targets = np.float32(np.random.default_rng(1).integers(0, 2, (12, 1)))
-    best = Look(targets)
+    best = Look(targets, {})
     fitted(images, targets, epochs=6, callbacks=[best], lr=0.3, warmup=0.0)
     scores = [score for score, _ in seen]
     assert best.epoch == int(np.argmax(scores))

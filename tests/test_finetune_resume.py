@@ -1,0 +1,111 @@
+"""Fine-tuning that was killed goes on to the same model; two processes fit as one; other settings are refused."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cxrbase.cli import main
+from task_runs import make_place, words
+
+EPOCHS = 25
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("fit"))
+
+
+def long_words(place, run, *more):
+    """Drop path, few images and workers: all that is random about fine-tuning."""
+    return words(place, "phantom", f"--finetune.epochs={EPOCHS}", "--finetune.batch_size=4",
+                 "--finetune.fraction=0.7", *more, run=run)  # fmt: skip
+
+
+def start(line):
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxrbase", *line],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # A suite that runs in the background would hand down that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def stopped_by(number, place, run):
+    """Sends a signal after the first epoch and before the last, and returns the exit code and what was said."""
+    process = start(long_words(place, run))
+    deadline = time.monotonic() + 120
+    while not (place / run / "last.ckpt").is_file():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.002)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1].decode()
+    assert not (place / run / "model").exists()
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def killed(place):
+    stopped_by(signal.SIGKILL, place, "killed")
+    return place / "killed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_is_no_success(place, number, code):
+    found, said = stopped_by(number, place, f"stopped_{code}")
+    assert found == code
+    assert f"go on with --ckpt_path={place / f'stopped_{code}'}" in said
+    assert "Traceback" not in said
+
+
+def test_a_killed_run_refuses_another_rate_and_goes_on_to_the_same_model(place, killed, capsys):
+    again = long_words(place, "killed")
+    assert main(again) == 1
+    assert f"go on with it by --ckpt_path={killed}" in capsys.readouterr().err
+    assert main([*again, f"--ckpt_path={killed}", "--finetune.lr=1e-4"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "--finetune.lr was 0.02, now it is 0.0001" in last
+    stood = torch.load(killed / "last.ckpt", weights_only=True)
+    assert 0 <= stood["epoch"] < EPOCHS - 1
+    # Neither the number of workers nor how it is asked for changes what comes out.
+    assert main([*again, "--ckpt_path=last", "--finetune.num_workers=1"]) == 0
+    assert main(long_words(place, "whole", "--ckpt_path=last")) == 0
+    whole = weights(place / "whole")
+    for name, value in weights(killed).items():
+        assert torch.equal(value, whole[name]), name
+    assert not (killed / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_what_is_no_checkpoint_of_fine_tuning_is_one_sentence(place, tmp_path, capsys, content):
+    (tmp_path / "last.ckpt").write_bytes(content)
+    assert main([*words(place, "phantom", run="refused"), f"--ckpt_path={tmp_path}"]) == 1
+    assert "is not a checkpoint of fine-tuning, or is damaged" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*words(place, "phantom", run="refused"), f"--ckpt_path={tmp_path / 'nowhere'}"]) == 1
+    assert "no checkpoint at" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mode", ["probe", pytest.param("finetune", marks=pytest.mark.slow)])
+def test_two_processes_fit_as_one_with_the_joint_batch(place, mode):
+    joint = [f"--finetune.mode={mode}", "--finetune.drop_path=0", "--finetune.weight_decay=0"]
+    process = start(
+        words(place, "phantom", *joint, "--finetune.batch_size=4", "--finetune.devices=2", run=f"two_{mode}")
+    )
+    error = process.communicate(timeout=240)[1].decode()
+    assert process.returncode == 0, error
+    assert main(words(place, "phantom", *joint, "--finetune.batch_size=8", run=f"one_{mode}")) == 0
+    one, two = weights(place / f"one_{mode}"), weights(place / f"two_{mode}")
+    for name, value in one.items():
+        if name.startswith("classifier."):
+            torch.testing.assert_close(two[name], value, rtol=2e-3, atol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
+    assert len(list((place / f"two_{mode}" / "results").glob("*.json"))) == 1
