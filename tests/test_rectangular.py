@@ -15,9 +15,9 @@ from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
 from cxrbase.data.views import CPUCrop
 from cxrbase.views import RandomViews, centre_view
+from task_runs import PATIENTS
+from task_runs import words as finetuning
 from test_evaluate_cli import words as evaluation
-from test_finetune_cli import PATIENTS
-from test_finetune_cli import words as finetuning
 
 HEIGHT, WIDTH = 24, 40
 WORDS = {
