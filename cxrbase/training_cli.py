@@ -232,8 +232,9 @@ def refuse_mismatch(checkpoint: Path, model: dict[str, Any]) -> None:
     ):
         was, now = _plain(held[key]), _plain(model[key])
         if was != now:
+            option = "--data.image_size" if key == "image_size" else f"--model.{key}"  # the model is told by the data
             raise ConfigError(
-                f"{checkpoint} was trained with {key} {was}, --model.{key} says {now}: use the same settings to go "
+                f"{checkpoint} was trained with {key} {was}, {option} says {now}: use the same settings to go "
                 "on, or leave --ckpt_path out to start a new run"
             )
 

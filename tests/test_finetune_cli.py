@@ -22,6 +22,7 @@ from cxrbase.errors import ModelError
 from cxrbase.evaluation.calibration import sigmoid
 from cxrbase.evaluation.suite.results import read_result
 from cxrbase.models import FeatureRange, load_model
+from cxrbase.release.doubt import unproven
 from task_runs import SHAPE, make_place, words
 
 
@@ -79,6 +80,12 @@ def test_the_model_folder_gives_the_probabilities_of_the_result(run):
     assert distance.shape == (len(manifest),)
     noise = model.range.distance(20 * torch.randn(5, 96))
     assert (noise > model.range.limit).all()
+
+
+def test_the_card_of_a_model_names_findings_that_were_not_told_from_chance(run):
+    doubtful = unproven(load_model(run).card)
+    assert doubtful  # two epochs on a few images teach nothing
+    assert f"on these patients:** {', '.join(doubtful)}." in (run / "model" / "README.md").read_text()
 
 
 def test_the_config_of_a_run_starts_the_same_run_again(run, place):
@@ -274,6 +281,7 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
     [
         (["--finetune.epoch=3"], "did you mean finetune.epochs"),
         (["--finetune.epochs=0"], "at least 1"),
+        (["--finetune.devices=0"], "devices must be at least 1"),
         (["--finetune.fraction=0"], "fraction must be in"),
         (["--finetune.layer_decay=2"], "layer_decay must be in"),
         (["--finetune.shots=400"], "set finetune.shots to at most "),
@@ -294,6 +302,12 @@ def test_mistakes_are_answered_in_one_sentence(place, tmp_path, capsys, more, sa
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_processes_that_are_started_together_must_be_told_the_encoder(place, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    assert main(words(place, run="together", encoder=None)) == 1
+    assert "name it by --encoder" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypatch):

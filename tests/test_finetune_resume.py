@@ -72,13 +72,14 @@ def test_a_killed_run_refuses_another_rate_and_goes_on_to_the_same_model(place, 
     again = long_words(place, "killed")
     assert main(again) == 1
     assert f"go on with it by --ckpt_path={killed}" in capsys.readouterr().err
-    assert main([*again, f"--ckpt_path={killed}", "--finetune.lr=1e-4"]) == 1
+    elsewhere = [word for word in again if not word.startswith("--run_dir")]  # the folder is that of the checkpoint
+    assert main([*elsewhere, f"--ckpt_path={killed}", "--finetune.lr=1e-4"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "--finetune.lr was 0.02, now it is 0.0001" in last
     stood = torch.load(killed / "last.ckpt", weights_only=True)
     assert 0 <= stood["epoch"] < EPOCHS - 1
     # Neither the number of workers nor how it is asked for changes what comes out.
-    assert main([*again, "--ckpt_path=last", "--finetune.num_workers=1"]) == 0
+    assert main([*elsewhere, f"--ckpt_path={killed}", "--finetune.num_workers=1"]) == 0
     assert main(long_words(place, "whole", "--ckpt_path=last")) == 0
     whole = weights(place / "whole")
     for name, value in weights(killed).items():

@@ -205,11 +205,19 @@ def test_new_run_does_not_overwrite_another(fit, image_folder, capfd):
     assert "holds a run already" in capfd.readouterr().err
 
 
-def test_another_learning_rate_is_refused(fit, image_folder, tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--model.lr=0.5", ["with lr", "--model.lr says 0.5"]),
+        ("--data.image_size=48", ["with image_size 32", "--data.image_size says 48"]),
+    ],
+)
+def test_another_rate_or_size_is_refused_by_the_name_of_its_option(word, said, fit, image_folder, tmp_path, capfd):
     fit("mae")
-    words = command("mae", "--model.lr=0.5", f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=tmp_path)
+    words = command("mae", word, f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=tmp_path)
     assert main(words) == 1
-    assert "with lr" in capfd.readouterr().err
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert all(part in error for part in said), error
 
 
 def test_other_images_are_refused(fit, image_folder, tmp_path, capfd):

@@ -25,7 +25,8 @@ from cxrbase.weights_fit import Encoder
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
-# What may differ from the run that is gone on with: it decides where and how quickly, not what comes out.
+# What may differ from the run that is gone on with: it does not touch the weights, only where they are fitted and how
+# they are scored afterwards.
 _FREE = ("num_workers", "cache_dir", "cache_gb", "accelerator", "resamples", "seen", "threshold")
 
 

@@ -16,7 +16,9 @@ def unproven(card: dict[str, Any]) -> list[str]:
 
 def in_words(doubtful: Sequence[str]) -> str:
     """A warning of findings as of `unproven`, "" without any."""
-    return f"no better than chance on the model's own test patients: {', '.join(doubtful)}" if doubtful else ""
+    if not doubtful:
+        return ""
+    return f"not shown to be better than chance on the model's own test patients: {', '.join(doubtful)}"
 
 
 def _at_chance(score: dict[str, Any]) -> bool:

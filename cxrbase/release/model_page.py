@@ -49,7 +49,7 @@ def _scores(card: dict[str, Any]) -> Iterator[str]:
     ]
     yield table(("Finding", "AUROC, 95 % interval over patients", "Threshold chosen by validation"), rows)
     if doubtful := unproven(card):
-        yield f"**No better than chance on these patients:** {', '.join(doubtful)}. Their probabilities say nothing."
+        yield f"**Not shown to be better than chance on these patients:** {', '.join(doubtful)}. Do not rely on them."
 
 
 def _warnings(card: dict[str, Any]) -> Iterator[str]:

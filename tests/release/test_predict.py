@@ -140,7 +140,7 @@ def test_findings_that_were_not_told_from_chance_are_named(model, images, tmp_pa
     card = loaded.card | {"metrics": {"auroc": {"per_class": SCORES}}}
     folder = save_model(tmp_path / "model", dataclasses.replace(loaded, card=card))
     words = ["predict", str(images / "00.png"), "--out", str(tmp_path / "out.csv"), "--model"]
-    said = "no better than chance on the model's own test patients: nodule (AUROC 0.520 [0.440, 0.600])"
+    said = "not shown to be better than chance on the model's own test patients: nodule (AUROC 0.520 [0.440, 0.600])"
     assert main([*words, str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"warning: {said}"
     assert said in Analysis(str(folder))((images / "00.png").read_bytes())["warnings"]
