@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cxrbase.data.patient import FAT, LUNG, SIDES, SOFT, Patient, Pose, draw_patient
-from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, tube
+from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, split, squared_distance, tube
 from cxrbase.data.skeleton import ribs, shoulders, spine
 
 __all__ = ["Chest", "Lung", "Patient", "Pose", "draw_patient", "layout", "settle"]
@@ -34,9 +35,39 @@ class Lung:
     level: Ellipsoids | None = None
     collapsed: Ellipsoids | None = None
 
+    @property
+    def parts(self) -> dict[str, Ellipsoids]:
+        """All ellipsoids by their names here, without those that are None."""
+        named = {"cavity": self.cavity, "solids": self.solids, "content": self.content}
+        optional = {"level": self.level, "collapsed": self.collapsed}
+        return named | {name: part for name, part in optional.items() if part is not None}
+
     def place(self, unit: Floats) -> Floats:
         """Points of the unit ball, shape (P, 3), as positions in the cavity in cm."""
-        return np.asarray(self.cavity.centre[0] + unit @ np.linalg.inv(self.cavity.shape[0]).T)
+        return np.asarray(self.cavity.centre[0] + unit @ self._from_unit)
+
+    def aerated(self, points: Floats, *, within: float, beyond: float) -> NDArray[np.bool_]:
+        """Whether points lie in the cavity and in none of the solids.
+
+        Args:
+            points: Positions in cm, shape (P, 3).
+            within: Factor on the size of the cavity.
+            beyond: Factor on the size of the solids.
+
+        Returns:
+            Shape (P,).
+        """
+        distance = squared_distance(self._walls, points)
+        free: NDArray[np.bool_] = (distance[0] < within**2) & (distance[1:].min(0) >= beyond**2)
+        return free
+
+    @cached_property
+    def _from_unit(self) -> Floats:
+        return np.linalg.inv(self.cavity.shape[0]).T
+
+    @cached_property
+    def _walls(self) -> Floats:
+        return np.concatenate([self.cavity.to_unit, self.solids.to_unit])
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,8 @@ def layout(patient: Patient, pose: Pose) -> Chest:
     """
     heart = _heart(patient, pose)
     lungs = tuple(_lung(patient, pose, side, heart) for side in SIDES)
-    skin, muscle = _body(patient, pose)
+    muscle = _body(pose)
+    skin = Ellipsoids(muscle.centre, _thicker(muscle, patient.fat), muscle.density, muscle.kind)
     details = [
         spine(patient),
         ribs(patient, pose),
@@ -75,28 +107,29 @@ def layout(patient: Patient, pose: Pose) -> Chest:
         _airway(),
         _gas(patient, pose),
         _breasts(patient),
+        _raised_arms(pose),
     ]
     return Chest(skin, muscle, (lungs[0], lungs[1]), join(details))
 
 
 def settle(chest: Chest, patient: Patient) -> Chest:
     """The chest at the patient's own size and with the curve of their spine."""
-    stretch, origin = np.array(patient.size), np.zeros(3)
-
-    def own(shapes: Ellipsoids) -> Ellipsoids:
-        shift = patient.curve * np.sin((shapes.centre[:, 1] + 2) / 7) * np.exp(-((shapes.centre[:, 1] / 22) ** 2))
-        moved = shapes.centre + np.array([1.0, 0, 0]) * shift[:, None]
-        return Ellipsoids(moved, shapes.shape, shapes.density, shapes.kind).scaled(stretch, origin)
-
-    def own_lung(lung: Lung) -> Lung:
-        level = None if lung.level is None else own(lung.level)
-        collapsed = None if lung.collapsed is None else own(lung.collapsed)
-        content = own(lung.content)
-        return Lung(own(lung.cavity), own(lung.solids), lung.hilum * stretch, content, level, collapsed)
-
-    marks = {name: own(shapes) for name, shapes in chest.marks.items()}
-    lungs = own_lung(chest.lungs[0]), own_lung(chest.lungs[1])
-    return Chest(own(chest.skin), own(chest.muscle), lungs, own(chest.details), marks)
+    stretch = np.array(patient.size)
+    # All at once, and then taken apart again.
+    parts = [chest.skin, chest.muscle, chest.details, *chest.marks.values()]
+    parts += [part for lung in chest.lungs for part in lung.parts.values()]
+    shapes = join(parts)
+    height = shapes.centre[:, 1]
+    moved = shapes.centre.copy()
+    moved[:, 0] += patient.curve * np.sin((height + 2) / 7) * np.exp(-((height / 22) ** 2))
+    shapes = Ellipsoids(moved * stretch, shapes.shape / stretch, shapes.density, shapes.kind)
+    own = split(shapes, [len(part) for part in parts])
+    skin, muscle, details = next(own), next(own), next(own)
+    marks = {name: next(own) for name in chest.marks}
+    right, left = (
+        replace(lung, hilum=lung.hilum * stretch, **{name: next(own) for name in lung.parts}) for lung in chest.lungs
+    )
+    return Chest(skin, muscle, (right, left), details, marks)
 
 
 def _descent(pose: Pose) -> float:
@@ -104,26 +137,38 @@ def _descent(pose: Pose) -> float:
     return 3.6 * (1 - pose.breath) + (1.0 if pose.view == "AP" else 0.0)
 
 
-def _body(patient: Patient, pose: Pose) -> tuple[Ellipsoids, Ellipsoids]:
-    reach = 15.3 + 1.6 * pose.arms if pose.view != "LATERAL" else 13.0
-    raised = 2.2 if pose.view == "LATERAL" else 0.0
+def _body(pose: Pose) -> Ellipsoids:
+    """What lies under the fat, as solid as its outline; arms raised for a lateral are left to `_raised_arms`."""
     parts = [
-        ellipsoid([0, -13, 0], [16.0, 33, 10.2]),
-        ellipsoid([0, -22, 0.5], [15.5, 24, 10.6]),
-        ellipsoid([0, 21, -1.5], [5.6, 14, 5.6]),
-        ellipsoid([0, 14, -2.5], [12.5, 6.0, 5.0]),
+        ellipsoid([0, -13, -0.8], [16.0, 33, 11.0]),
+        ellipsoid([0, -22, -0.2], [15.5, 24, 11.4]),
+        ellipsoid([0, 21, -2.4], [5.6, 14, 6.7]),
+        ellipsoid([0, 4, -3.8], [5.5, 24, 8.6]),
+        ellipsoid([0, 14, -2.5], [12.5, 6.0, 5.0] if pose.view != "LATERAL" else [9.0, 6.5, 7.0]),
     ]
+    if pose.view == "LATERAL":
+        return join(parts)
+    reach = 18.3 + 1.6 * pose.arms
     for side in SIDES:
-        parts.append(ellipsoid([side * 12.5, 11.5 + raised, -1.5], [8.0, 5.0, 5.2], tilt=-side * 24))
-        if pose.view == "LATERAL":
-            parts.append(ellipsoid([side * 15, 19, 6.0], [4.6, 7, 9]))
-        else:
-            parts.append(ellipsoid([side * (reach + 3.0), -5, -2], [3.9, 19, 4.3], tilt=side * (6 + 4 * pose.arms)))
-    muscle = join(parts)
-    outer = [Ellipsoids(muscle.centre, _thicker(muscle, patient.fat), muscle.density, muscle.kind)]
-    return join(outer), muscle
+        parts.append(ellipsoid([side * 12.5, 11.5, -1.5], [8.0, 5.0, 5.2], tilt=-side * 24))
+        parts.append(ellipsoid([side * reach, -5, -2], [3.9, 19, 4.3], tilt=side * (6 + 4 * pose.arms)))
+    return join(parts)
 
 
+def _raised_arms(pose: Pose) -> Ellipsoids:
+    """Shoulders and upper arms of a lateral: they fade into the chest because muscle thins out towards it."""
+    if pose.view != "LATERAL":
+        return join([])
+    forward = 2.0 + 2.0 * pose.arms
+    parts = []
+    for side in SIDES:
+        parts.append(ellipsoid([side * 12.5, 14.5, -2.0], [7.0, 9.5, 8.5], 0.55 * SOFT, kind="soft"))
+        arm = np.array([[side * 15, 14.0, 0.0], [side * 16, 19.0, 3.0 + forward], [side * 16, 26.0, 7.0 + 2 * forward]])
+        parts.append(tube(arm, 4.2, 0.6 * SOFT))
+    return join(parts)
+
+
+@lru_cache(maxsize=1)
 def _breasts(patient: Patient) -> Ellipsoids:
     """Soft-edged, because an outline as sharp as the skin's is not what a standing patient casts."""
     if patient.sex != "F":
@@ -146,8 +191,8 @@ def _heart(patient: Patient, pose: Pose) -> dict[str, Ellipsoids]:
     scale, point = patient.heart * np.array([wide, 1.0, 1.0]), np.array([0.3, -3.0 + up, 2.5])
     knob = rng.uniform(0.85, 1.1) + 0.004 * (patient.age - 50)
     return {
-        "left": ellipsoid([2.7, -5.6 + up, 2.6], [5.9, 4.5, 4.6], tilt=tilt).scaled(scale, point),
-        "right": ellipsoid([-1.2, -5.0 + up, 2.2], [3.4, 4.9, 4.2]).scaled(scale, point),
+        "left": ellipsoid([2.7, -5.5 + up, 2.8], [5.9, 4.6, 5.8], tilt=tilt).scaled(scale, point),
+        "right": ellipsoid([-1.2, -6.6 + up, 4.2], [3.4, 5.0, 5.0]).scaled(scale, point),
         "trunk": ellipsoid([2.0, 1.2 + up / 2, 1.8], [2.0, 3.0, 2.3], tilt=12),
         "knob": ellipsoid([1.9, 5.4, -1.2], np.array([2.05, 1.9, 3.4]) * knob),
         "aorta": ellipsoid([1.9, -5.0, -4.6], np.array([1.5, 13, 1.5]) * knob),
@@ -160,7 +205,7 @@ def _heart(patient: Patient, pose: Pose) -> dict[str, Ellipsoids]:
 def _lung(patient: Patient, pose: Pose, side: int, heart: dict[str, Ellipsoids]) -> Lung:
     rng = patient.stream(2 if side < 0 else 3)
     up = _descent(pose) + rng.uniform(-0.5, 0.5) - (0.0 if side < 0 else 1.3)
-    dome = ellipsoid([side * 6.4, -19.6 + up, 0.6], [7.6, 10.6, 9.6], tilt=-side * 5)
+    dome = ellipsoid([side * 6.4, -19.6 + up, 1.8], [7.6, 10.6, 11.5], tilt=-side * 5)
     cavity = ellipsoid([side * 6.9, -6.0, -0.6], [6.1, 19.3, 8.7], tilt=side * 6.5)
     names = ["left", "right", "middle", "spine", "trunk"]
     names += ["cava"] if side < 0 else ["knob", "aorta"]
@@ -195,20 +240,19 @@ def _vessels(patient: Patient, lung: Lung, side: int) -> Ellipsoids:
         [[0.5, 1, 0.1], [0.9, 0.35, 0.5], [0.8, 0.2, -0.6], [0.9, -0.5, 0.3], [0.6, -1, -0.5], [0.35, -1, 0.2]]
     )
     ways = ways * [side, 1, 1] + rng.normal(0, 0.15, ways.shape)
-    tips, radius, parts = np.repeat(lung.hilum[None], len(ways), 0), rng.uniform(0.48, 0.62), []
-    parts.append(ellipsoid(lung.hilum, rng.uniform([1.0, 1.5, 1.0], [1.5, 2.4, 1.5]), 0.6 * (SOFT - LUNG), kind="soft"))
-    nodes, thick = [], []
+    tips, radius = np.repeat(lung.hilum[None], len(ways), 0), rng.uniform(0.48, 0.62)
+    parts = [ellipsoid(lung.hilum, rng.uniform([1.0, 1.5, 1.0], [1.5, 2.4, 1.5]), 0.6 * (SOFT - LUNG), kind="soft")]
+    nodes = []
     for length in (3.0, 2.6, 2.3, 2.1, 1.9):
-        ways /= np.linalg.norm(ways, axis=1, keepdims=True)
-        reach = tips + ways * length * rng.uniform(0.7, 1.2, (len(ways), 1))
-        inside = lung.cavity.contains(reach, margin=0.97) & ~lung.solids.contains(reach, margin=1.0)
+        ways /= np.sqrt((ways * ways).sum(1, keepdims=True))
+        reach = tips + ways * (length * rng.uniform(0.7, 1.2, (len(ways), 1)))
+        inside = np.flatnonzero(lung.aerated(reach, within=0.97, beyond=1.0))
         bend = (tips + reach) / 2 + rng.normal(0, 0.12 * length, tips.shape)
-        nodes.append(np.stack([tips, bend, reach], 1)[inside])
-        thick.append(np.full((len(nodes[-1]), 1), radius))
-        tips = np.repeat(reach[inside], 2, 0)
-        ways = np.repeat(ways[inside], 2, 0) + rng.normal(0, 0.5, (2 * int(inside.sum()), 3))
-        radius *= 0.66
-    parts.append(tube(np.concatenate(nodes), np.concatenate(thick) * [1.0, 0.85], SOFT - LUNG))
+        nodes.append(np.array([tips, bend, reach])[:, inside])
+        tips = nodes[-1][2].repeat(2, 0)
+        ways = ways[inside].repeat(2, 0) + rng.normal(0, 0.5, tips.shape)
+    thick = np.repeat(radius * 0.66 ** np.arange(len(nodes)), [part.shape[1] for part in nodes])
+    parts.append(tube(np.concatenate(nodes, 1).swapaxes(0, 1), thick[:, None] * [1.0, 0.85], SOFT - LUNG))
     haze = rng.uniform(-1, 1, (90, 3))
     haze = haze[(haze**2).sum(1) < 0.8]
     parts.append(

@@ -11,9 +11,9 @@ SOFT, FAT, LUNG, BONE, METAL = 0.205, 0.18, 0.05, 0.42, 8.0
 SIDES = (-1, 1)  # patient's right, left: the sign of x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patient:
-    """One person: what stays the same over all of their images.
+    """One person: what stays the same over all of their images. Only the same object is the same person.
 
     Args:
         seed: Seed of everything that is drawn for this person.
@@ -37,7 +37,8 @@ class Patient:
 
     def stream(self, part: int) -> np.random.Generator:
         """Random numbers for one part of the body, the same for every image of the patient."""
-        return np.random.default_rng((*self.seed, 7, part))
+        # What np.random.default_rng does, without its questions.
+        return np.random.Generator(np.random.PCG64((*self.seed, 7, part)))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from cxrbase.cores import available_cores
@@ -20,13 +18,13 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import LABEL_PREFIX
 from cxrbase.data.patient import draw_patient
 from cxrbase.data.phantom_exposure import SITES, VIEWS, Exposure, draw_exposure
+from cxrbase.data.phantom_files import write_image
 from cxrbase.data.phantom_findings import FINDINGS, PREVALENCE
 from cxrbase.data.phantom_radiograph import Radiograph, render
-from cxrbase.data.phantom_shapes import Floats
 from cxrbase.errors import ConfigError
 
 # Raised whenever the same seed gives other images, so that old folders are not taken for new ones.
-MODEL = 1
+MODEL = 2
 VAL, TEST = 0.15, 0.25
 # Each site delivers what its archive holds; sites do not depend on findings, so neither do formats.
 FORMATS = {"harbour": "jpeg", "hill": "png16", "market": "monochrome2", "river": "monochrome1"}
@@ -137,7 +135,9 @@ def _make_patient(job: tuple[Path, int, int, int]) -> list[Row]:
         view = str(rng.choice(list(VIEWS), p=list(VIEWS.values())))
         exposure = draw_exposure((seed, number, shot), site, view, image_size=image_size)
         picture = render(patient, exposure)
-        path = _write(picture.pixels, root, f"images/p{number:05}_{shot}", FORMATS[site.name], f"p{number:05}", view)
+        path = write_image(
+            picture.pixels, root, f"images/p{number:05}_{shot}", FORMATS[site.name], f"p{number:05}", view
+        )
         rows.append(
             {"path": path, "patient_id": f"p{number:05}", "study_id": f"p{number:05}_{shot}", "source": "phantom"}
             | {"view_position": view, "sex": patient.sex, "age": patient.age, "site": site.name}
@@ -152,36 +152,3 @@ def _truth(exposure: Exposure, picture: Radiograph, present: dict[str, float]) -
     labels = {LABEL_PREFIX + name: float(name in present) for name in FINDINGS}
     boxes = {"box_" + name: " ".join(f"{value:.1f}" for value in box) for name, box in picture.boxes.items()}
     return {"rotation": f"{rotation:.2f}"} | labels | boxes
-
-
-def _write(pixels: Floats, root: Path, stem: str, form: str, patient_id: str, view: str) -> str:
-    """Writes brightness in [0, 1] and returns the path relative to the folder."""
-    if form == "jpeg":
-        Image.fromarray(np.uint8(np.rint(pixels * 255))).save(root / f"{stem}.jpg", quality=95)
-        return f"{stem}.jpg"
-    if form == "png16":
-        Image.fromarray(np.uint16(np.rint(pixels * 65535))).save(root / f"{stem}.png", compress_level=1)
-        return f"{stem}.png"
-    twelve = np.rint(pixels * 4095).astype(np.uint16)
-    stored = 4095 - twelve if form == "monochrome1" else twelve
-    _write_dicom(stored, root / f"{stem}.dcm", form.upper(), patient_id, view)
-    return f"{stem}.dcm"
-
-
-def _write_dicom(stored: NDArray[np.uint16], path: Path, polarity: str, patient_id: str, view: str) -> None:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path.name)])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image = Dataset()
-    image.file_meta = meta
-    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    image.PatientID, image.Modality, image.ViewPosition = patient_id, "DX", "LL" if view == "LATERAL" else view
-    image.Rows, image.Columns = stored.shape
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, polarity
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.PixelData = stored.astype("<u2").tobytes()
-    image.save_as(path, enforce_file_format=True)

@@ -35,10 +35,9 @@ def add_findings(chest: Chest, patient: Patient) -> Chest:
     """
     lungs, marks, details = list(chest.lungs), {}, chest.details
     for number, name in enumerate(FINDINGS):
-        rng = patient.stream(20 + number)
-        severity = patient.findings.get(name)
-        if severity is None:
+        if name not in patient.findings:
             continue
+        rng, severity = patient.stream(20 + number), patient.findings[name]
         if name in _IN_LUNG:
             parts = _IN_LUNG[name](rng, severity, (lungs[0], lungs[1]))
             lungs = [replace(lung, content=join([lung.content, new])) for lung, new in zip(lungs, parts, strict=True)]
@@ -63,7 +62,7 @@ def _sides(rng: np.random.Generator, *, both: float) -> list[int]:
 
 def _free(points: Floats, lung: Lung) -> Floats:
     """The points that lie in the aerated part of a lung."""
-    return points[lung.cavity.contains(points, margin=0.98) & ~lung.solids.contains(points, margin=1.02)]
+    return points[lung.aerated(points, within=0.98, beyond=1.02)]
 
 
 def _patch(rng: np.random.Generator, lung: Lung, centre: Floats, *, spread: Floats, radius: float, dose: float,

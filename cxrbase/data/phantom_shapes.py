@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ KINDS = tuple(PROFILES)
 # radius.
 _OVERLAP = 1.6
 _CROSSINGS = 2.39628 * _OVERLAP * 1.74804
+# Cross product with the direction in which a flat tube stands upright, which no tube follows: (0.03, 1, 0.05).
+_ACROSS = np.array([[0, 0.05, -1.0], [-0.05, 0, 0.03], [1.0, -0.03, 0]])
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,13 @@ class Ellipsoids:
         Returns:
             Shape (P,).
         """
-        unit = np.einsum("nij,npj->npi", self.shape, points[None] - self.centre[:, None])
-        inside: NDArray[np.bool_] = ((unit**2).sum(-1) < margin**2).any(0)
-        return inside
+        return np.asarray((squared_distance(self.to_unit, points) < margin**2).any(0))
+
+    @cached_property
+    def to_unit(self) -> Floats:
+        """Matrix from (x, y, z, 1) to the coordinates that make each ellipsoid the unit ball, shape (3 N, 4)."""
+        offset = -np.einsum("nij,nj->ni", self.shape, self.centre)
+        return np.concatenate([self.shape, offset[:, :, None]], axis=2).reshape(-1, 4)
 
     def scaled(self, factor: Floats | float, about: Floats) -> Ellipsoids:
         """The same ellipsoids after stretching space about a point.
@@ -64,8 +72,24 @@ class Ellipsoids:
             factor: One factor, or one per axis.
             about: The fixed point in cm, shape (3,).
         """
-        stretch = np.broadcast_to(np.asarray(factor, float), (3,))
-        return Ellipsoids(about + (self.centre - about) * stretch, self.shape / stretch, self.density, self.kind)
+        return Ellipsoids(about + (self.centre - about) * factor, self.shape / factor, self.density, self.kind)
+
+
+def squared_distance(to_unit: Floats, points: Floats) -> Floats:
+    """How far points lie from the centres of ellipsoids, as 1 on the surface.
+
+    Args:
+        to_unit: As of `Ellipsoids`, shape (3 N, 4).
+        points: Positions in cm, shape (P, 3).
+
+    Returns:
+        Shape (N, P).
+    """
+    extended = np.ones((4, len(points)))
+    extended[:3] = points.T
+    unit = to_unit @ extended
+    unit *= unit
+    return np.asarray(unit.reshape(-1, 3, len(points)).sum(1))
 
 
 def join(parts: Iterable[Ellipsoids]) -> Ellipsoids:
@@ -73,12 +97,24 @@ def join(parts: Iterable[Ellipsoids]) -> Ellipsoids:
     parts = list(parts)
     if not parts:
         return ellipsoid(np.zeros((0, 3)), np.ones((0, 3)), 0.0)
-    names = ("centre", "shape", "density", "kind")
-    return Ellipsoids(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Ellipsoids(
+        np.concatenate([part.centre for part in parts]),
+        np.concatenate([part.shape for part in parts]),
+        np.concatenate([part.density for part in parts]),
+        np.concatenate([part.kind for part in parts]),
+    )
+
+
+def split(shapes: Ellipsoids, counts: Iterable[int]) -> Iterator[Ellipsoids]:
+    """Undoes a join of sets with so many ellipsoids each."""
+    end = 0
+    for count in counts:
+        begin, end = end, end + count
+        yield shapes[begin:end]
 
 
 def ellipsoid(
-    centre: object, radii: object, density: object = 0.0, *, kind: str = "solid", tilt: float = 0.0
+    centre: object, radii: object, density: Floats | float = 0.0, *, kind: str = "solid", tilt: float = 0.0
 ) -> Ellipsoids:
     """Ellipsoids along the axes.
 
@@ -89,15 +125,18 @@ def ellipsoid(
         kind: Density profile: "solid", "rod" or "soft".
         tilt: Rotation about the z axis in degrees, from x towards y.
     """
-    position = np.atleast_2d(np.asarray(centre, float))
-    size = np.broadcast_to(np.asarray(radii, float), position.shape)
-    cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
+    position = np.array(centre, float, ndmin=2)
+    cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
     turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-    mass = np.broadcast_to(np.asarray(density, float), (len(position),))
-    return Ellipsoids(position, turn / size[:, :, None], mass, np.full(len(position), KINDS.index(kind)))
+    # Assigned into place, because broadcasting by name takes numpy longer than all the rest.
+    shape, mass, kinds = np.empty((len(position), 3, 3)), np.empty(len(position)), np.empty(len(position), np.int64)
+    shape[:] = turn / np.array(radii, float, ndmin=1)[..., None]
+    mass[:] = density
+    kinds[:] = KINDS.index(kind)
+    return Ellipsoids(position, shape, mass, kinds)
 
 
-def tube(points: Floats, radius: object, density: object, *, flat: float = 1.0) -> Ellipsoids:
+def tube(points: Floats, radius: Floats | float, density: Floats | float, *, flat: float = 1.0) -> Ellipsoids:
     """Tubes as chains of overlapping ellipsoids.
 
     Args:
@@ -106,30 +145,32 @@ def tube(points: Floats, radius: object, density: object, *, flat: float = 1.0) 
         density: Attenuation difference per cm, broadcast against (T, S).
         flat: Thickness across the height: below 1 makes a band that stands upright, like a rib.
     """
-    nodes = points if points.ndim == 3 else points[None]
-    along = np.diff(nodes, axis=1)
-    count = along.shape[:2]
-    length = np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1e-6)
+    # x, y and z come first here, because numpy is slow at long lists of three numbers.
+    nodes = np.ascontiguousarray(np.moveaxis(points if points.ndim == 3 else points[None], 2, 0))
+    along = nodes[:, :, 1:] - nodes[:, :, :-1]
+    count = along.shape[1:]
+    length = np.maximum(norm(along), 1e-6)
     axis = along / length
-    side = _cross(axis, np.array([0.03, 1.0, 0.05]))
-    side /= np.maximum(np.linalg.norm(side, axis=-1, keepdims=True), 1e-6)
-    thick = np.broadcast_to(np.asarray(radius, float), count)[..., None]
-    shape = np.empty((*count, 3, 3))
-    shape[..., 0, :] = axis / (_OVERLAP * length)
-    shape[..., 1, :] = side / (thick * flat)
-    shape[..., 2, :] = _cross(side, axis) / thick
-    mass = np.broadcast_to(np.asarray(density, float), count) * 2.0 / _CROSSINGS
-    middle = (nodes[:, 1:] + nodes[:, :-1]) / 2
-    kind = np.full(mass.size, KINDS.index("rod"))
-    return Ellipsoids(middle.reshape(-1, 3), shape.reshape(-1, 3, 3), mass.reshape(-1), kind)
+    side = (_ACROSS @ axis.reshape(3, -1)).reshape(axis.shape)
+    side /= np.maximum(norm(side), 1e-6)
+    thick, mass = np.empty(count), np.empty(count)
+    thick[:], mass[:] = radius, np.asarray(density) * (2.0 / _CROSSINGS)
+    shape = np.array([axis / (_OVERLAP * length), side / (thick * flat), _cross(side, axis) / thick])
+    middle = (nodes[:, :, 1:] + nodes[:, :, :-1]) / 2
+    return Ellipsoids(
+        np.ascontiguousarray(middle.reshape(3, -1).T),
+        np.ascontiguousarray(shape.reshape(3, 3, -1).transpose(2, 0, 1)),
+        mass.reshape(-1),
+        np.full(mass.size, KINDS.index("rod")),
+    )
+
+
+def norm(vectors: Floats) -> Floats:
+    """Length of vectors whose components are along the first axis."""
+    return np.asarray(np.sqrt((vectors * vectors).sum(0)))
 
 
 def _cross(first: Floats, second: Floats) -> Floats:
-    """Cross product along the last axis; numpy's own spends ten times as long on checking its arguments."""
-    a, b, c = first[..., 0], first[..., 1], first[..., 2]
-    d, e, f = second[..., 0], second[..., 1], second[..., 2]
-    product = np.empty_like(first)
-    product[..., 0] = b * f - c * e
-    product[..., 1] = c * d - a * f
-    product[..., 2] = a * e - b * d
-    return product
+    """Cross product along the first axis; numpy's own spends ten times as long on checking its arguments."""
+    (a, b, c), (d, e, f) = first, second
+    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])

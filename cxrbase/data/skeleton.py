@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -10,18 +10,20 @@ from cxrbase.data.patient import BONE, SIDES, SOFT, Patient, Pose
 from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, tube
 
 
+@lru_cache(maxsize=1)
 def spine(patient: Patient) -> Ellipsoids:
     """Vertebrae with their processes, and the breastbone."""
     level = np.arange(-24, 22, 2.35)
     zero = np.zeros_like(level)
-    back = -6.6 - 0.9 * np.cos(level / 14)
+    # The thoracic spine bends outwards, the cervical spine comes forward.
+    back = -7.5 + 3.4 * np.clip((level - 4) / 17, 0, 1) ** 1.5 + 0.9 * (level / 24) ** 2 * (level < 0)
     body = np.stack([zero, level, back], 1)
     dense = (BONE - SOFT) * (1.1 - 0.004 * max(patient.age - 50, 0))
     parts = [ellipsoid(body, [1.75, 1.05, 1.45], 0.7 * dense), tube(body, 1.25, 0.35 * dense)]
     parts += [ellipsoid(body + [side * 1.25, 0.35, -1.6], [0.42, 0.5, 0.9], dense) for side in SIDES]
     wings = [np.stack([body + [s * 1.2, 0.2, -2.0], body + [s * 2.9, 0.5, -2.6]], 1) for s in SIDES]
     parts.append(tube(np.concatenate(wings), 0.4, dense))
-    parts.append(ellipsoid(body + [0, -0.9, -3.6], [0.3, 0.8, 1.3], dense))
+    parts.append(ellipsoid(body + [0, -0.9, -3.2], [0.3, 0.8, 1.2], dense))
     front = np.stack([np.zeros(7), np.linspace(9.0, -5.0, 7), np.linspace(6.4, 9.3, 7)], 1)
     parts.append(tube(front, 1.4, 0.22 * dense, flat=0.5))
     return join(parts)
