@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
-_ORIGIN = ("command", "date", "machine", "versions", "headlines", "tables")
+_ORIGIN = ("command", "date", "machine", "versions", "note", "headlines", "tables")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -47,6 +47,8 @@ def section(path: Path) -> str:
     origin = (
         f"`{result.get('command', 'no command recorded')}`, {result.get('date', 'no date')}; {machine}; {versions}."
     )
+    if "note" in result:
+        origin += f"\n\n{result['note']}"
     rows = list(numbers({key: value for key, value in result.items() if key not in _ORIGIN}))
     if isinstance(result.get("table"), list):
         lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", table(result["table"])]
