@@ -11,10 +11,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cxrbase
+from packs import make_pack
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 OBJECTIVES = sorted(path.stem for path in (EXPERIMENTS / "objective").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (EXPERIMENTS / "size").glob("*.yaml"))
+DATA = sorted(path.stem for path in (EXPERIMENTS / "data").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (EXPERIMENTS / "recipe").glob("*.yaml"))
 # What keeps the networks of the large sizes small enough for a test: one block of their own width, four patches.
 SHALLOW = ["--data.image_size=32", "--data.canvas_size=32", "--data.batch_size=4", "--trainer.max_steps=1"]
@@ -41,6 +43,22 @@ def test_recipe_runs_a_step_as_it_stands(fit, recipe):
     objective, size = recipe.split("_", 1)
     summary = fit(objective, "--trainer.max_steps=1", "--data.batch_size=8", size=size, small=False)
     assert summary["steps"] == 1
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_data_runs_a_step(fit, data, tmp_path):
+    if data == "shards":
+        make_pack(tmp_path / "packed", source=["made"] * 16)
+    words = {
+        "folder": [],
+        "phantom": [
+            f"--data.root={tmp_path / 'phantom'}",
+            "--data.phantom.patients=40",
+            "--data.phantom.image_size=32",
+        ],
+        "shards": [f"--data.root={tmp_path / 'packed'}"],
+    }[data]
+    assert fit("mae", "--trainer.max_steps=1", *words, data=data)["steps"] == 1
 
 
 def test_data_phantom_is_scored_on_its_findings(fit, tmp_path):
