@@ -1,15 +1,14 @@
-"""What the command line answers to words that it does not take: one sentence, with what was probably meant."""
+"""What training commands answer to words that they do not take, such as an objective that there is not."""
 
 import difflib
 import inspect
 import re
-import sys
-from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cxrbase import objectives
 from cxrbase.objectives import DINO, MAE, SimCLR
+from cxrbase.suggestions import SuggestingParser
 from cxrbase.views import RandomViews
 
 _OBJECTIVES = {kind.__name__.lower(): kind.__name__ for kind in (MAE, DINO, SimCLR)}
@@ -17,37 +16,16 @@ _OBJECTIVES = {kind.__name__.lower(): kind.__name__ for kind in (MAE, DINO, SimC
 _NO_CLASS = re.compile(r"Expected a path but (\S+) either|class_path='([^']+)'|dot import path string: (\S+)")
 
 
-class SuggestingParser(LightningArgumentParser):
-    """A parser that answers a mistyped option by the one that was probably meant, and takes no abbreviations."""
+class TrainingParser(SuggestingParser, LightningArgumentParser):
+    """Lightning's parser with the answers of this package."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # --trainer.max_epoch would be taken for max_epochs in silence, and a typo for what it abbreviates.
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+    def answer(self, message: str) -> str:
+        """The sentence for a message of the parser."""
+        return wrong_objective(message) or super().answer(message)
 
-    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
-        """Says it in one line in place of every option there is."""
-        if not self.exit_on_error:
-            super().error(message, *args, **kwargs)
-        text = wrong_objective(message) or self._with_suggestion(plain(message))
-        sys.stderr.write(f"cxrbase: error: {text}\n")
-        raise SystemExit(2)
-
-    def _with_suggestion(self, message: str) -> str:
-        wrong = re.findall(r"--([\w.]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
-        known = self._known_options()
-        for word in (next(filter(None, groups)).split(".")[-1] for groups in wrong):
-            near = difflib.get_close_matches(word, known, n=1)
-            if near and word not in known:
-                return f"{message}; did you mean {known[near[0]]}?"
-        return message
-
-    def _known_options(self) -> dict[str, str]:
-        """Every option by its last word."""
-        below = [
-            parser for action in self._actions if isinstance(action.choices, dict) for parser in action.choices.values()
-        ]
-        actions = [action for parser in (self, *below) for action in parser._actions]
-        names = {action.dest.split(".")[-1]: action.dest for action in actions}
+    def known_options(self) -> dict[str, str]:
+        """Every option by its last word, those of objectives and views among them."""
+        names = super().known_options()
         for prefix, kinds in {
             "model.objective.init_args": (MAE, DINO, SimCLR),
             "data.views.init_args": (RandomViews,),
@@ -56,19 +34,6 @@ class SuggestingParser(LightningArgumentParser):
                 for name in list(inspect.signature(kind).parameters):
                     names.setdefault(name, f"{prefix}.{name}")
         return names
-
-
-def plain(message: str) -> str:
-    """The parser's message in one line, without its list of types and Python's way to write them."""
-    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:", "", message, flags=re.DOTALL)
-    message = re.sub(r"-\s*Expected an? <class 'NoneType'>", "", message)
-    message = re.sub(r"Given value: \S*(?:Namespace|NestedArg)\(.*", "", message, flags=re.DOTALL)
-    message = re.sub(r"Type collections\.abc\.Callable\[.*? expects a function or a callable class: ", "", message)
-    message = re.sub(r"\. Got value: Namespace\(class_path='([\w.]+)'.*", r" (\1)", message)
-    message = re.sub(r"Given value type: \S+ \S+", "", message)
-    message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
-    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
-    return " ".join(message.split()).rstrip(".")
 
 
 def wrong_objective(message: str) -> str | None:

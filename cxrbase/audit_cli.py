@@ -2,17 +2,17 @@
 
 import sys
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from cxrbase.cores import available_cores
+from cxrbase.suggestions import SuggestingParser
 
 
 def audit(words: list[str]) -> int:
     """Runs `cxrbase audit` with the words after it and returns the exit code."""
     from cxrbase.data.audit import audit_sets
 
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase audit", description="Finds copies, leaks, confounded labels and odd images in manifests."
     )
     parser.add_argument(

@@ -1,5 +1,6 @@
 """The shared Vision Transformer: create it, run it over visible patches only, write it to a file and read it back."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def create_backbone(
         ConfigError: If timm does not know the name, or it is not a ViT, or the options do not fit.
     """
     arguments = {"in_chans": 1, "num_classes": 0, "img_size": image_size, **(options or {})}
+    if ":" not in name and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models("*vit*"), n=1)
+        raise ConfigError(f"timm has no backbone {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     try:
         vit = timm.create_model(name, dynamic_img_size=True, drop_path_rate=drop_path, **arguments)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:

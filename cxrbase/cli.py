@@ -143,7 +143,7 @@ def _run_quietly(command: _Command, words: list[str]) -> int:
 def _in_a_sentence(message: str) -> str:
     if "Does not validate against" in message:
         # Of an option's class that refused its values, and of every other type that the option might have had.
-        from cxrbase.answers import plain
+        from cxrbase.suggestions import plain
 
         message = plain(message)
     return " ".join(message.split())

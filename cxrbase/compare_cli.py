@@ -3,9 +3,8 @@
 import sys
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
 from cxrbase.compare.plan import Plan
+from cxrbase.suggestions import SuggestingParser
 
 
 def compare(words: list[str]) -> int:
@@ -17,7 +16,7 @@ def compare(words: list[str]) -> int:
     Returns:
         The exit code: 0 where every cell has a result, 1 where some failed.
     """
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase compare",
         description="Pretrains every cell of a grid at equal compute, scores all encoders alike and writes a report. "
         "Run again, it does only what is missing or changed.",

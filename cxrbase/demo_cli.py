@@ -3,15 +3,15 @@
 import importlib.util
 import sys
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from cxrbase.errors import ConfigError
+from cxrbase.suggestions import SuggestingParser
 
 
 def demo(words: list[str]) -> int:
     """Runs `cxrbase demo` with the words after it, until it is stopped."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase demo",
         description="Serves a page, on this machine only, that shows one radiograph as the network sees it, with "
         "probabilities, a map and similar images. Nothing is kept. Research software, not for diagnosis.",

@@ -2,13 +2,14 @@
 
 import sys
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
+
+from cxrbase.suggestions import SuggestingParser
 
 
 def embed(words: list[str]) -> int:
     """Runs `cxrbase embed` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase embed",
         description="Writes class-token and mean-patch features of images, in order. A killed job goes on.",
     )

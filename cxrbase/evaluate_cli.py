@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
@@ -24,6 +24,7 @@ from cxrbase.evaluation.task import read_sections, read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.sizes import longest
+from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(words: list[str]) -> int:
     """Runs `cxrbase evaluate` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase evaluate",
         description="Scores frozen encoders on tasks: neighbours, linear probe and few labels, on identical splits.",
         epilog="A setting of the task file is changed by --task.<name>=<value>, such as --task.data.root=/data/nih.",
@@ -168,13 +169,13 @@ def _task_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def settings_of(config: str, chosen: Mapping[str, Any]) -> Settings:
     """Settings of a task file's section `evaluate`, and over them those of the command line."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = SuggestingParser(exit_on_error=False)
     parser.add_class_arguments(Settings, "evaluate")
     try:
         section = {**read_sections(config).get("evaluate", {}), **chosen}
         made = parser.instantiate(parser.parse_object({"evaluate": section})).evaluate
     except (ArgumentError, TypeError) as error:
-        raise ConfigError(f"{config}, section evaluate: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{config}, section evaluate: {parser.answer(str(error))}") from error
     assert isinstance(made, Settings)
     return made
 

@@ -2,14 +2,14 @@
 
 import sys
 
-from jsonargparse import ArgumentParser
+from cxrbase.suggestions import SuggestingParser
 
 _METHODS = ("rollout", "gradient", "relevance", "occlusion")
 
 
 def explain(words: list[str]) -> int:
     """Runs `cxrbase explain` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase explain",
         description="Draws what a model looks at over the image, and says whether the map depends on the network.",
     )

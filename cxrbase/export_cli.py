@@ -2,12 +2,12 @@
 
 import sys
 
-from jsonargparse import ArgumentParser
+from cxrbase.suggestions import SuggestingParser
 
 
 def export(words: list[str]) -> int:
     """Runs `cxrbase export` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase export",
         description="Writes an encoder with its preprocessing, model card, licence and checksums, and checks the "
         "result with the program that it is for.",

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from cxrbase.answers import SuggestingParser
+from cxrbase.answers import TrainingParser
 from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
@@ -110,8 +110,8 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
     stream.write("\n".join(lines) + "\n")
 
 
-def _parser() -> SuggestingParser:
-    parser = SuggestingParser(
+def _parser() -> TrainingParser:
+    parser = TrainingParser(
         prog="cxrbase fit", description="Fits an encoder to a task, given by a task file.", allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="Task file; several are layered.")

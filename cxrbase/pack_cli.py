@@ -3,10 +3,10 @@
 import sys
 from typing import get_args
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from cxrbase.errors import ConfigError
+from cxrbase.suggestions import SuggestingParser
 
 
 def pack(words: list[str]) -> int:
@@ -37,12 +37,12 @@ def pack(words: list[str]) -> int:
     return 0
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> SuggestingParser:
     from cxrbase.data.decode import Window
     from cxrbase.data.pack import Engine
     from cxrbase.data.shards import Codec
 
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase pack", description="Packs originals into shards; can be stopped and repeated."
     )
     add = parser.add_argument

@@ -2,16 +2,17 @@
 
 import sys
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from cxrbase.compare.paper_plan import Paper
 from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import device_of
+from cxrbase.suggestions import SuggestingParser
 
 
 def paper(words: list[str]) -> int:
     """Runs `cxrbase paper` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase paper",
         exit_on_error=False,
         description="Draws figures 2, 3 and 4 of the paper: image quality, single diseases, and few labels against "
@@ -27,7 +28,7 @@ def paper(words: list[str]) -> int:
     try:
         given = parser.instantiate(parser.parse_args(words)).as_dict()
     except (ArgumentError, TypeError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(parser.answer(str(error))) from error
     encoders, out, device = (given.pop(name) for name in ("encoder", "out", "device"))
     given.pop("config")
     return _run(Paper(**given).with_encoders(encoders), out, device_of(device))

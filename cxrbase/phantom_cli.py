@@ -5,10 +5,12 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from cxrbase.suggestions import SuggestingParser
+
 
 def phantom(words: list[str]) -> int:
     """Runs `cxrbase phantom` with the words after it and returns the exit code."""
-    auto_cli(make, args=words, prog="cxrbase phantom", as_positional=False)
+    auto_cli(make, parser_class=SuggestingParser, args=words, prog="cxrbase phantom", as_positional=False)
     return 0
 
 

@@ -3,15 +3,15 @@
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from cxrbase.cores import available_cores
+from cxrbase.suggestions import SuggestingParser
 
 
 def predict(words: list[str]) -> int:
     """Runs `cxrbase predict` with the words after it and returns the exit code."""
-    parser = ArgumentParser(
+    parser = SuggestingParser(
         prog="cxrbase predict",
         description="Calibrated probability of each finding, whether it reaches the threshold that validation "
         "chose, and warnings about images unlike those of training. Research software, not for diagnosis.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import auto_cli
 
 from cxrbase.errors import ConfigError
+from cxrbase.suggestions import SuggestingParser
 
 if TYPE_CHECKING:
     from cxrbase.data.manifest import Manifest
@@ -22,6 +23,7 @@ def sources(words: list[str]) -> int:
     # A switch without a value, as the messages about missing images name it.
     auto_cli(
         show,
+        parser_class=SuggestingParser,
         args=["--partial=true" if word == "--partial" else word for word in words],
         prog="cxrbase sources",
         as_positional=False,

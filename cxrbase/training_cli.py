@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from cxrbase.answers import SuggestingParser
+from cxrbase.answers import TrainingParser
 from cxrbase.callbacks.collapse import Collapse
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
@@ -165,7 +165,7 @@ def fit(words: list[str]) -> int:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "cxrbase", "description": "Pretrains a Vision Transformer on chest radiographs."},
-            parser_class=SuggestingParser,
+            parser_class=TrainingParser,
         )
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error

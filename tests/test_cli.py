@@ -80,6 +80,8 @@ def test_print_config_is_a_whole_configuration(image_folder, tmp_path, capsys):
         ("--trainer.max_epoch=2", "trainer.max_epochs"),
         ("--model.objective.class_path=cxrbase.objectives.DINOO", "DINO"),
         ("--model.objective=simclr", "SimCLR"),
+        ("--data.views.class_path=cxrbase.views.RandomView", "cxrbase.views.RandomViews"),
+        ("--trainer.precision=bf16-mixd", "bf16-mixed"),
     ],
 )
 def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong, meant):
@@ -95,12 +97,47 @@ def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong
     assert len(error.splitlines()) == 1
 
 
+def test_unknown_backbone_is_answered_by_the_nearest(image_folder, tmp_path, capfd):
+    words = command("mae", "--model.backbone=vit_smal_patch16_224", root=image_folder, run_dir=tmp_path / "run")
+    assert main(words) == 1
+    assert "timm has no backbone 'vit_smal_patch16_224'; did you mean vit_small_patch16_224?" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["phantom", "--patinets=3"], "patients"),
+        (["evaluate", "--encodr=x"], "encoder"),
+        (["embed", "--batch-siez=3", "x"], "batch_size"),
+        (["pack", "--soruce=a"], "source"),
+        (["audit", "--thread=3"], "threads"),
+        (["export", "--encodr=x"], "encoder"),
+        (["explain", "--modle=x"], "model"),
+        (["predict", "--modle=x"], "model"),
+        (["demo", "--modle=x"], "model"),
+        (["sources", "--nmae=nih"], "name"),
+        (["compare", "--naem=x"], "name"),
+        (["paper", "--encodr=x=y"], "encoder"),
+    ],
+)
+def test_typo_in_an_option_of_a_command_is_answered_by_what_was_meant(capfd, words, meant):
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == (1 if words[0] == "paper" else 2)
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("cxrbase: error: ")
+    assert error.endswith(f"did you mean {meant}?")
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "part"),
     [
         ("--model.objective=Jigsaw", "no objective 'Jigsaw': there are MAE, DINO, SimCLR"),
         ("--model.lr=fast", "model.lr: Expected a float. Got value: fast"),
-        ("--trainer.precision=half", "Given value: half"),
+        ("--trainer.precision=half", "not 'half'"),
     ],
 )
 def test_a_wrong_value_is_answered_in_one_sentence(image_folder, tmp_path, capfd, wrong, part):

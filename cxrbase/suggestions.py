@@ -1,0 +1,88 @@
+"""Parsers that answer a mistyped word in one sentence, by the one that was probably meant."""
+
+import difflib
+import re
+import sys
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+# A class that a module lacks, and the values that an option has, in the words of jsonargparse.
+_NO_NAME = re.compile(r"class_path '([\w.]+)': module '([\w.]+)' has no attribute '(\w+)'")
+_LITERALS = re.compile(r"Literal\[([^\]]*)\]")
+_GIVEN = re.compile(r"(?:Given|Got) value: (\S+)")
+_OPTION = re.compile(r"--([\w.-]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'")
+
+
+class SuggestingParser(ArgumentParser):
+    """A parser whose errors are one sentence with what was probably meant, and which takes no abbreviations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # --trainer.max_epoch would be taken for max_epochs in silence, and a typo for what it abbreviates.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Says it in one line in place of every option there is."""
+        if not self.exit_on_error:
+            super().error(message, *args, **kwargs)
+        sys.stderr.write(f"cxrbase: error: {self.answer(message)}\n")
+        raise SystemExit(2)
+
+    def answer(self, message: str) -> str:
+        """The sentence for a message of the parser."""
+        text = plain(message)
+        return no_class(text) or with_value(text) or self._with_option(text)
+
+    def known_options(self) -> dict[str, str]:
+        """Every option by its last word."""
+        below = [
+            parser for action in self._actions if isinstance(action.choices, dict) for parser in action.choices.values()
+        ]
+        actions = [action for parser in (self, *below) for action in parser._actions]
+        return {action.dest.split(".")[-1]: action.dest for action in actions}
+
+    def _with_option(self, message: str) -> str:
+        known = self.known_options()
+        for groups in _OPTION.findall(message):
+            word = next(filter(None, groups)).split(".")[-1].replace("-", "_")
+            near = difflib.get_close_matches(word, known, n=1)
+            if near and word not in known:
+                return f"{message}; did you mean {known[near[0]]}?"
+        return message
+
+
+def plain(message: str) -> str:
+    """The parser's message in one line, without its list of types and Python's way to write them."""
+    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:", "", message, flags=re.DOTALL)
+    message = re.sub(r"-\s*Expected an? <class 'NoneType'>", "", message)
+    message = re.sub(r"Given value: \S*(?:Namespace|NestedArg)\(.*", "", message, flags=re.DOTALL)
+    message = re.sub(r"Type collections\.abc\.Callable\[.*? expects a function or a callable class: ", "", message)
+    message = re.sub(r"\. Got value: Namespace\(class_path='([\w.]+)'.*", r" (\1)", message)
+    message = re.sub(r"Given value type: \S+ \S+", "", message)
+    message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
+    return " ".join(message.split()).rstrip(".")
+
+
+def no_class(message: str) -> str | None:
+    """An answer that names the nearest class of the module, where the message is about one that it lacks; else None."""
+    found = _NO_NAME.search(message)
+    if found is None:
+        return None
+    path, module, name = found.groups()
+    # It was imported to find that the name is not in it.
+    near = difflib.get_close_matches(name, [there for there in dir(sys.modules.get(module)) if there[0].isupper()], n=1)
+    meant = f"; did you mean {module}.{near[0]}?" if near else ""
+    return f"{message.split(':')[0]}: there is no {path!r}{meant}"
+
+
+def with_value(message: str) -> str | None:
+    """The message with the nearest of the values that an option takes, where it lists any; else None."""
+    values = [value.strip(" '\"") for group in _LITERALS.findall(message) for value in group.split(",")]
+    given = _GIVEN.search(message)
+    if not values or given is None:
+        return None
+    value = given[1].strip("'\".")
+    near = difflib.get_close_matches(value, values, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"{message.split(':')[0]}: it takes {', '.join(values)}, not {value!r}{meant}"
