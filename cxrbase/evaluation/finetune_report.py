@@ -1,0 +1,101 @@
+"""What a fine-tuning run says of itself: its result row, and the card of its model folder."""
+
+from dataclasses import asdict
+from typing import Any
+
+import cxrbase
+from cxrbase.evaluation.finetune_fit import BestEpoch
+from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.measure import Measured, plain
+from cxrbase.evaluation.suite.results import git_commit, row_key
+from cxrbase.evaluation.task_data import TaskData
+
+_SHARED = (
+    "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
+)  # fmt: skip
+
+
+def result_row(
+    data: TaskData, settings: FineTune, encoder: dict[str, Any], counts: dict[str, Any], undefined: dict[str, str],
+    found: Measured, best: BestEpoch, images: int,
+) -> dict[str, Any]:  # fmt: skip
+    """One row of results.
+
+    Args:
+        data: The task.
+        settings: How was fitted.
+        encoder: Card of the encoder, with its name and hash.
+        counts: Patients and images of the splits.
+        undefined: Classes without a score, and why.
+        found: The scores.
+        best: The epoch that was chosen.
+        images: How many were learnt from.
+    """
+    undefined = undefined | {
+        name: "too few labels to learn from" for name in found.undefined() if name not in undefined
+    }
+    task = _task_card(data)
+    shown = {key: encoder.get(key) for key in ("name", "hash", "timm_name", "image_size", "mean", "std", "format")}
+    return {
+        "key": row_key(encoder=encoder["hash"], task=task, settings=asdict(settings), split=data.split_checksum),
+        "encoder": shown,
+        "task": task,
+        "protocol": settings.protocol,
+        "protocol_text": (
+            f"{settings.mode} for {settings.epochs} epochs, epoch {best.epoch + 1} chosen by validation; temperature "
+            f"by log loss and threshold by {settings.threshold} on validation; test scored once; 95 % intervals of "
+            f"{settings.resamples} resamples of patients"
+        ),
+        "seed": settings.seed,
+        "split_checksum": data.split_checksum,
+        "label_checksum": data.label_checksum,
+        "label_counts": data.label_counts,
+        "counts": counts,
+        "train_images": images,
+        "best_epoch": best.epoch + 1,
+        "validation_score": plain(best.score),
+        "test_opened": 1,
+        "undefined": undefined,
+        "metrics": found.to_dict(),
+        "warnings": [*data.warnings, *(f"{name} is undefined: {why}" for name, why in undefined.items())],
+        "settings": asdict(settings),
+        "version": cxrbase.__version__,
+        "git_commit": git_commit(),
+    }
+
+
+def _task_card(data: TaskData) -> dict[str, Any]:
+    task = data.task
+    return {
+        "name": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "findings": list(data.classes),
+        "views": task.views,
+        "warnings": data.warnings,
+    }
+
+
+def model_card(
+    row: dict[str, Any], encoder: dict[str, Any], settings: FineTune, found: Measured, canvas: int
+) -> dict[str, Any]:
+    """What a model folder tells of its model, to those who use it.
+
+    Args:
+        row: Of `result_row`, with its further parts.
+        encoder: Card of the encoder, with its name and hash.
+        settings: How was fitted.
+        found: Temperatures and thresholds.
+        canvas: Short side of decoded images in pixels.
+    """
+    kept = ("timm_name", "timm_args", "image_size", "mean", "std", "intensity", "format", "name", "hash")
+    return {
+        "encoder": {key: encoder[key] for key in kept if key in encoder},
+        "classes": list(found.classes),
+        "kind": row["task"]["kind"],
+        "mode": settings.mode,
+        "temperatures": found.temperatures.tolist(),
+        "thresholds": [plain(value) for value in found.thresholds],
+        "canvas_size": canvas,
+        **{key: row[key] for key in _SHARED},
+    }
