@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser
 _NO_NAME = re.compile(r"class_path '([\w.]+)': module '([\w.]+)' has no attribute '(\w+)'")
 _LITERALS = re.compile(r"Literal\[([^\]]*)\]")
 _GIVEN = re.compile(r"(?:Given|Got) value: (\S+)")
+# The keys that lead to a value, from outside in.
+_KEY = re.compile(r"(?:^|\s)([\w.]+): ")
 _OPTION = re.compile(r"--([\w.-]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'")
 
 
@@ -85,4 +87,5 @@ def with_value(message: str) -> str | None:
     value = given[1].strip("'\".")
     near = difflib.get_close_matches(value, values, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
-    return f"{message.split(':')[0]}: it takes {', '.join(values)}, not {value!r}{meant}"
+    option = ".".join(_KEY.findall(message[: message.index("Literal[")]))
+    return f"{option}: it takes {', '.join(values)}, not {value!r}{meant}"

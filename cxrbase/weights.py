@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
@@ -28,6 +29,7 @@ def load_any_encoder(
     patch_size: int | None = None,
     mean: float | None = None,
     std: float | None = None,
+    seed: int = 0,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Loads an encoder for one-channel images from a run folder, a weight file or a timm name; nothing is downloaded.
 
@@ -43,6 +45,7 @@ def load_any_encoder(
         mean: Mean, in [0, 1], that the original network expects, where its file does not say; None takes what its
             authors use.
         std: The same for the standard deviation.
+        seed: Seed of the weights of `timm:<name>`.
 
     Returns:
         The network in evaluation mode, and its card: timm_name, timm_args, image_size, mean, std, intensity, source,
@@ -56,7 +59,9 @@ def load_any_encoder(
         name, _, file = name_or_path.removeprefix("timm:").partition("=")
         if file:
             return _load(read_checkpoint(Path(file)), image_size, patch_size, given, name=name)
-        return _untrained(name, image_size, patch_size, given)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _untrained(name, image_size, patch_size, given)
     path = Path(name_or_path)
     if _is_ours(path):
         return _ours(path, image_size, patch_size)

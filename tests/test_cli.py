@@ -137,6 +137,7 @@ def test_typo_in_an_option_of_a_command_is_answered_by_what_was_meant(capfd, wor
     [
         ("--model.objective=Jigsaw", "no objective 'Jigsaw': there are MAE, DINO, SimCLR"),
         ("--model.lr=fast", "model.lr: Expected a float. Got value: fast"),
+        ("--trainer.precision=half", "trainer.precision: it takes transformer-engine, "),
         ("--trainer.precision=half", "not 'half'"),
     ],
 )

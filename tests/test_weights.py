@@ -163,6 +163,14 @@ def test_timm_names_are_made_untrained(name, kind):
     assert network(torch.randn(1, 1, 112, 112)).shape == (1, 192)
 
 
+def test_an_untrained_network_is_the_same_every_time_and_another_with_another_seed():
+    before = torch.random.get_rng_state()
+    first, again, other = (load_any_encoder("timm:test_vit", seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["patch_embed.proj.weight"], other["patch_embed.proj.weight"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_a_named_network_takes_its_file_and_its_own_mean_and_std(tmp_path):
     # Twelve heads at width 384, as MoCo-v3's ViT-S has, cannot be told from the file; timm's AugReg models expect 0.5.
     name = "vit_tiny_patch16_224.augreg_in21k"

@@ -63,10 +63,10 @@ def networks(slot: Slot, card: Card, seeds: list[int]) -> Iterator[tuple[list[in
 
 def _untrained(slot: Slot, like: Card, *, seed: int) -> NamedEncoder:
     """A network with random weights of a seed: that of `timm:<name>`, or the same as another encoder's."""
-    with torch.random.fork_rng():
+    if slot.paths[0] != UNTRAINED:
+        return NamedEncoder(slot.name, slot.paths[0], *load_any_encoder(slot.paths[0], seed=seed))
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if slot.paths[0] != UNTRAINED:
-            return NamedEncoder(slot.name, slot.paths[0], *load_any_encoder(slot.paths[0]))
         options = {name: value for name, value in like["timm_args"].items() if name not in _OF_THE_CALL}
         size = like["image_size"] if isinstance(like["image_size"], int) else height_width(like["image_size"])
         network = create_backbone(like["timm_name"], image_size=size, options=options).eval()

@@ -272,7 +272,7 @@ def test_an_untrained_network_is_made_like_ours_once_for_each_seed(world):
         ([], {"figure3": ["nowhere/task.yaml"]}, "no task file nowhere/task.yaml"),
         ([], {"figure3": None}, "figure3"),
         ([], {"encoders": []}, "no encoder is given"),
-        ([], {"encoders": [{"name": "a", "role": "best"}]}, "role"),
+        ([], {"encoders": [{"name": "a", "role": "best"}]}, "encoders.role: it takes "),
         ([], {"encoders": [{"name": "a", "role": "ssl_cxr"}, {"name": "a", "role": "ssl_cxr"}]}, "are called a"),
     ],
 )
