@@ -46,7 +46,7 @@ def create_backbone(
     """
     arguments = {"in_chans": 1, "num_classes": 0, "img_size": image_size, **(options or {})}
     if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("*vit*"), n=1)
+        near = difflib.get_close_matches(name, timm.list_models(module="vision_transformer"), n=1)
         raise ConfigError(f"timm has no backbone {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     try:
         vit = timm.create_model(name, dynamic_img_size=True, drop_path_rate=drop_path, **arguments)

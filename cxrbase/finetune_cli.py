@@ -53,8 +53,9 @@ def fit_task(words: list[str]) -> int:
     name = made.encoder or str(_own_encoder(task, configs(words)))
     logger.info("encoder %s", name)
     encoder, card = load_any_encoder(
-        name, image_size=settings.image_size, patch_size=made.patch_size, mean=made.mean, std=made.std
-    )
+        name, image_size=settings.image_size, patch_size=made.patch_size, mean=made.mean, std=made.std,
+        seed=settings.seed,
+    )  # fmt: skip
     if settings.precision is None:
         settings = dataclasses.replace(settings, precision=found_precision(settings.accelerator))
     run_dir.mkdir(parents=True, exist_ok=True)

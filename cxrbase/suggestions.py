@@ -10,7 +10,10 @@ from jsonargparse import ArgumentParser
 # A class that a module lacks, and the values that an option has, in the words of jsonargparse.
 _NO_NAME = re.compile(r"class_path '([\w.]+)': module '([\w.]+)' has no attribute '(\w+)'")
 _LITERALS = re.compile(r"Literal\[([^\]]*)\]")
-_GIVEN = re.compile(r"(?:Given|Got) value: (\S+)")
+_GIVEN = re.compile(r"(?:Given|Got) value: (.+?)(?= - |$)")
+# What else an option takes, if it takes more than numbers and one of some values.
+_FURTHER = re.compile(r"Expected an? (?!typing\.Literal|int|float|None)")
+_CHOICES = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 # The keys that lead to a value, from outside in.
 _KEY = re.compile(r"(?:^|\s)([\w.]+): ")
 _OPTION = re.compile(r"--([\w.-]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'")
@@ -33,7 +36,7 @@ class SuggestingParser(ArgumentParser):
     def answer(self, message: str) -> str:
         """The sentence for a message of the parser."""
         text = plain(message)
-        return no_class(text) or with_value(text) or self._with_option(text)
+        return no_class(text) or with_value(text) or with_choice(text) or self._with_option(text)
 
     def known_options(self) -> dict[str, str]:
         """Every option by its last word."""
@@ -46,8 +49,8 @@ class SuggestingParser(ArgumentParser):
     def _with_option(self, message: str) -> str:
         known = self.known_options()
         for groups in _OPTION.findall(message):
-            word = next(filter(None, groups)).split(".")[-1].replace("-", "_")
-            near = difflib.get_close_matches(word, known, n=1)
+            word = next(filter(None, groups)).split(".")[-1]
+            near = difflib.get_close_matches(word.replace("-", "_"), known, n=1)
             if near and word not in known:
                 return f"{message}; did you mean {known[near[0]]}?"
         return message
@@ -82,10 +85,19 @@ def with_value(message: str) -> str | None:
     """The message with the nearest of the values that an option takes, where it lists any; else None."""
     values = [value.strip(" '\"") for group in _LITERALS.findall(message) for value in group.split(",")]
     given = _GIVEN.search(message)
-    if not values or given is None:
+    if not values or given is None or _FURTHER.search(message):
         return None
     value = given[1].strip("'\".")
     near = difflib.get_close_matches(value, values, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     option = ".".join(_KEY.findall(message[: message.index("Literal[")]))
-    return f"{option}: it takes {', '.join(values)}, not {value!r}{meant}"
+    return f"{option}: it takes {', '.join(dict.fromkeys(values))}, not {value!r}{meant}"
+
+
+def with_choice(message: str) -> str | None:
+    """The message with the nearest of the choices that it lists, where it lists any; else None."""
+    found = _CHOICES.search(message)
+    if found is None:
+        return None
+    near = difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1)
+    return f"{message}; did you mean {near[0]}?" if near else message

@@ -59,7 +59,7 @@ def load_any_encoder(
         name, _, file = name_or_path.removeprefix("timm:").partition("=")
         if file:
             return _load(read_checkpoint(Path(file)), image_size, patch_size, given, name=name)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
             return _untrained(name, image_size, patch_size, given)
     path = Path(name_or_path)
@@ -82,7 +82,8 @@ def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: f
     Raises:
         EncoderError: If the weights are of another architecture, or there are none.
     """
-    source, card = load_any_encoder(name_or_path)
+    # Without weights, it is what differs from seed to seed of a training.
+    source, card = load_any_encoder(name_or_path, seed=torch.initial_seed())
     if not isinstance(source, VisionTransformer):
         raise EncoderError(f"{name_or_path} is a {type(source).__name__}, which cannot be trained on: it needs a ViT")
     stats = ((float(card["mean"]),), (float(card["std"]),))

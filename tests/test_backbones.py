@@ -106,7 +106,7 @@ def test_broken_encoders_are_refused_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vit_enormous", {}, "cannot make backbone 'vit_enormous'"),
+        ("vit_enormous", {}, "timm has no backbone 'vit_enormous'"),
         ("resnet18", {}, "resnet18"),
         ("test_vit", {"no_such": 1}, "no_such"),
     ],

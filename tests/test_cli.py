@@ -75,6 +75,7 @@ def test_print_config_is_a_whole_configuration(image_folder, tmp_path, capsys):
     ("wrong", "meant"),
     [
         ("--data.batchsize=4", "data.batch_size"),
+        ("--data.batch-size=4", "data.batch_size"),
         ("--model.objective.init_args.mask_ration=0.5", "model.objective.init_args.mask_ratio"),
         # No abbreviation, or it would set max_epochs in silence.
         ("--trainer.max_epoch=2", "trainer.max_epochs"),
@@ -82,6 +83,7 @@ def test_print_config_is_a_whole_configuration(image_folder, tmp_path, capsys):
         ("--model.objective=simclr", "SimCLR"),
         ("--data.views.class_path=cxrbase.views.RandomView", "cxrbase.views.RandomViews"),
         ("--trainer.precision=bf16-mixd", "bf16-mixed"),
+        ("--trainer.precision=bf16 mixed", "bf16-mixed"),
     ],
 )
 def test_typo_is_answered_by_what_was_meant(image_folder, tmp_path, capfd, wrong, meant):
@@ -110,6 +112,7 @@ def test_unknown_backbone_is_answered_by_the_nearest(image_folder, tmp_path, cap
         (["evaluate", "--encodr=x"], "encoder"),
         (["embed", "--batch-siez=3", "x"], "batch_size"),
         (["pack", "--soruce=a"], "source"),
+        (["pack", "--codec=jpg"], "jpeg"),
         (["audit", "--thread=3"], "threads"),
         (["export", "--encodr=x"], "encoder"),
         (["explain", "--modle=x"], "model"),

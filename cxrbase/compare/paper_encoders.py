@@ -65,7 +65,7 @@ def _untrained(slot: Slot, like: Card, *, seed: int) -> NamedEncoder:
     """A network with random weights of a seed: that of `timm:<name>`, or the same as another encoder's."""
     if slot.paths[0] != UNTRAINED:
         return NamedEncoder(slot.name, slot.paths[0], *load_any_encoder(slot.paths[0], seed=seed))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         options = {name: value for name, value in like["timm_args"].items() if name not in _OF_THE_CALL}
         size = like["image_size"] if isinstance(like["image_size"], int) else height_width(like["image_size"])

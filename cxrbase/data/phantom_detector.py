@@ -82,7 +82,7 @@ def develop(signal: Floats, exposure: Exposure, rng: np.random.Generator) -> Flo
         rng: Random numbers for the settings.
 
     Returns:
-        Brightness in 0..1, shape (H, W) in 32 bits.
+        Brightness in 0..1, shape (H, W).
     """
     site, per_cm = exposure.site, signal.shape[1] / (2 * float(np.linalg.norm(exposure.geometry.right)))
     flatten, detail = np.float32(rng.uniform(*site.flatten)), np.float32(rng.uniform(*site.detail))
