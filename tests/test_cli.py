@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from PIL import Image
 
 from commands import EXPERIMENTS, REPOSITORY, command
 from cxrbase.cli import main
+from cxrbase.suggestions import SuggestingParser
 
 
 def failure(capfd, words):
@@ -133,6 +135,16 @@ def test_typo_in_an_option_of_a_command_is_answered_by_what_was_meant(capfd, wor
     assert error.startswith("cxrbase: error: ")
     assert error.endswith(f"did you mean {meant}?")
     assert len(error.splitlines()) == 1
+
+
+def test_an_option_that_takes_more_than_its_listed_values_keeps_the_whole_answer(capfd):
+    parser = SuggestingParser()
+    parser.add_argument("--uncertain", type=Literal["ones", "zeros"] | dict[str, Literal["ones", "zeros"]])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--uncertain=one"])
+    error = capfd.readouterr().err
+    assert "it takes" not in error
+    assert "dict" in error
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The table that is shown while cells run: state, stage, progress, time left, best so far."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -9,9 +10,11 @@ from rich.table import Table
 
 from cxrbase.compare.board import Place
 
+logger = logging.getLogger(__name__)
+
 
 class Board:
-    """A live table on a terminal; elsewhere a line whenever a cell changes its state.
+    """A live table on a terminal; elsewhere a line of the log whenever a cell changes its state.
 
     Args:
         places: The cells.
@@ -46,7 +49,8 @@ class Board:
             if self._states.get(place.cell.title) != state and state != "waiting":
                 self._states[place.cell.title] = state
                 done = sum(place.state() == "done" for place in self.places)
-                self.console.print(f"[{done}/{len(self.places)}] {place.cell.title}: {state} {score(place)}".rstrip())
+                said = f"{place.cell.title}: {state} {score(place)}".rstrip()
+                logger.info("%d of %d done; %s", done, len(self.places), said)
 
     def table(self) -> Table:
         """All cells, and the best so far below."""

@@ -33,3 +33,15 @@ def test_the_best_so_far_is_named(finished):
     board = Board(places)
     assert str(board.table().caption).startswith("best so far: mae 32-true seed")
     assert "waiting" in cells(board, "state")
+
+
+def test_without_a_terminal_each_change_of_a_cell_is_one_line_of_the_log(finished, caplog):
+    places = finished({"mae": 0.7, "dino": 0.6, "simclr": 0.65, "untrained": 0.5}, but="mae 32-true seed 0")
+    caplog.set_level("INFO", logger="cxrbase.compare.live")
+    with Board(places) as board:
+        board.tick()
+        board.tick()
+    done = len(places) - 1
+    assert len(caplog.messages) == done
+    assert all(line.startswith(f"{done} of {len(places)} done; ") for line in caplog.messages)
+    assert any(": done 0.600" in line for line in caplog.messages)

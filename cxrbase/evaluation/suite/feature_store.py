@@ -100,6 +100,11 @@ class FeatureStore:
             with part.open("wb") as file:
                 np.save(file, found)
             os.replace(part, path)
+        except FileNotFoundError:
+            # Another process wrote the same features first, and cleared ours away with what is torn.
+            if not path.is_file():
+                raise
         finally:
-            part.unlink(missing_ok=True)
+            for other in self.folder.glob(f".{path.name}.*.part"):
+                other.unlink(missing_ok=True)
         return found

@@ -1,5 +1,7 @@
 """Features are those of the encoder, computed once, and told apart by encoder and by data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,43 @@ def test_what_is_there_is_not_computed_again_and_what_is_missing_is(phantom, tmp
     monkeypatch.setattr(feature_store, "extract_features", counted)
     np.testing.assert_array_equal(store(phantom, tmp_path).features(rows, name="x"), first)
     assert len(computed) == 1
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(phantom, tmp_path):
+    rows = np.arange(10)
+    first = store(phantom, tmp_path).features(rows, name="x")
+    (kept,) = (tmp_path / "f").rglob("*.npy")
+    torn = kept.with_name(f".{kept.name}.1.part")
+    torn.write_bytes(kept.read_bytes()[:100])
+    kept.unlink()
+    np.testing.assert_array_equal(store(phantom, tmp_path).features(rows, name="x"), first)
+    assert kept.is_file()
+    assert not torn.exists()
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_features_that_are_cleared_away_while_written_must_be_there_from_another_process(
+    phantom, tmp_path, monkeypatch, theirs
+):
+    real = np.save
+
+    def overtaken(file, found):
+        """What another process does between the end of writing and the rename."""
+        real(file, found)
+        file.flush()
+        part = Path(file.name)
+        if theirs:
+            part.with_name(part.name.split(".npy")[0][1:] + ".npy").write_bytes(part.read_bytes())
+        part.unlink()
+
+    ours, rows = store(phantom, tmp_path), np.arange(10)
+    monkeypatch.setattr(np, "save", overtaken)
+    if theirs:
+        assert ours.features(rows, name="x").shape == (10, 32)
+        assert np.load(next((tmp_path / "f").rglob("*.npy"))).shape == (10, 32)
+    else:
+        with pytest.raises(FileNotFoundError):
+            ours.features(rows, name="x")
 
 
 def test_other_weights_other_input_and_other_files_are_other_features(phantom, tmp_path):
