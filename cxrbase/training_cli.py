@@ -16,7 +16,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from cxrbase.answers import TrainingParser
 from cxrbase.callbacks.collapse import Collapse
@@ -29,6 +28,7 @@ from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.checkpoints import AtomicCheckpointIO
+from cxrbase.curves import curves
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
@@ -129,7 +129,7 @@ class CXRBaseCLI(LightningCLI):
         """Gives the trainer its log folder and the callbacks that belong to each other."""
         config = self.config_init[self.config_init.subcommand]
         if config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+            kwargs["logger"] = curves(config.run_dir)
         if not _SHARDED.search(str(config.trainer.strategy)):
             kwargs["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)

@@ -11,11 +11,11 @@ import lightning as L
 import timm
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 from cxrbase.batch_norm import share_batch_norm
 from cxrbase.checkpoints import AtomicCheckpointIO
+from cxrbase.curves import curves
 from cxrbase.data.labelled import LabelledImages
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
@@ -156,7 +156,7 @@ def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
         strategy="ddp" if settings.devices > 1 else "auto",
         use_distributed_sampler=False,
         precision=settings.precision or "32-true",  # type: ignore[arg-type]
-        logger=TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
+        logger=curves(run_dir),
         callbacks=[best, last],
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
