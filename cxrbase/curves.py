@@ -6,7 +6,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 # What is logged is on disk after so many seconds, to be looked at while a run goes on. It also bounds how long a run
 # may take to end after Ctrl-C: where that strikes within Condition.notify of the writer's queue, a dead entry stays in
-# the list of waiters and swallows the notice to end, and the writer sleeps until it would flush (by default two minutes).
+# the list of waiters and swallows the notice to end, and the writer sleeps until its next flush (else 2 minutes).
 FLUSH_S = 5
 
 
