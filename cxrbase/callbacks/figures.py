@@ -169,30 +169,46 @@ def _view_columns(data: CXRDataModule, views: Views) -> dict[str, list[NDArray[n
 
 
 def _grid(columns: dict[str, list[NDArray[np.float32]]], title: str, *, overlay: str = "") -> "Figure":
-    """Rows of pictures under column titles; with `overlay`, the name of their scale, all but the first lie over it."""
-    from matplotlib.cm import ScalarMappable
+    """Rows of pictures under column titles; with `overlay`, the name of their scale, all but the first lie over it.
+
+    All in one pair of axes, whose unit is the width of a picture: a pair for each picture takes seconds to lay out.
+    """
     from matplotlib.figure import Figure
 
-    names, count = list(columns), len(next(iter(columns.values())))
-    figure = Figure(figsize=(1.7 * len(names) + bool(overlay), 1.7 * count + 0.6), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    axes = figure.subplots(count, len(names), squeeze=False)
-    for row in range(count):
-        for column, name in enumerate(names):
-            axis, picture = axes[row, column], columns[name][row]
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(name, fontsize=8)
+    names, first = list(columns), next(iter(columns.values()))
+    height, gap = first[0].shape[0] / first[0].shape[1], 0.06
+    wide, high = len(names) * (1 + gap), len(first) * (height + gap)
+    inches, above, beside = 1.6, 0.4 + 0.17 * len(title.splitlines()), bool(overlay)
+    figure = Figure(figsize=(inches * wide + beside, inches * high + above))
+    across, up = inches * wide / figure.get_figwidth(), inches * high / figure.get_figheight()
+    axis = figure.add_axes((0, 0, across, up), xlim=(0, wide), ylim=(high, 0))
+    axis.set_axis_off()
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / figure.get_figheight())
+    for column, name in enumerate(names):
+        left = column * (1 + gap) + gap / 2
+        axis.text(left + 0.5, -gap, name, fontsize=8, horizontalalignment="center")
+        for row, picture in enumerate(columns[name]):
+            top = row * (height + gap)
+            extent = (left, left + 1, top + height, top)
             if overlay and column:
-                base = columns[names[0]][row]
-                extent = (0, base.shape[1], base.shape[0], 0)
-                axis.imshow(base, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(first[row], cmap="gray", vmin=0, vmax=1, extent=extent)
                 axis.imshow(picture, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
             else:
-                axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axis.set(xlim=(0, wide), ylim=(high, 0))
     if overlay:
-        # Every map has its own range: the shares of one head hardly differ, those of another are almost all in a spot.
-        scale = figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes, shrink=0.5, alpha=0.6, ticks=[0, 1])
-        scale.set_ticklabels(["least", "most"], fontsize=8)
-        scale.set_label(overlay, fontsize=8)
+        _scale(figure, across, up, overlay)
     return figure
+
+
+def _scale(figure: "Figure", across: float, up: float, name: str) -> None:
+    """Draws the scale of the maps to the right of them.
+
+    Every map has its own range: the shares of one head hardly differ, those of another are almost all in a spot.
+    """
+    from matplotlib.cm import ScalarMappable
+
+    place = figure.add_axes((across + 0.15 / figure.get_figwidth(), 0.25 * up, 0.15 / figure.get_figwidth(), 0.5 * up))
+    scale = figure.colorbar(ScalarMappable(cmap="inferno"), cax=place, alpha=0.6, ticks=[0, 1])
+    scale.set_ticklabels(["least", "most"], fontsize=8)
+    scale.set_label(name, fontsize=8)

@@ -1,6 +1,7 @@
 """One data module for all objectives, sizes and places."""
 
 import logging
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -187,23 +188,20 @@ class CXRDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-        sampler.on_epoch = partial(tell_length, self.trainer, loader)
-        loader.on_begin, loader.on_position = self._begin, self._at
+        # No cycles: what a loader holds, processes among it, is let go with the last reference to it.
+        sampler.on_epoch = partial(tell_length, self.trainer, weakref.proxy(loader))
+        if self._look_ahead is not None:
+            loader.on_begin = partial(self._look_ahead.begin, sampler)
+            loader.on_position = self._look_ahead.at
         loader.decode_threads = self.decode_threads
         if self.trainer:
             loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
         return loader
 
-    def _begin(self) -> None:
-        if self._look_ahead is not None:
-            self._look_ahead.begin(self.stream.sampler)
-
-    def _at(self, images: int) -> None:
-        if self._look_ahead is not None:
-            self._look_ahead.at(images)
-
     def teardown(self, stage: str) -> None:
-        """Stops fetching."""
+        """Stops fetching and decoding."""
+        if self._loader is not None:
+            self._loader.close()
         if self._look_ahead is not None:
             self._look_ahead.close()
 

@@ -136,16 +136,31 @@ class StreamLoader(DataLoader[Item]):
         if self.on_begin is not None:
             self.on_begin()
         asked = time.perf_counter()
-        for batch in self._batches_of_epoch():
-            self._images += len(batch[2]) * sampler.num_replicas
-            self._batches += 1
-            self.dataset.quarantine.report(self.quarantine_file)
-            if self.on_position is not None:
-                self.on_position(self._images)
-            self.handed_at = time.perf_counter()
-            self.waited_s += self.handed_at - asked
-            yield batch
-            asked = time.perf_counter()
+        batches = self._batches_of_epoch()
+        try:
+            for batch in batches:
+                self._images += len(batch[2]) * sampler.num_replicas
+                self._batches += 1
+                self.dataset.quarantine.report(self.quarantine_file)
+                if self.on_position is not None:
+                    self.on_position(self._images)
+                self.handed_at = time.perf_counter()
+                self.waited_s += self.handed_at - asked
+                yield batch
+                asked = time.perf_counter()
+        except Exception:
+            self.close()
+            _end_workers(batches)  # the same ones, unless each epoch has its own
+            raise
+
+    def close(self) -> None:
+        """Ends the worker processes, which otherwise live as long as the loader does; another epoch starts others.
+
+        Left to the garbage collector, which may close their queues before they are told to end, each of them is waited
+        for for five seconds.
+        """
+        iterator, self._iterator = self._iterator, None
+        _end_workers(iterator)
 
     def _batches_of_epoch(self) -> Any:
         if not self.decode_threads:
@@ -188,6 +203,13 @@ class StreamLoader(DataLoader[Item]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _end_workers(batches: Any) -> None:
+    """Ends the processes of an iterator over batches, where it has any."""
+    end = getattr(batches, "_shutdown_workers", None)
+    if end is not None:
+        end()
 
 
 def tell_length(trainer: Any, loader: StreamLoader) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 
 import lightning as L
 import numpy as np
@@ -13,7 +14,7 @@ from cxrbase.data.order import Order
 from cxrbase.data.selection import Selection
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.stream import StreamSampler
-from cxrbase.errors import ConfigError, ManifestError
+from cxrbase.errors import ConfigError, CorruptError, ManifestError
 from cxrbase.views import RandomViews
 from packs import make_pack, picture
 
@@ -191,6 +192,23 @@ def test_several_stops_in_one_epoch_change_nothing_whoever_decodes(pack, tmp_pat
     for number, (way, stop) in enumerate(ways):
         seen += run(pack, tmp_path, stop=stop, resume=number > 0, batch_size=8, **way)
     assert seen == whole
+
+
+def test_worker_processes_end_with_the_run_with_an_error_and_with_the_last_reference(pack, tmp_path):
+    running = multiprocessing.active_children
+    assert len(run(pack, tmp_path, stop=2, batch_size=8, num_workers=2)) == 2
+    assert not running()
+    data = ready(pack, num_workers=2)
+    next(iter(data.train_dataloader()))
+    assert len(running()) == 2
+    del data
+    assert not running()
+    loader = ready(pack, num_workers=2).train_dataloader()
+    loader.dataset.store.place.root = tmp_path / "nowhere"
+    loader.dataset.on_corrupt = "raise"
+    with pytest.raises(CorruptError):
+        list(loader)
+    assert not running()
 
 
 @pytest.mark.parametrize("one_per_patient", [False, True])
