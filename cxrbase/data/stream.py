@@ -136,7 +136,7 @@ class StreamLoader(DataLoader[Item]):
         if self.on_begin is not None:
             self.on_begin()
         asked = time.perf_counter()
-        batches = self._batches_of_epoch()
+        batches, failed = self._batches_of_epoch(), True
         try:
             for batch in batches:
                 self._images += len(batch[2]) * sampler.num_replicas
@@ -146,12 +146,14 @@ class StreamLoader(DataLoader[Item]):
                     self.on_position(self._images)
                 self.handed_at = time.perf_counter()
                 self.waited_s += self.handed_at - asked
+                failed = False
                 yield batch
-                asked = time.perf_counter()
-        except Exception:
-            self.close()
-            _end_workers(batches)  # the same ones, unless each epoch has its own
-            raise
+                asked, failed = time.perf_counter(), True
+            failed = False
+        finally:
+            if failed:
+                self.close()
+                _end_workers(batches)  # the same ones, unless each epoch has its own
 
     def close(self) -> None:
         """Ends the worker processes, which otherwise live as long as the loader does; another epoch starts others.
