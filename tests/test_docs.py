@@ -10,6 +10,7 @@ import sys
 import pytest
 import timm
 
+import warm
 from commands import REPOSITORY, TINY
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
@@ -85,7 +86,7 @@ def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_fo
         if title:
             (tmp_path / title).write_text(text)
         elif kind == "python":
-            run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+            run = warm.run(["-c", text])
             assert run.returncode == 0, run.stderr
         elif kind == "sh":
             for line in text.strip().splitlines():

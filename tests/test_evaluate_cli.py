@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+import warm
 from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
@@ -82,8 +82,8 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
 
 
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
-    command = [sys.executable, "-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
+    process = warm.Process(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not list((tmp_path / "features").rglob("*.npy")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import warm
 from commands import command
 from cxrbase.cli import main
 from small_runs import train
@@ -33,11 +34,10 @@ def in_two_processes(runs, folder):
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
     script = str(Path(__file__).with_name("small_runs.py"))
     started = [
-        subprocess.Popen(
-            [sys.executable, script, str(folder), str(rank)],
+        warm.Process(
+            [script, folder, rank],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in range(2)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from commands import REPOSITORY, command
 from cxrbase.cli import main
 
@@ -32,8 +33,8 @@ def checkout(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments")
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "cxrbase").symlink_to(warm.python(tmp_path, "-m", "cxrbase"))
     (tmp_path / ".venv" / ".installed").touch()
     return tmp_path
 
@@ -69,6 +70,9 @@ def test_make_pretrain_line(line, checkout, image_folder):
         line = line[:-1] + " " + " ".join([*keep, *options, "--trainer.max_steps=3"]) + '"'
         run = subprocess.run(["bash", "-c", line], cwd=checkout, capture_output=True, text=True, check=False)
     else:
+        if line == SHELL[0]:  # as it is installed
+            (checkout / ".venv" / "bin" / "cxrbase").unlink()
+            (checkout / ".venv" / "bin" / "cxrbase").symlink_to(Path(sys.executable).with_name("cxrbase"))
         run = subprocess.run(small(line, image_folder), cwd=checkout, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "encoder.safetensors" in run.stdout
@@ -192,7 +196,8 @@ def test_python_snippet(image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(command("mae", root=image_folder, run_dir="runs/example")) == 0
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    subprocess.run([sys.executable, "-c", snippet], check=True)
+    run = warm.run(["-c", snippet])
+    assert run.returncode == 0, run.stderr
 
 
 def test_yaml_snippet_and_links(cxr_root, tmp_path):

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import timm
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import warm
 from commands import command
 from cxrbase.cli import main
 from cxrbase.optim import warmup_cosine
@@ -21,14 +21,7 @@ STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.eve
 
 
 def start(words, *, group=False):
-    # A test run in the background of a shell hands an ignored SIGINT down to its children.
-    return subprocess.Popen(
-        [sys.executable, "-m", "cxrbase", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=group,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return warm.Process(["-m", "cxrbase", *words], stderr=subprocess.PIPE, start_new_session=group)
 
 
 slow = pytest.mark.slow
@@ -280,7 +273,7 @@ for number in range(1, 1000):
 
 def test_a_kill_during_a_save_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", SAVES, str(path)], stdout=subprocess.PIPE, text=True)
+    process = warm.Process(["-c", SAVES, path], stdout=subprocess.PIPE)
     done = int(process.stdout.readline())
     while not path.with_name("last.ckpt.tmp").exists():
         time.sleep(0.001)

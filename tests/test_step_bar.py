@@ -2,9 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
 
+import warm
 from commands import command
 
 
@@ -13,7 +12,7 @@ def test_the_bar_shows_loss_speed_and_the_split_of_a_step_in_one_line(image_fold
                     "--throughput.every_n_steps=1", "--trainer.max_steps=4",
                     root=image_folder, run_dir=tmp_path / "run")  # fmt: skip
     wide = os.environ | {"COLUMNS": "160"}
-    run = subprocess.run([sys.executable, "-m", "cxrbase", *words], capture_output=True, text=True, env=wide)
+    run = warm.run(["-m", "cxrbase", *words], env=wide)
     assert run.returncode == 0, run.stderr
     (line,) = [line for line in run.stdout.splitlines() if "it/s" in line]
     assert re.search(r"loss: \d+\.\d+ images/s: [\d,]+ %: .*fwd \d+ bwd \d+", line), line

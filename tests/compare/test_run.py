@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm
 from commands import EXPERIMENTS
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
@@ -54,7 +55,8 @@ def finished(folder: Path) -> dict[str, float]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
 
 
-def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys):
+def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     broken = {"rate": {"values": {"usual": ["--model.lr=1e-3"], "absurd": ["--model.lr=1e30", "--model.warmup=0.0"]}}}
     assert main(config(axes=broken)) == 1
     root = tmp_path / "out" / "small"

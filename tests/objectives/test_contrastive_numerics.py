@@ -1,8 +1,6 @@
 """NT-Xent as SimCLR computes it against a plain double loop, an independent library and the value at chance."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ from lightly import loss as lightly_loss
 from pytorch_metric_learning.losses import NTXentLoss
 from torch.nn import functional as F
 
+import warm
 from cxrbase.lean import pooled
 from cxrbase.objectives.losses import contrastive_loss
 
@@ -115,7 +114,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path):
     rows = torch.randn(16, 8)
     torch.save(rows, tmp_path / "rows.pt")
-    started = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, str(tmp_path), str(rank)]) for rank in range(2)]
+    started = [warm.Process(["-c", ONE_OF_TWO, tmp_path, rank]) for rank in range(2)]
     assert [process.wait(120) for process in started] == [0, 0]
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     joint = rows.clone().requires_grad_()

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import warm
 from cxrbase.data.decode import decode
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
@@ -43,8 +43,8 @@ def server(encoder_folder, phantom, tmp_path_factory):
     (root / "tmp").mkdir()
     words = ["demo", "--model", str(encoder_folder), "--features", str(root / "features.parquet"), "--port", str(port)]
     words += ["--max_mb", "1"]
-    job = subprocess.Popen(
-        [sys.executable, "-m", "cxrbase", *words],
+    job = warm.Process(
+        ["-m", "cxrbase", *words],
         env={**os.environ, "TMPDIR": str(root / "tmp")},
         stdout=subprocess.DEVNULL,
     )

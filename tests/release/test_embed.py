@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import warm
 from cxrbase.backbones import load_encoder
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
@@ -93,11 +93,7 @@ def test_a_killed_job_goes_on_and_gives_the_same_table(encoder_folder, image_fol
     words = ["embed", "--encoder", str(encoder_folder), str(image_folder), "--part", "2", "--batch_size", "2"]
     out, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
     parts = tmp_path / ".killed.parquet.parts"
-    job = subprocess.Popen(
-        [sys.executable, "-m", "cxrbase", *words, "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    job = warm.Process(["-m", "cxrbase", *words, "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while job.poll() is None and len(list(parts.glob("*.parquet"))) < 3:
         time.sleep(0.005)
     job.send_signal(signal.SIGKILL)

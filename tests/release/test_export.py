@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from PIL import Image
 
 import cxrbase
+import warm
 from cxrbase.cli import main
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.release.export import export
@@ -43,9 +42,7 @@ def picture(tmp_path_factory):
 
 def alone(code, *words):
     """Runs code where this package cannot be imported, and returns the array that it writes."""
-    run = subprocess.run(
-        [sys.executable, "-c", ALONE + code, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
-    )
+    run = warm.run(["-c", ALONE + code, *words])
     assert run.returncode == 0, run.stderr
     return np.load(words[-1])
 
