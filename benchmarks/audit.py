@@ -24,6 +24,7 @@ import numpy as np
 from jsonargparse import auto_cli
 from PIL import Image, ImageOps
 
+from cxrbase.data.audit_align import small_image
 from cxrbase.data.audit_checks import INVERTED_BORDER
 from cxrbase.data.audit_duplicates import candidates
 from cxrbase.data.audit_images import statistics
@@ -95,7 +96,8 @@ def copies(paths: list[Path], seed: int, threads: int) -> tuple[dict, np.ndarray
         hashes = [perceptual_hash(to_uint8(decode(path))) for path in paths + made]
         start, cpu = time.perf_counter(), time.process_time()
         found = candidates(digits_of(hashes), threads=threads)
-        pairs, scores, _ = near_pairs(paths + made, hashes, threads=threads)
+        files = paths + made
+        pairs, scores, _ = near_pairs(lambda row: small_image(files[row]), hashes, threads=threads)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     planted = {(n, len(paths) + n) for n in range(len(paths))}
     hits = planted & set(map(tuple, pairs.tolist()))

@@ -109,7 +109,8 @@ def score_encoder(
     )
     features = {split: store.features(own, name=f"{name} {split}") for split, own in rows.items()}
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
-    seen = seen_by(encoder.place, test, look=settings.seen, cache=out / "fingerprints.parquet")
+    prints, root = out / "fingerprints.parquet", data.task.data.root
+    seen = seen_by(encoder.place, test, look=settings.seen, cache=prints, root=root)
     said = {"name": name, "hash": store.encoder_hash} | {
         key: card[key] for key in ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
         if key in card

@@ -18,6 +18,7 @@ from cxrbase.data.audit_checks import (
     split_leaks,
 )
 from cxrbase.data.audit_images import AuditSet, measure, open_set
+from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_report import Section, write_reports
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.errors import ManifestError
@@ -51,11 +52,11 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
             raise ManifestError(f"{names.count(name)} manifests are named {name}: rename the files or give each once")
     out.mkdir(parents=True, exist_ok=True)
     measured = measure(sets, out / "hashes.parquet", threads=threads)
-    rows, files = Rows.of(sets), [path for entry in sets for path in entry.manifest.paths]
+    rows, images = Rows.of(sets), SmallImages(sets)
     odd = odd_images(measured)
     exact = exact_pairs(measured["sha1"])
-    near, unverified = _near(files, measured, exact, odd["blank"], threads)
-    groups = groups_of(len(files), np.concatenate([exact, near]))
+    near, unverified = _near(images, measured, exact, odd["blank"], threads)
+    groups = groups_of(len(images.names), np.concatenate([exact, near]))
     excluded = exclusions(groups, rows, measured["height"].astype(np.int64) * measured["width"], measured["sha1"])
     result = {
         "sets": [_described(entry) for entry in sets],
@@ -74,14 +75,14 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
         ],
         "excluded": len(excluded),
     }
-    pictures: list[tuple[Path, ...]] = [tuple(files[row] for row in group) for group in groups]
-    odd_files: list[tuple[Path, ...]] = [(files[row],) for found in odd.values() for row in found.tolist()]
-    write_reports(out, _sections(result, pictures, odd_files), result, excluded)
+    copies = [tuple(map(int, group)) for group in groups]
+    single = [(row,) for found in odd.values() for row in found.tolist()]
+    write_reports(out, _sections(result, copies, single), result, excluded, images)
     return result
 
 
 def _near(
-    files: list[Path], measured: dict[str, NDArray[Any]], exact: NDArray[np.int64], blank: NDArray[np.int64],
+    images: SmallImages, measured: dict[str, NDArray[Any]], exact: NDArray[np.int64], blank: NDArray[np.int64],
     threads: int,
 ) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """Near copies among one of each group of equal images; blank ones are like anything."""
@@ -89,7 +90,8 @@ def _near(
     kept[exact[:, 1]] = False
     kept[blank] = False
     rows = np.flatnonzero(kept)
-    pairs, _, unverified = near_pairs([files[row] for row in rows], measured["phash"][rows].tolist(), threads=threads)
+    hashes = measured["phash"][rows].tolist()
+    pairs, _, unverified = near_pairs(lambda number: images(int(rows[number])), hashes, threads=threads)
     return rows[pairs].reshape(-1, 2), unverified
 
 
@@ -103,7 +105,7 @@ def _described(entry: AuditSet) -> dict[str, Any]:
 
 
 def _sections(
-    result: dict[str, Any], pictures: list[tuple[Path, ...]], odd_files: list[tuple[Path, ...]]
+    result: dict[str, Any], copies: Sequence[tuple[int, ...]], single: Sequence[tuple[int, ...]]
 ) -> list[Section]:
     groups, odd = result["groups"], result["odd"]
     unchecked = result["unchecked_for_odd"]
@@ -131,7 +133,7 @@ def _sections(
             "not be looked at.",
             ("group", "images"),
             tuple((str(i), ", ".join(f"{x['set']}: {x['path']}" for x in group)) for i, group in enumerate(groups, 1)),
-            tuple(pictures),
+            tuple(copies),
         ),
         Section(
             "Labels that the source tells",
@@ -145,7 +147,7 @@ def _sections(
             ", ".join(f"{len(odd[name])} {name} ({why})" for name, why in _ODD.items()) + "." + note,
             ("what", "image"),
             tuple((name, f"{x['set']}: {x['path']}") for name in _ODD for x in odd[name]),
-            tuple(odd_files),
+            tuple(single),
         ),
         Section(
             "Unreadable images",

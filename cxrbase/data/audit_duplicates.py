@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ def candidates(
     *,
     similar: float = 0.5,
     per_image: float = 8.0,
+    marked: NDArray[np.bool_] | None = None,
     threads: int = 2,
 ) -> Candidates:
     """Finds the pairs worth looking at.
@@ -56,6 +58,7 @@ def candidates(
         digits: (N, DIGITS) uint8; equal images should be there once, because they crowd the index.
         similar: Smallest cosine.
         per_image: At most this many pairs per image are kept, the most similar ones.
+        marked: (N,) bool, where only pairs of a marked image and another one are asked for.
         threads: Threads, each of which takes about 1 GB for a million images.
     """
     if len(digits) < 2:
@@ -68,7 +71,9 @@ def candidates(
 
     def search(view: tuple[tuple[float, ...], bool]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         query = _view(digits, *view, mean, directions)
-        return _all_pairs(query, base, similar) if index is None else index.pairs(query, similar, limit)
+        if index is None:
+            return _all_pairs(query, base, similar, marked)
+        return index.pairs(query, similar, limit, marked)
 
     keys, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with ThreadPoolExecutor(threads) as pool:
@@ -141,16 +146,21 @@ def _best(
 
 
 def _all_pairs(
-    query: NDArray[np.float32], base: NDArray[np.float32], similar: float
+    query: NDArray[np.float32], base: NDArray[np.float32], similar: float, marked: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     pairs, cosines = [], []
     for start in range(0, len(query), 1024):
         cosine = query[start : start + 1024] @ base.T
         rows, columns = np.nonzero(cosine > similar)
-        other = rows + start != columns
+        other = _wanted(rows + start, columns, marked)
         pairs.append(np.stack([rows[other] + start, columns[other]], axis=1))
         cosines.append(cosine[rows[other], columns[other]])
     return np.concatenate(pairs).astype(np.int64), np.concatenate(cosines)
+
+
+def _wanted(first: NDArray[Any], second: NDArray[Any], marked: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Which pairs of rows are of two images, and of a marked one and another one where some are marked."""
+    return np.asarray(first != second if marked is None else marked[first] != marked[second])
 
 
 class _Index:
@@ -165,7 +175,7 @@ class _Index:
         self.starts = np.searchsorted(home[self.order], np.arange(cells + 1))
 
     def pairs(
-        self, query: NDArray[np.float32], similar: float, limit: int
+        self, query: NDArray[np.float32], similar: float, limit: int, marked: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The `limit` most similar pairs of a row of the query and another row in a cell near it, above `similar`."""
         near = _nearest(query, self.centres, _NEAREST_CELLS)
@@ -175,7 +185,7 @@ class _Index:
         held: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [(pairs, cosines)]
         for cell in range(len(self.centres)):
             rows = visits[bounds[cell] : bounds[cell + 1]] // near.shape[1]
-            held += self._inside(cell, query, rows, similar)
+            held += self._inside(cell, query, rows, similar, marked)
             if sum(len(found) for found, _ in held) > 4 * limit or cell == len(self.centres) - 1:
                 pairs, cosines = (np.concatenate(parts) for parts in zip(*held, strict=True))
                 if len(cosines) > limit:
@@ -186,8 +196,9 @@ class _Index:
         return pairs, cosines
 
     def _inside(
-        self, cell: int, query: NDArray[np.float32], rows: NDArray[np.int64], similar: float
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        self, cell: int, query: NDArray[np.float32], rows: NDArray[np.int64], similar: float,
+        marked: NDArray[np.bool_] | None,
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
         """Pairs of some rows of the query and the rows of one cell."""
         start, end = self.starts[cell], self.starts[cell + 1]
         found = []
@@ -196,7 +207,7 @@ class _Index:
             cosine = (query[some] @ self.base[start:end].T).ravel()
             hits = np.flatnonzero(cosine > similar)
             pair = np.stack([some[hits // (end - start)], self.order[start + hits % (end - start)]], axis=1)
-            other = pair[:, 0] != pair[:, 1]
+            other = _wanted(pair[:, 0], pair[:, 1], marked)
             found.append((pair[other], cosine[hits[other]]))
         return found
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import read_table, text_of
 from cxrbase.data.shards import INDEX
@@ -25,6 +26,7 @@ _FIELDS: dict[str, Any] = {
     "sha1": str, "phash": str, "height": np.int32, "width": np.int32, "std": np.float32, "border": np.float32,
     "extreme": np.float32, "error": str,
 }  # fmt: skip
+_INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 # Changes when the same file would give another fingerprint.
 _VERSION = f"1 {INTENSITY_CONVENTION}"
 
@@ -37,11 +39,13 @@ class AuditSet:
         name: Name in the reports.
         manifest: Its images; the column `split` is blank, because a manifest with leaks is refused.
         splits: (N,) of str, the splits as they are in the file.
+        packed: Folder or URL of the packed images that the manifest is the index of; "" where its paths are files.
     """
 
     name: str
     manifest: Manifest
     splits: NDArray[Any]
+    packed: str = ""
 
     @property
     def sources(self) -> NDArray[Any]:
@@ -51,7 +55,17 @@ class AuditSet:
 
 
 def open_set(path: str | Path) -> AuditSet:
-    """Opens a manifest, .parquet or .csv, a pack, or a folder of images with the manifest in it; else ManifestError."""
+    """Opens a manifest, .parquet or .csv, or a folder of images, with or without a manifest in it, or of packed ones.
+
+    Args:
+        path: Of the file or the folder; of packed images also the URL of their folder.
+
+    Raises:
+        ManifestError: It is none of these, or cannot be read.
+        ShardError: There are no packed images at the URL.
+    """
+    if is_url(str(path)):
+        return _open_remote(str(path))
     path = Path(path)
     # As the data module does, because without the manifest splits and patients are unknown.
     path = next((path / name for name in ("manifest.parquet", "manifest.csv", INDEX) if (path / name).is_file()), path)
@@ -70,7 +84,13 @@ def open_set(path: str | Path) -> AuditSet:
     except (ManifestError, pa.ArrowException, UnicodeError) as error:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     stem = path.stem if path.name not in ("manifest.parquet", "manifest.csv", INDEX) else path.resolve().parent.name
-    return AuditSet(stem, manifest, np.asarray(splits, object))
+    return AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if path.name == INDEX else "")
+
+
+def _open_remote(url: str) -> AuditSet:
+    cache = default_cache(url)
+    fetch_index(url, cache, _INDEX_GB)
+    return replace(open_set(index_path(url, cache)), name=url.rstrip("/").rpartition("/")[2], packed=url)
 
 
 def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[str, NDArray[Any]]:

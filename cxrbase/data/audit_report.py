@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cxrbase.data.audit_align import SIDE, small_image
-from cxrbase.errors import DecodeError
+from cxrbase.data.audit_align import SIDE
+from cxrbase.data.audit_pixels import SmallImages
+from cxrbase.errors import DecodeError, ShardError
 
 _LISTED = 20
 _PICTURED = 12
@@ -28,20 +29,22 @@ class Section:
         text: What was looked for and what was seen.
         header: Names of the columns of the table.
         rows: Cells.
-        pictures: For each picture, the files that are shown side by side.
+        pictures: For each picture, the rows of the images that are shown side by side.
     """
 
     title: str
     text: str
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
-    pictures: tuple[tuple[Path, ...], ...] = ()
+    pictures: tuple[tuple[int, ...], ...] = ()
 
 
-def write_reports(out: Path, sections: list[Section], result: dict[str, Any], excluded: list[dict[str, str]]) -> None:
+def write_reports(
+    out: Path, sections: list[Section], result: dict[str, Any], excluded: list[dict[str, str]], images: SmallImages
+) -> None:
     """Writes report.md, report.html, audit.json and exclude.csv to a folder that exists."""
     (out / "report.md").write_text(_markdown(sections), encoding="utf-8")
-    (out / "report.html").write_text(_html(sections), encoding="utf-8")
+    (out / "report.html").write_text(_html(sections, images), encoding="utf-8")
     (out / "audit.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with (out / "exclude.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["source", "path", "reason"], lineterminator="\n")
@@ -71,7 +74,7 @@ def _plain(text: str) -> str:
     return "".join("\\" + sign if sign in "\\`*_[]|" else sign for sign in text)
 
 
-def _html(sections: list[Section]) -> str:
+def _html(sections: list[Section], images: SmallImages) -> str:
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
         "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;"
@@ -85,7 +88,7 @@ def _html(sections: list[Section]) -> str:
             parts += ["<table>", _row("th", section.header)]
             parts += [_row("td", row) for row in section.rows[:_LISTED]]
             parts += ["</table>", *(f"<p>{line}</p>" for line in _more(section) if line)]
-        parts += [_picture(files) for files in section.pictures[:_PICTURED]]
+        parts += [_picture(rows, images) for rows in section.pictures[:_PICTURED]]
     return "\n".join(parts) + "</html>\n"
 
 
@@ -93,14 +96,14 @@ def _row(tag: str, cells: tuple[str, ...]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _picture(files: tuple[Path, ...]) -> str:
+def _picture(rows: tuple[int, ...], images: SmallImages) -> str:
     """Small images side by side, as part of the page; empty where one cannot be read any more."""
     try:
-        row = np.concatenate([small_image(path) for path in files[:4]], axis=1)
-    except DecodeError:
+        picture = np.concatenate([images(row) for row in rows[:4]], axis=1)
+    except (DecodeError, ShardError):
         return ""
     data = io.BytesIO()
-    Image.fromarray(row).save(data, "PNG", optimize=True)
+    Image.fromarray(picture).save(data, "PNG", optimize=True)
     text = base64.b64encode(data.getvalue()).decode()
-    title = html.escape(" | ".join(path.name for path in files[:4]))
+    title = html.escape(" | ".join(images.names[row] for row in rows[:4]))
     return f'<img src="data:image/png;base64,{text}" height="{SIDE}" alt="{title}" title="{title}">'

@@ -72,7 +72,8 @@ def finetune(
         return None
     fitted = _Fitted.of(classifier, material, card, settings, size)
     test = Manifest(data.manifest.table.take(material.rows["test"]), data.manifest.root)
-    seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet")
+    root = data.task.data.root
+    seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet", root=root)
     weights = cluster_weights(material.splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
     val, tested = material.splits.val, material.splits.test
     found = measure(fitted.scored["val"].logits, val.labels, fitted.scored["test"].logits, tested.labels, weights,

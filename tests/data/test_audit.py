@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from cxrbase.cli import main
 from cxrbase.data import audit_duplicates
 from cxrbase.data.audit import audit_sets
+from cxrbase.data.audit_align import small_image
 from cxrbase.data.audit_checks import Rows, confounding, exclusions, groups_of, split_leaks
 from cxrbase.data.audit_duplicates import candidates
 from cxrbase.data.audit_images import AuditSet, measure, open_set
@@ -111,6 +114,17 @@ def test_second_run_reads_nothing_again(leaky, monkeypatch):
     assert first == json.loads((leaky / "out" / "audit.json").read_text())
 
 
+def test_copies_among_packed_images_are_found_and_shown(leaky, tmp_path):
+    out = tmp_path / "pack"
+    words = ["pack", "--source", "mine=folder", "--root", str(leaky / "images"), "--out", str(out), "--size", "128"]
+    assert main([*words, "--max_bad", "1"]) == 0
+    result = audit_sets([out], tmp_path / "out")
+    groups = [sorted(Path(x["path"]).stem for x in group) for group in result["groups"]]
+    assert sorted(groups) == [["0", "same"], ["1", "near"]]
+    assert result["unverified_candidates"] == 0
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,") == 2
+
+
 def test_changed_file_is_read_again(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(texture(1)).save(tmp_path / name)
@@ -189,6 +203,16 @@ def test_index_finds_what_comparing_all_pairs_finds(monkeypatch):
     assert len(planted & set(map(tuple, candidates(digits, similar=0.6).pairs.tolist()))) >= 99
 
 
+@pytest.mark.parametrize("exhaustive", [0, 20_000])
+def test_only_pairs_of_a_marked_image_and_another_one_are_asked_for(monkeypatch, exhaustive):
+    monkeypatch.setattr(audit_duplicates, "_EXHAUSTIVE", exhaustive)
+    generator = np.random.default_rng(0)
+    digits = np.repeat(generator.integers(0, 16, (50, DIGITS)), 4, axis=0).astype(np.uint8)
+    marked = np.arange(200) % 4 == 3
+    found = candidates(digits, similar=0.9, marked=marked).pairs
+    assert set(map(tuple, found.tolist())) == {(4 * n + other, 4 * n + 3) for n in range(50) for other in range(3)}
+
+
 def test_recall_and_precision_on_radiographs(cxr_root, tmp_path):
     generator = np.random.default_rng(7)
     files = sorted((cxr_root / "images").iterdir())[::9]
@@ -196,7 +220,7 @@ def test_recall_and_precision_on_radiographs(cxr_root, tmp_path):
         (tmp_path / f"{number:04}.jpg").write_bytes(altered(decode(path), generator))
     copies = sorted(tmp_path.iterdir())
     paths = files + copies
-    pairs, _, _ = near_pairs(paths, [perceptual_hash(decode(path)) for path in paths])
+    pairs, _, _ = near_pairs(lambda row: small_image(paths[row]), [perceptual_hash(decode(path)) for path in paths])
     planted = {(n, len(files) + n) for n in range(150)}
     found = set(map(tuple, pairs.tolist()))
     assert len(planted & found) >= 0.95 * len(planted)

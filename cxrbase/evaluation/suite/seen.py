@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from cxrbase.backbones import ENCODER_FILE, UNTRAINED, read_card
 from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
+from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_verify import near_pairs
+from cxrbase.data.images import default_cache, index_path, is_packed
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.shards import INDEX
-from cxrbase.errors import ManifestError
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.errors import ManifestError, ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -66,22 +68,23 @@ def training_set(encoder: str | Path) -> AuditSet | str:
         return "the encoder has no config.yaml beside it that says what it was pretrained on"
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-        root, splits = Path(data["root"]), tuple(data.get("pretrain_on") or ("train",))
-        named = data.get("manifest") or (INDEX if (root / INDEX).is_file() else "")
-        found = open_set(root / named)
+        root, splits = str(data["root"]), tuple(data.get("pretrain_on") or ("train",))
+        found = open_set(root if is_packed(root) else Path(root, data.get("manifest") or ""))
     except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
-    except ManifestError as error:
+    except (ManifestError, ShardError) as error:
         return f"the images that the encoder was pretrained on are not there: {error}"
-    table = Manifest(found.manifest.table, root)
+    table = found.manifest if found.packed else Manifest(found.manifest.table, Path(root))
     of_split = found.splits
     if not any(of_split):
-        of_split = table.with_splits().column("split")  # as the data module deals them
+        # As the data module deals them.
+        index = ShardIndex(index_path(root, default_cache(root))) if found.packed else None
+        of_split = index.splits() if index is not None else table.with_splits().column("split")
     rows = np.flatnonzero(np.isin(of_split.astype(str), splits))
-    return AuditSet("pretraining", Manifest(table.table.take(rows), root), of_split[rows])
+    return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), of_split[rows], found.packed)
 
 
-def seen_by(place: str, test: Manifest, *, look: Look, cache: Path) -> Seen | None:
+def seen_by(place: str, test: Manifest, *, look: Look, cache: Path, root: str = "") -> Seen | None:
     """Which test images an encoder has seen, given where it is from; None where that is not looked for.
 
     Args:
@@ -89,13 +92,15 @@ def seen_by(place: str, test: Manifest, *, look: Look, cache: Path) -> Seen | No
         test: The test images.
         look: For `near` copies and exact ones, for `exact` ones alone, or `off`.
         cache: Parquet file that keeps fingerprints of images between runs.
+        root: Folder or URL of the test images; needed where they are packed.
     """
     if look == "off":
         return None
     if (place.startswith("timm:") and "=" not in place) or _never_trained(Path(place)):
         none = np.zeros(len(test), bool)
         return Seen(none, none, 0, "untrained")
-    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=available_cores())
+    packed, threads = root if root and is_packed(root) else "", available_cores()
+    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=threads, packed=packed)
 
 
 def _never_trained(place: Path) -> bool:
@@ -116,7 +121,9 @@ def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:
     return [f"the encoder was pretrained on {count} of the test images" + (", which are left out" if left_out else "")]
 
 
-def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: bool = True, threads: int = 2) -> Seen:
+def seen_before(
+    training: AuditSet | str, test: Manifest, *, cache: Path, near: bool = True, threads: int = 2, packed: str = ""
+) -> Seen:
     """Looks for the test images among the pretraining images.
 
     Args:
@@ -125,13 +132,15 @@ def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: 
         cache: Parquet file that keeps fingerprints of images between runs.
         near: Whether changed copies are looked for too; exact ones always are.
         threads: Threads that decode and compare.
+        packed: Folder or URL of the test images where they are packed.
     """
     none = np.zeros(len(test), bool)
     if isinstance(training, str):
         return Seen(none, none, None, training)
     cache.parent.mkdir(parents=True, exist_ok=True)
     blank = Manifest(test.table.drop_columns(["split"]), test.root)
-    found = measure([training, AuditSet("test", blank, none.astype(str))], cache, threads=threads)
+    sets = [training, AuditSet("test", blank, none.astype(str), packed)]
+    found = measure(sets, cache, threads=threads)
     known = found["sha1"] != ""
     of_test = np.arange(len(known)) >= len(training.manifest)
     exact = np.isin(found["sha1"][of_test].astype(str), found["sha1"][~of_test & known].astype(str))
@@ -142,7 +151,7 @@ def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: 
         kept = known.copy()
         kept[np.flatnonzero(of_test)[exact]] = False
         rows = np.flatnonzero(kept)[np.unique(found["sha1"][kept].astype(str), return_index=True)[1]]
-        similar = _near(rows, found["phash"], training.manifest.paths + test.paths, of_test, threads)[of_test]
+        similar = _near(rows, found["phash"], SmallImages(sets), of_test, threads)[of_test]
         # A copy within the test split is not among `rows` but was seen as its twin was.
         twins = np.unique(found["sha1"][of_test][similar].astype(str))
         similar = np.isin(found["sha1"][of_test].astype(str), twins) & known[of_test] & ~exact
@@ -150,13 +159,14 @@ def seen_before(training: AuditSet | str, test: Manifest, *, cache: Path, near: 
 
 
 def _near(
-    rows: NDArray[np.int64], hashes: NDArray[Any], paths: list[Path], of_test: NDArray[np.bool_], threads: int
+    rows: NDArray[np.int64], hashes: NDArray[Any], images: SmallImages, of_test: NDArray[np.bool_], threads: int
 ) -> NDArray[np.bool_]:
     marked = np.zeros(len(of_test), bool)
-    pairs, _, unverified = near_pairs([paths[row] for row in rows], hashes[rows].tolist(), threads=threads)
+    pairs, _, unverified = near_pairs(
+        lambda number: images(int(rows[number])), hashes[rows].tolist(), marked=of_test[rows], threads=threads
+    )
     if unverified:
         logger.warning("%d possible copies could not be compared, because a file cannot be read", unverified)
-    for first, second in rows[pairs].reshape(-1, 2).tolist():
-        if of_test[first] != of_test[second]:
-            marked[first if of_test[first] else second] = True
+    found = rows[pairs].ravel()
+    marked[found[of_test[found]]] = True
     return marked

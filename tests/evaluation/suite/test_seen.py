@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from cxrbase.cli import main
 from cxrbase.data.audit_images import open_set
+from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
@@ -107,3 +110,50 @@ def test_without_the_pretraining_images_it_is_not_known(phantom, tmp_path, confi
     assert said in why
     seen = seen_before(why, open_set(phantom).manifest, cache=tmp_path / "p.parquet")
     assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why}
+
+
+@pytest.fixture(scope="module")
+def packed(phantom, tmp_path_factory):
+    """The phantom as it is packed for pretraining: smaller and compressed."""
+    out = tmp_path_factory.mktemp("packed") / "pack"
+    words = ["pack", "--source", "phantom=csv-manifest", "--root", str(phantom), "--out", str(out), "--size", "128"]
+    assert main([*words, "--jobs", "1"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_originals_are_found_among_packed_images(phantom, packed, tmp_path, monkeypatch, remote):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = str(packed)
+    if remote:
+        root = f"memory://{tmp_path.name}/pack"
+        fsspec.filesystem("memory").put(str(packed), root, recursive=True)
+    run = run_folder(tmp_path / "run", root=root, pretrain_on=["train", "val"])
+    table = Manifest.read(phantom / "manifest.parquet").table
+    rows = [row for row, split in enumerate(table["split"].to_pylist()) if split != "val"]
+    test = Manifest(table.take(rows), phantom)
+    seen = seen_before(training_set(run), test, cache=tmp_path / "prints.parquet", threads=1)
+    assert not seen.exact.any()  # packed images have fewer pixels
+    of_train = test.column("split") == "train"
+    assert seen.near[of_train].mean() > 0.9
+    assert not seen.near[~of_train].any()
+
+
+def test_packed_test_images_are_compared_too(phantom, packed, tmp_path):
+    run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["train", "val", "test"])
+    index = open_set(packed)
+    test = Manifest(index.manifest.table.take(np.flatnonzero(index.splits == "test")), packed)
+    seen = seen_before(training_set(run), test, cache=tmp_path / "prints.parquet", threads=1, packed=str(packed))
+    assert seen.near.mean() > 0.9
+
+
+def test_an_index_without_splits_is_dealt_as_the_data_module_deals_it(image_folder, tmp_path):
+    out = tmp_path / "pack"
+    words = ["pack", "--source", "mine=folder", "--root", str(image_folder), "--out", str(out), "--size", "32"]
+    assert main([*words, "--jobs", "1"]) == 0
+    data = CXRDataModule(str(out), image_size=32, batch_size=4)
+    data.prepare_data()
+    data.setup("fit")
+    drawn = data.manifest.column("path")[data.train_dataloader().sampler.source.rows]
+    found = training_set(run_folder(tmp_path / "run", root=str(out)))
+    assert sorted(found.manifest.column("path")) == sorted(drawn)
