@@ -2,13 +2,13 @@
 
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import warm
 from cxrbase.cli import main
 from task_runs import make_place, words
 
@@ -27,13 +27,7 @@ def long_words(place, run, *more):
 
 
 def start(line):
-    return subprocess.Popen(
-        [sys.executable, "-m", "cxrbase", *line],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        # A suite that runs in the background would hand down that it ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return warm.Process(["-m", "cxrbase", *line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def weights(run):
@@ -45,11 +39,11 @@ def stopped_by(number, place, run):
     process = start(long_words(place, run))
     deadline = time.monotonic() + 120
     while not (place / run / "last.ckpt").is_file():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.002)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1].decode()
+    said = process.communicate(timeout=60)[1]
     assert not (place / run / "model").exists()
     return process.returncode, said
 
@@ -102,7 +96,7 @@ def test_two_processes_fit_as_one_with_the_joint_batch(place, mode):
     process = start(
         words(place, "phantom", *joint, "--finetune.batch_size=4", "--finetune.devices=2", run=f"two_{mode}")
     )
-    error = process.communicate(timeout=240)[1].decode()
+    error = process.communicate(timeout=240)[1]
     assert process.returncode == 0, error
     assert main(words(place, "phantom", *joint, "--finetune.batch_size=8", run=f"one_{mode}")) == 0
     one, two = weights(place / f"one_{mode}"), weights(place / f"two_{mode}")

@@ -3,13 +3,13 @@
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import warm
 from cxrbase.backbones import load_encoder
 from cxrbase.pretraining import Pretraining
 
@@ -137,14 +137,7 @@ def test_one_file_and_one_yaml_pretrain_through_the_command_line(user_folder, im
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": f"{user_folder}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "cxrbase", "fit", *configs, *words],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = warm.run(["-m", "cxrbase", "fit", *configs, *words], cwd=REPOSITORY, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (run / "encoder.safetensors").is_file()
     summary = json.loads((run / "summary.json").read_text())
