@@ -71,6 +71,15 @@ def test_probe_is_limited_and_monitors_as_told(fit, tmp_path):
     assert max(curve(fit.run_dir, "features/rankme")) <= 4.01
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_step_is_looked_at_once(fit, tmp_path, accumulated):
+    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=60", "--data.phantom.image_size=32"]
+    words += ["--probe.limit=40", "--probe.resamples=20", "--probe.monitor_every=1", "--probe.every_n_steps=1"]
+    fit("mae", *words, f"--trainer.accumulate_grad_batches={accumulated}", data="phantom")
+    assert len(curve(fit.run_dir, "features/rankme")) == 2
+    assert len(curve(fit.run_dir, "val_probe/knn_macro_auroc")) == 2
+
+
 def test_canvases_that_are_not_kept_train_the_same(fit, image_folder, tmp_path):
     fit("mae")
     kept = (fit.run_dir / "encoder.safetensors").read_bytes()

@@ -56,6 +56,7 @@ class FrozenProbe(Callback):
         self.subgroups: dict[str, Any] = {}
         # Rank and spread at the last look, by name.
         self.features: dict[str, float] = {}
+        self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Scores the network as it was initialised."""
@@ -74,12 +75,20 @@ class FrozenProbe(Callback):
                 self.enabled = False
         self.enabled = trainer.strategy.broadcast(self.enabled)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes where a resumed run begins."""
+        self._step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs feature rank and spread, and now and then scores on the validation split."""
         step = trainer.global_step
-        look, score = step > 0 and step % self.monitor_every == 0, self.enabled and self._scores_at(trainer, step)
+        # With accumulation a step has several batches.
+        if step == self._step:
+            return
+        self._step = step
+        look, score = step % self.monitor_every == 0, self.enabled and self._scores_at(trainer, step)
         encoder = _encoder(pl_module) if look or score else None
         if encoder is None or not trainer.is_global_zero:
             return
@@ -94,7 +103,8 @@ class FrozenProbe(Callback):
         encoder = _encoder(pl_module)
         if not trainer.is_global_zero:
             return
-        self._monitor(trainer, encoder)
+        if trainer.global_step % self.monitor_every or not self.features:  # else looked at just now
+            self._monitor(trainer, encoder)
         if self.enabled:
             self.pretrained = self._score(trainer, encoder, "pretrained")
             self.subgroups = self._by_group(trainer, self.pretrained)
@@ -102,7 +112,7 @@ class FrozenProbe(Callback):
 
     def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
+        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         return due and len(data.labelled_rows("val")) > 0
 
     def summary(self) -> dict[str, Any] | None:
