@@ -146,14 +146,14 @@ def odd_images(measured: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.int64]
 
 
 def confounding(sets: Sequence[AuditSet]) -> list[dict[str, Any]]:
-    """How well the source alone tells each label.
+    """How well the source alone tells each label; in a set that was put together, the origin within it.
 
     Returns:
         For each label with both values: `label`, `auroc` of the source (0.5 to 1), `information`, the share of the
         label's entropy that the source explains, `flagged`, and `sources` with how many are positive and negative.
         Flagged where one source holds only positives and another only negatives, or one source is all of a value.
     """
-    sources = np.concatenate([entry.sources for entry in sets])
+    sources = np.concatenate([entry.origins for entry in sets])
     return [row for name, values in _labels(sets).items() if (row := confounded(name, values, sources)) is not None]
 
 

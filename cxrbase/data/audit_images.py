@@ -53,6 +53,13 @@ class AuditSet:
         sources = self.manifest.column("source")
         return np.where(sources == "", self.name, sources)
 
+    @property
+    def origins(self) -> NDArray[Any]:
+        """Where each image is from, (N,) of str: its `origin` within a set that was put together, else its source."""
+        codes, names = self.manifest.coded("origin")
+        origins = np.array(names, object)[codes]
+        return np.where(origins == "", self.sources, origins)
+
 
 def open_set(path: str | Path) -> AuditSet:
     """Opens a manifest, .parquet or .csv, or a folder of images, with or without a manifest in it, or of packed ones.

@@ -199,7 +199,9 @@ class Manifest:
         return self.column("split")
 
     def coded(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
-        """One text column as numbers, (N,), and what they stand for."""
+        """One text column as numbers, (N,), and what they stand for; "" throughout where the manifest lacks it."""
+        if name not in self.table.column_names:
+            return np.zeros(len(self), np.int32), [""]
         values, codes = np.unique(self.column(name).astype(str), return_inverse=True)
         return codes.astype(np.int32), values.tolist()
 

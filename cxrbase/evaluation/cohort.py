@@ -15,7 +15,8 @@ Floats = npt.NDArray[np.floating[Any]]
 SPLITS = ("train", "val", "test")
 AGE_BANDS = (20.0, 40.0, 60.0, 80.0)
 
-TEXT_GROUPS = ("sex", "view_position", "site", "source")  # columns that subgroups are told by, beside age
+# Columns that subgroups are told by, beside age. `origin` is where a set that was put together has an image from.
+TEXT_GROUPS = ("sex", "view_position", "site", "source", "origin")
 
 
 @dataclass(frozen=True, eq=False)

@@ -186,6 +186,18 @@ def test_label_that_equals_the_source_is_flagged():
     assert found["information"] == pytest.approx(1)
 
 
+def test_label_that_the_origin_within_a_source_tells_is_flagged(tmp_path):
+    for number in range(4):
+        Image.fromarray(texture(number)).save(tmp_path / f"{number}.png")
+    rows = "\n".join(f"{number}.png,{'ricord' if number % 2 else 'rsna'},{number % 2}" for number in range(4))
+    (tmp_path / "manifest.csv").write_text(f"path,source,label_covid\n{rows}\n")
+    words = ["pack", "--source", "csv-manifest", "--root", str(tmp_path), "--out", str(tmp_path / "pack")]
+    assert main(words) == 0
+    for path in ("manifest.csv", "pack"):  # in the pack all are of csv-manifest
+        (found,) = confounding([open_set(tmp_path / path)])
+        assert found["flagged"]
+
+
 def test_label_that_is_alike_in_all_sources_is_not():
     found = confounded([1.0, 0.0] * 20, ["a"] * 20 + ["b"] * 20)
     assert not found["flagged"]

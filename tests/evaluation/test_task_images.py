@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,7 +18,9 @@ from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.phantom import make_phantom
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.errors import ManifestError, ShardError
+from cxrbase.evaluation.suite.score_task import splits_of
 from cxrbase.evaluation.suite.seen import training_set
+from cxrbase.evaluation.suite.shortcut import label_by_origin, shortcut_warnings
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.evaluation.task_images import open_images
@@ -49,6 +52,24 @@ def task_of(root, name="phantom", **changes):
             EXPERIMENTS / "task" / f"{name}.yaml", changes={"data.root": str(root), "data.phantom": None} | changes
         )
     )
+
+
+@pytest.mark.parametrize(("origins", "told"), [("label", True), ("split", False), ("path", False)])
+def test_a_label_that_the_origin_within_a_set_tells_is_flagged(folder, tmp_path, origins, told):
+    manifest = Manifest.read(folder / "manifest.parquet")
+    (tmp_path / "images").symlink_to(folder / "images")
+    values = {
+        "label": np.where(manifest.column("label_effusion") == 1, "ricord", "rsna"),
+        "split": manifest.column("split"),
+        "path": manifest.column("path"),
+    }[origins]
+    table = manifest.table.append_column("origin", pa.array(values.astype(str)))
+    Manifest(table, tmp_path).write(tmp_path / "manifest.parquet")
+    data = task_of(tmp_path)
+    splits, _ = splits_of(data, np.arange(len(data.manifest)))
+    warned = [said for said in shortcut_warnings(label_by_origin(splits)) if "origin" in said]
+    assert any("the origin of an image tells effusion" in said for said in warned) == told
+    assert ("origin" in splits.test.groups) == (origins != "path")  # an image's own name is no group
 
 
 def by_name(data, store):

@@ -21,6 +21,9 @@ from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
 
+# A column of more values holds no groups, and may name people.
+_MOST_GROUPS = 100
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,7 +67,9 @@ def splits_of(data: TaskData, readable: NDArray[np.int64]) -> tuple[Splits, dict
         readable: Rows of its manifest whose image can be read, sorted.
     """
     data.check()
-    groups = {name: data.column(name).astype(str) for name in TEXT_GROUPS} | {"age": age_bands(data.column("age"))}
+    coded = {name: data.manifest.coded(name) for name in TEXT_GROUPS}
+    groups = {name: np.array(names, str)[codes] for name, (codes, names) in coded.items() if len(names) <= _MOST_GROUPS}
+    groups["age"] = age_bands(data.column("age"))
     rows, parts = {}, {}
     for split in ("train", "val", "test"):
         own = rows[split] = np.intersect1d(data.rows(split), readable)

@@ -13,11 +13,11 @@ from cxrbase.evaluation.measure import bounded
 from cxrbase.evaluation.metrics import bootstrap_auroc, macro_samples
 from cxrbase.evaluation.protocols import Features
 
-ORIGINS = ("source", "site")
+ORIGINS = ("source", "site", "origin")
 
 
 def label_by_origin(splits: Splits) -> dict[str, list[dict[str, Any]]]:
-    """How well the source or site alone tells each label, over all splits; see `confounded` for the entries."""
+    """How well source, site or origin alone tell each label, over all splits; see `confounded` for the entries."""
     found: dict[str, list[dict[str, Any]]] = {}
     for variable in ORIGINS:
         if any(variable not in part.groups for _, part in splits.parts()):
@@ -34,7 +34,7 @@ def label_by_origin(splits: Splits) -> dict[str, list[dict[str, Any]]]:
 def origin_from_features(
     features: Features, parts: Mapping[str, Cohort], weights: npt.NDArray[np.generic]
 ) -> dict[str, dict[str, Any]]:
-    """Macro AUROC of a linear probe that tells source or site from features, on the test images.
+    """Macro AUROC of a linear probe that tells source, site or origin from features, on the test images.
 
     Args:
         features: `train`, `val` and `test`, (N, D) each.
@@ -61,7 +61,7 @@ def origin_from_features(
 
 
 def shortcut_warnings(by_origin: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """One sentence for each label that its source or site tells."""
+    """One sentence for each label that its source, site or origin tells."""
     return [
         f"the {variable} of an image tells {row['label']} (AUROC {row['auroc']:.3f} without looking at the image), so "
         f"a score can show which {variable} it is from and not what it shows"
