@@ -27,10 +27,10 @@ from PIL import Image, ImageOps
 from cxrbase.data.audit_align import small_image
 from cxrbase.data.audit_checks import INVERTED_BORDER
 from cxrbase.data.audit_duplicates import candidates
-from cxrbase.data.audit_images import statistics
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, digits_of, perceptual_hash
+from cxrbase.data.grey import statistics
 
 
 def audit(

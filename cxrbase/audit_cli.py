@@ -34,8 +34,10 @@ def audit(words: list[str]) -> int:
     leaks = len(result["split_leaks"]) + len(result["patient_leaks"])
     flagged = sum(row["flagged"] for row in result["confounding"])
     odd = sum(len(found) for found in result["odd"].values())
+    wrong = result["views"]["wrong"]
     sys.stdout.write(
         f"{images} images: {len(result['groups'])} groups of copies, {leaks} leaks between splits, {flagged} labels "
-        f"that the source tells, {odd} odd, {len(result['unreadable'])} unreadable; see {options.out}/report.html\n"
+        f"that the source tells, {odd} odd, {len(wrong)} views that look wrong, {len(result['unreadable'])} "
+        f"unreadable; see {options.out}/report.html\n"
     )
     return 0

@@ -21,6 +21,7 @@ from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_report import Section, write_reports
 from cxrbase.data.audit_verify import near_pairs
+from cxrbase.data.audit_views import FEWEST, check_views
 from cxrbase.errors import ManifestError
 
 _ODD = {
@@ -56,6 +57,7 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     odd = odd_images(measured)
     exact = exact_pairs(measured["sha1"])
     near, unverified = _near(images, measured, exact, odd["blank"], threads)
+    views = check_views(measured["phash"].tolist(), rows.views, rows.persons)
     groups = groups_of(len(images.names), np.concatenate([exact, near]))
     excluded = exclusions(groups, rows, measured["height"].astype(np.int64) * measured["width"], measured["sha1"])
     result = {
@@ -67,8 +69,14 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
         "split_leaks": split_leaks(groups, rows),
         "patient_leaks": patient_leaks(rows),
         "confounding": confounding(sets),
+        "views": {
+            "frontal": views.frontal,
+            "lateral": views.lateral,
+            "checked": views.done,
+            "wrong": [{**_named(rows, row), "view": str(rows.views[row])} for row in views.wrong.tolist()],
+        },
         "odd": {name: [_named(rows, row) for row in found.tolist()] for name, found in odd.items()},
-        "unchecked_for_odd": int(((measured["width"] == 0) & (measured["error"] == "")).sum()),
+        "unchecked_for_odd": int((np.isnan(measured["std"]) & (measured["error"] == "")).sum()),
         "unreadable": [
             {**_named(rows, int(row)), "reason": measured["error"][row]}
             for row in np.flatnonzero(measured["error"] != "")
@@ -77,7 +85,8 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     }
     copies = [tuple(map(int, group)) for group in groups]
     single = [(row,) for found in odd.values() for row in found.tolist()]
-    write_reports(out, _sections(result, copies, single), result, excluded, images)
+    wrong = [(row,) for row in views.wrong.tolist()]
+    write_reports(out, _sections(result, copies, single, wrong), result, excluded, images)
     return result
 
 
@@ -105,11 +114,14 @@ def _described(entry: AuditSet) -> dict[str, Any]:
 
 
 def _sections(
-    result: dict[str, Any], copies: Sequence[tuple[int, ...]], single: Sequence[tuple[int, ...]]
+    result: dict[str, Any],
+    copies: Sequence[tuple[int, ...]],
+    single: Sequence[tuple[int, ...]],
+    wrong: Sequence[tuple[int, ...]],
 ) -> list[Section]:
     groups, odd = result["groups"], result["odd"]
     unchecked = result["unchecked_for_odd"]
-    note = f" {unchecked} came with fingerprints and were not decoded, so not looked at." if unchecked else ""
+    note = f" {unchecked} came with fingerprints alone and were not decoded, so not looked at." if unchecked else ""
     return [
         Section("Sets", "What was audited.", ("set", "images", "splits"), _set_rows(result)),
         Section(
@@ -150,6 +162,13 @@ def _sections(
             tuple(single),
         ),
         Section(
+            "Views that look wrong",
+            _view_text(result["views"]),
+            ("named", "image"),
+            tuple((x["view"], f"{x['set']}: {x['path']}") for x in result["views"]["wrong"]),
+            tuple(wrong),
+        ),
+        Section(
             "Unreadable images",
             f"{len(result['unreadable'])} images could not be read.",
             ("image", "reason"),
@@ -157,10 +176,17 @@ def _sections(
         ),
         Section(
             "Not looked for",
-            "Wrong views, rotated images, burned-in text, and copies turned to a negative. Among more than 20,000 "
+            "PA against AP, rotated images, burned-in text, and copies turned to a negative. Among more than 20,000 "
             "images, some of the cropped copies are missed.",
         ),
     ]
+
+
+def _view_text(views: dict[str, Any]) -> str:
+    counts = f"{views['frontal']} images are named frontal and {views['lateral']} lateral"
+    if not views["checked"]:
+        return f"{counts}: at least {FEWEST} of both are needed to tell them apart, so this was not looked at."
+    return f"{counts}. {len(views['wrong'])} look like the other kind, judged by the other patients' images."
 
 
 def _set_rows(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:

@@ -31,6 +31,7 @@ class Rows:
         sources: Source.
         splits: Split, "" where unknown.
         patients: Patient, "" where unknown.
+        views: View position, "" where unknown.
     """
 
     sets: NDArray[Any]
@@ -38,13 +39,19 @@ class Rows:
     sources: NDArray[Any]
     splits: NDArray[Any]
     patients: NDArray[Any]
+    views: NDArray[Any]
+
+    @property
+    def persons(self) -> NDArray[Any]:
+        """Patient of each image within its set; the path stands in where it is unknown."""
+        return self.sets + "/" + np.where(self.patients == "", self.paths, self.patients)
 
     @classmethod
     def of(cls, sets: Sequence[AuditSet]) -> "Rows":
         """Puts sets one after the other."""
         columns = [
             (np.full(len(s.manifest), s.name, object), s.manifest.column("path"), s.sources, s.splits,
-             s.manifest.column("patient_id")) for s in sets
+             s.manifest.column("patient_id"), s.manifest.column("view_position")) for s in sets
         ]  # fmt: skip
         return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
+from cxrbase.data.grey import statistics
 from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import read_table, text_of
@@ -27,6 +27,10 @@ _FIELDS: dict[str, Any] = {
     "extreme": np.float32, "error": str,
 }  # fmt: skip
 _INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
+# Columns of an index of packed images, and what they are here.
+_PACKED = {
+    "width": "width", "height": "height", "grey_std": "std", "rim_brightness": "border", "extreme_share": "extreme"
+}  # fmt: skip
 # Changes when the same file would give another fingerprint.
 _VERSION = f"1 {INTENSITY_CONVENTION}"
 
@@ -117,7 +121,7 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
     todo: list[tuple[int, Path, tuple[str, int, int]]] = []
     keys: list[tuple[str, int, int]] = []
     for entry in sets:
-        packed = _packed(entry.manifest)
+        packed = _packed(entry)
         for row, path in enumerate(entry.manifest.paths):
             key = _key(path)
             found = packed(row) or known.get(key)
@@ -140,29 +144,6 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
     return columns
 
 
-def statistics(image: NDArray[np.uint8]) -> dict[str, float]:
-    """What the image checks look at.
-
-    Args:
-        image: (H, W) uint8.
-
-    Returns:
-        `std` of the grey values; `border`, how much brighter the outer rim and corners are than the middle, in shares
-        of the pixels (-1 to 1); `extreme`, share of the pixels within 8 of the darkest or the brightest value.
-    """
-    small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BOX), np.float32)
-    ranks = np.argsort(np.argsort(small, axis=None, kind="stable"), kind="stable").reshape(64, 64) / small.size
-    rim = np.concatenate([ranks[:4].ravel(), ranks[4:40, :3].ravel(), ranks[4:40, -3:].ravel()])
-    low, high = int(image.min()), int(image.max())
-    counts = np.bincount(image.ravel(), minlength=256) / image.size
-    extreme = counts[low : low + 9].sum() + counts[max(low + 9, high - 8) : high + 1].sum()
-    return {
-        "std": float(image.std()),
-        "border": float(np.median(rim) - np.median(ranks[16:56, 26:38])),
-        "extreme": float(extreme),
-    }
-
-
 def _measured(path: Path) -> dict[str, Any]:
     try:
         image = to_uint8(decode(path))
@@ -177,15 +158,21 @@ def _row(**values: Any) -> dict[str, Any]:
     return empty | values
 
 
-def _packed(manifest: Manifest) -> Callable[[int], dict[str, Any] | None]:
-    """Fingerprints that the manifest brings along, by row; those of another length were made in another way."""
-    if not {"sha1", "phash"} <= set(manifest.table.column_names):
+def _packed(entry: AuditSet) -> Callable[[int], dict[str, Any] | None]:
+    """What the manifest brings along, by row; fingerprints of another length were made in another way."""
+    names = entry.manifest.table.column_names
+    if not {"sha1", "phash"} <= set(names):
         return lambda row: None
-    sha1, phash = manifest.column("sha1"), manifest.column("phash")
+    sha1, phash = entry.manifest.column("sha1"), entry.manifest.column("phash")
+    # Columns of such names in a manifest of other files may mean anything.
+    known = {to: entry.manifest.column(name) for name, to in _PACKED.items() if entry.packed and name in names}
 
     def find(row: int) -> dict[str, Any] | None:
-        good = len(sha1[row]) == 40 and len(phash[row]) == DIGITS
-        return _row(sha1=str(sha1[row]), phash=str(phash[row])) if good else None
+        if len(sha1[row]) != 40 or len(phash[row]) != DIGITS:
+            return None
+        return _row(
+            sha1=str(sha1[row]), phash=str(phash[row]), **{to: float(c[row] or "nan") for to, c in known.items()}
+        )
 
     return find
 

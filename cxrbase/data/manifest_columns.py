@@ -64,6 +64,16 @@ def distinct_names(table: pa.Table) -> list[str]:
     return names
 
 
+def is_frontal(view: str) -> bool:
+    """Whether a view position is a frontal one."""
+    return view.upper() in ("PA", "AP")
+
+
+def is_lateral(view: str) -> bool:
+    """Whether a view position is a lateral one, as manifests name it or as DICOM's View Position: left or right."""
+    return view.upper() in ("LATERAL", "LL", "RL")
+
+
 def pick(table: pa.Table, name: str) -> pa.ChunkedArray:
     """One column; ManifestError where it is absent."""
     if name not in table.column_names:

@@ -92,7 +92,7 @@ def pack_block(task: BlockTask) -> BlockRecord:
 
 def index_columns(table: pa.Table, source: str) -> pa.Table:
     """Columns of a manifest as the index has them: paths begin with the source, and names of its own are moved away."""
-    taken = {field.name for field in shards.PACKED_FIELDS}
+    taken = {field.name for field in (*shards.PACKED_FIELDS, *shards.STATISTICS_FIELDS)}
     names = list(table.column_names)
     for place, name in enumerate(table.column_names):
         while names[place] in taken or names.count(names[place]) > 1:
@@ -116,9 +116,12 @@ def _index_rows(
         "height": [image.height for image in packed],
         "sha1": [image.sha1 for image in packed],
         "phash": [image.phash for image in packed],
+        "grey_std": [image.statistics["std"] for image in packed],
+        "rim_brightness": [image.statistics["border"] for image in packed],
+        "extreme_share": [image.statistics["extreme"] for image in packed],
     }
     table = index_columns(table, source)
-    for field in shards.PACKED_FIELDS:
+    for field in (*shards.PACKED_FIELDS, *shards.STATISTICS_FIELDS):
         table = table.append_column(field, pa.array(values[field.name], field.type))
     return table.combine_chunks()
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cxrbase.data.decode import Window, decode_uint8
 from cxrbase.data.fingerprint import perceptual_hash, pixel_sha1
+from cxrbase.data.grey import statistics
 from cxrbase.data.shards import Codec
 from cxrbase.errors import ConfigError, DecodeError
 
@@ -53,6 +54,7 @@ class PackedImage:
         sha1: Of the pixels before they were encoded.
         phash: See data/fingerprint.py.
         histogram: (256,) int64, pixels by grey value.
+        statistics: See data/grey.py.
     """
 
     data: bytes
@@ -61,6 +63,7 @@ class PackedImage:
     sha1: str
     phash: str
     histogram: NDArray[np.int64]
+    statistics: dict[str, float]
 
 
 def pack_image(path: Path, options: ImageOptions, *, source: str = "") -> PackedImage:
@@ -74,7 +77,7 @@ def pack_image(path: Path, options: ImageOptions, *, source: str = "") -> Packed
         raise DecodeError(source, str(path), str(error)) from error
     height, width = small.shape
     counts = np.bincount(small.ravel(), minlength=256).astype(np.int64)
-    return PackedImage(data, width, height, pixel_sha1(small), perceptual_hash(small), counts)
+    return PackedImage(data, width, height, pixel_sha1(small), perceptual_hash(small), counts, statistics(small))
 
 
 def resize_short_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

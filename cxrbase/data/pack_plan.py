@@ -140,7 +140,7 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
     for place, field in enumerate(joined.schema):
         empty = "" if field.type == pa.string() else np.nan if field.type == pa.float32() else 0
         joined = joined.set_column(place, field, joined[field.name].fill_null(empty))
-    known = {field.name for field in shards.PACKED_FIELDS}
+    known = {field.name for field in (*shards.PACKED_FIELDS, *shards.STATISTICS_FIELDS)}
     Manifest(joined.drop_columns([name for name in joined.column_names if name in known]), Path())
     return joined
 

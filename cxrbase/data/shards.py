@@ -34,6 +34,8 @@ PACKED_FIELDS = (
     pa.field("sha1", pa.string()),  # of the pixels that were encoded
     pa.field("phash", pa.string()),  # see data/fingerprint.py
 )
+# Further numbers of each image, see data/grey.py; an index that was written before there were any lacks them.
+STATISTICS_FIELDS = tuple(pa.field(name, pa.float32()) for name in ("grey_std", "rim_brightness", "extreme_share"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HEADER = 512
 
@@ -139,7 +141,8 @@ def read_index(folder: str | Path) -> pa.Table:
 
     Returns:
         One row per image, sorted by shard and offset: the columns of a manifest, with `path` as `<source>/<path in its
-        manifest>`, and PACKED_FIELDS. Give it to `metadata_of` for size, codec, quality and intensity convention.
+        manifest>`, PACKED_FIELDS and STATISTICS_FIELDS. Give it to `metadata_of` for size, codec, quality and intensity
+        convention.
 
     Raises:
         ShardError: It is missing, damaged or of another version.

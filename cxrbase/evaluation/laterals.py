@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_columns import is_lateral
 from cxrbase.evaluation.cohort import thin
 from cxrbase.evaluation.lateral_check import FEWEST, LateralCheck
-from cxrbase.evaluation.task_data import TaskData, is_lateral
+from cxrbase.evaluation.task_data import TaskData
 from cxrbase.evaluation.task_images import open_images
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed
 from cxrbase.data.manifest import SPLITS, Manifest
-from cxrbase.data.manifest_columns import read_table
+from cxrbase.data.manifest_columns import is_lateral, read_table
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.sources.catalogue import find
 from cxrbase.data.sources.tables import read_lines
@@ -25,8 +25,6 @@ from cxrbase.evaluation.task_splits import assign_splits, refuse_shared, split_s
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
-# As manifests name them, and DICOM's View Position: left and right lateral.
-_LATERAL = ("LATERAL", "LL", "RL")
 _INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 
 # Fewer do not tell apart what is chosen by them, and their interval by resampling is known to be too narrow.
@@ -228,11 +226,6 @@ def _viewed(task: Task, manifest: Manifest) -> Manifest:
     if not kept.any():
         raise ManifestError(f"task {task.name} has no image with view_position {wanted}")
     return Manifest(manifest.table.filter(pa.array(kept)), manifest.root)
-
-
-def is_lateral(view: str) -> bool:
-    """Whether a view position is a lateral one."""
-    return view.upper() in _LATERAL
 
 
 def _laterals(task: Task, whole: Manifest, kept: Manifest) -> Manifest | None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.data.audit_checks import odd_images
-from cxrbase.data.audit_images import statistics
+from cxrbase.data.grey import statistics
 
 _WORDS = {"blank": "no contrast", "inverted": "perhaps inverted", "long": "elongated", "binary": "black and white only"}
 # Fewer pixels than any encoder's input.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
 
@@ -20,6 +21,7 @@ from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.decode import decode
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.phantom import make_phantom
 
 
 def texture(seed, size=160):
@@ -122,7 +124,40 @@ def test_copies_among_packed_images_are_found_and_shown(leaky, tmp_path):
     groups = [sorted(Path(x["path"]).stem for x in group) for group in result["groups"]]
     assert sorted(groups) == [["0", "same"], ["1", "near"]]
     assert result["unverified_candidates"] == 0
-    assert (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,") == 2
+    # What was measured when they were packed tells odd ones too.
+    odd = {what: [Path(x["path"]).name for x in found] for what, found in result["odd"].items()}
+    assert (odd["blank"], odd["long"]) == (["blank.png"], ["long.png"])
+    assert result["unchecked_for_odd"] == 0
+    pictures = (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,")
+    assert pictures == 2 + sum(map(len, odd.values()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_views_that_look_wrong_are_named(tmp_path, packed):
+    make_phantom(tmp_path / "phantom", patients=90, image_size=64, seed=2, workers=1)
+    manifest = Manifest.read(tmp_path / "phantom" / "manifest.parquet")
+    views = manifest.column("view_position").copy()
+    frontal, lateral = np.flatnonzero(views != "LATERAL")[3:6], np.flatnonzero(views == "LATERAL")[[4]]
+    views[frontal], views[lateral] = "LATERAL", "PA"
+    place = manifest.table.column_names.index("view_position")
+    table = manifest.table.set_column(place, "view_position", pa.array(views.tolist()))
+    Manifest(table, manifest.root).write(tmp_path / "phantom" / "manifest.parquet")
+    root = tmp_path / "phantom"
+    if packed:
+        root = tmp_path / "pack"
+        words = ["pack", "--source", "csv-manifest", "--root", str(tmp_path / "phantom"), "--out", str(root)]
+        assert main(words) == 0
+    result = audit_sets([root], tmp_path / "out")
+    found = {x["path"].removeprefix("csv-manifest/"): x["view"] for x in result["views"]["wrong"]}
+    names = manifest.column("path")
+    assert found == dict.fromkeys(names[frontal], "LATERAL") | dict.fromkeys(names[lateral], "PA")
+    assert "4 look like the other kind" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_views_are_not_judged_by_a_few(leaky):
+    result = audit_sets([leaky / "one.csv"], leaky / "out")
+    assert result["views"] == {"frontal": 0, "lateral": 0, "checked": False, "wrong": []}
+    assert "this was not looked at" in (leaky / "out" / "report.md").read_text()
 
 
 def test_changed_file_is_read_again(tmp_path):
@@ -159,7 +194,7 @@ def test_groups_join_through_a_shared_image():
 def test_exclusions_keep_the_test_image_and_otherwise_the_largest():
     split = np.array(["train", "test", "train", "train"], object)
     same = np.full(4, "s", object)
-    rows = Rows(same, np.array(list("abcd"), object), same, split, same)
+    rows = Rows(same, np.array(list("abcd"), object), same, split, same, same)
     found = exclusions([[0, 1], [2, 3]], rows, np.array([9, 1, 1, 9]), np.array(list("xxyz"), object))
     assert [(row["path"], row["reason"].split(":")[0]) for row in found] == [
         ("a", "exact copy of a test image"),
@@ -169,7 +204,7 @@ def test_exclusions_keep_the_test_image_and_otherwise_the_largest():
 
 def test_copies_in_one_split_or_between_pools_are_no_leak():
     sets, split = np.array(list("aab"), object), np.array(["train", "train", "train"], object)
-    rows = Rows(sets, sets, sets, split, sets)
+    rows = Rows(sets, sets, sets, split, sets, sets)
     assert split_leaks([[0, 1, 2]], rows) == []
 
 
