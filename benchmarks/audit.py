@@ -18,15 +18,18 @@ import tempfile
 import time
 from datetime import date
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from input_warnings import noise, photos
 from jsonargparse import auto_cli
 from PIL import Image, ImageOps
 
 from cxrbase.data.audit_align import small_image
 from cxrbase.data.audit_checks import INVERTED_BORDER
 from cxrbase.data.audit_duplicates import candidates
+from cxrbase.data.audit_unlike import unlike
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, digits_of, perceptual_hash
@@ -59,6 +62,7 @@ def audit(
         "load_before": os.getloadavg()[0],
         "copies": measured,
         "inverted": inverted(paths),
+        "unlike": unlike_others(paths),
     }
     save(result, out)
     result["million"] = million(real, hashes, seed, threads)
@@ -127,6 +131,22 @@ def inverted(paths: list[Path]) -> dict:
         for some in (images, [255 - i for i in images])
     ]
     return {"flagged_as_they_are": rate[0], "flagged_as_negatives": rate[1]}
+
+
+def unlike_others(paths: list[Path]) -> dict:
+    """How often a radiograph, a piece of a photograph and noise are far from the rest, 20 of each among the first."""
+    real = [perceptual_hash(to_uint8(decode(path))) for path in paths]
+    others = {"photographs": photos(), "noise": noise()}
+    strange = {
+        name: [perceptual_hash(image) for image in islice(images, 0, None, 2)][:20] for name, images in others.items()
+    }
+    found = set(unlike(real + strange["photographs"] + strange["noise"]).tolist())
+    starts = {"radiographs": 0, "photographs": len(real), "noise": len(real) + len(strange["photographs"])}
+    sizes = {"radiographs": len(real)} | {name: len(hashes) for name, hashes in strange.items()}
+    return {
+        name: {"images": size, "flagged": len(found & set(range(starts[name], starts[name] + size)))}
+        for name, size in sizes.items()
+    }
 
 
 def million(real: np.ndarray, count: int, seed: int, threads: int) -> dict:

@@ -1,6 +1,7 @@
 """Audits sets of images together: copies, leaks, confounded labels, odd and unreadable images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from cxrbase.data.audit_checks import (
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_report import Section, write_reports
+from cxrbase.data.audit_unlike import FEWEST as FEWEST_ALIKE
+from cxrbase.data.audit_unlike import unlike
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.audit_views import FEWEST, check_views
 from cxrbase.errors import ManifestError
@@ -29,6 +32,7 @@ _ODD = {
     "inverted": "the rim is brighter than the middle",
     "long": "one side is more than three times the other",
     "binary": "almost all pixels are black or white",
+    "unlike": f"far from the layout of the other images of a set of {FEWEST_ALIKE} or more: perhaps no radiograph",
 }
 
 
@@ -54,7 +58,7 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     out.mkdir(parents=True, exist_ok=True)
     measured = measure(sets, out / "hashes.parquet", threads=threads)
     rows, images = Rows.of(sets), SmallImages(sets)
-    odd = odd_images(measured)
+    odd = odd_images(measured) | {"unlike": _unlike(sets, measured["phash"])}
     exact = exact_pairs(measured["sha1"])
     near, unverified = _near(images, measured, exact, odd["blank"], threads)
     views = check_views(measured["phash"].tolist(), rows.views, rows.persons)
@@ -102,6 +106,12 @@ def _near(
     hashes = measured["phash"][rows].tolist()
     pairs, _, unverified = near_pairs(lambda number: images(int(rows[number])), hashes, threads=threads)
     return rows[pairs].reshape(-1, 2), unverified
+
+
+def _unlike(sets: Sequence[AuditSet], hashes: NDArray[Any]) -> NDArray[np.int64]:
+    """Of each set by itself, because what is usual in one is not in another."""
+    starts = np.cumsum([0, *(len(entry.manifest) for entry in sets)]).tolist()
+    return np.concatenate([start + unlike(hashes[start:end].tolist()) for start, end in pairwise(starts)])
 
 
 def _named(rows: Rows, row: int) -> dict[str, str]:

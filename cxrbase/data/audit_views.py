@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbase.data.fingerprint import digits_of, trimmed
+from cxrbase.data.fingerprint import described
 from cxrbase.data.manifest_columns import is_frontal, is_lateral
 
 # Fewer of a kind do not say what the kind looks like.
@@ -60,16 +60,10 @@ def check_views(hashes: Sequence[str], views: NDArray[Any], patients: NDArray[An
     if not found.done:
         return found
     folds = np.array([zlib.crc32(str(patients[row]).encode()) % _FOLDS for row in rows.tolist()])
-    place = _places(_described([hashes[row] for row in rows.tolist()]), lateral, folds)
+    place = _places(described([hashes[row] for row in rows.tolist()]), lateral, folds)
     looks_other = np.where(lateral, -place, place)
     order = np.argsort(-looks_other, kind="stable")
     return ViewCheck(found.frontal, found.lateral, rows[order[looks_other[order] > _FLAGGED]])
-
-
-def _described(hashes: list[str]) -> NDArray[np.float32]:
-    """In parts, because the coefficients of a million images at once take several times their hashes."""
-    parts = [hashes[start : start + _PART] for start in range(0, len(hashes), _PART)]
-    return np.concatenate([trimmed(digits_of(part), 0, 0, 0, 0) for part in parts])
 
 
 def _places(values: NDArray[np.float32], lateral: NDArray[np.bool_], folds: NDArray[np.int64]) -> NDArray[np.float64]:

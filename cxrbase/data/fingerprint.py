@@ -9,6 +9,7 @@ from PIL import Image
 
 _SIDE = 32
 _FREQUENCIES = 11
+_PART = 50_000
 DIGITS = _FREQUENCIES**2 - 1
 HASH_BITS = 4 * DIGITS
 
@@ -69,6 +70,13 @@ def trimmed(digits: NDArray[np.uint8], top: float, bottom: float, left: float, r
     columns = transform @ _resampled(left, right)
     values = (rows @ _coefficients(digits) @ columns.T) / scale
     return np.asarray(values.reshape(len(digits), -1)[:, 1:], np.float32)
+
+
+def described(hashes: list[str]) -> NDArray[np.float32]:
+    """Coefficients of whole images, as `trimmed` gives them, (N, DIGITS) float32."""
+    # In parts, because on their way the coefficients of a million images take several times their hashes.
+    parts = [hashes[start : start + _PART] for start in range(0, len(hashes), _PART)]
+    return np.concatenate([trimmed(digits_of(part), 0, 0, 0, 0) for part in parts])
 
 
 def _coefficients(digits: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from cxrbase.data.audit_align import small_image
 from cxrbase.data.audit_checks import Rows, confounding, exclusions, groups_of, split_leaks
 from cxrbase.data.audit_duplicates import candidates
 from cxrbase.data.audit_images import AuditSet, measure, open_set
+from cxrbase.data.audit_unlike import unlike
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.decode import decode
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash
@@ -152,6 +153,24 @@ def test_views_that_look_wrong_are_named(tmp_path, packed):
     names = manifest.column("path")
     assert found == dict.fromkeys(names[frontal], "LATERAL") | dict.fromkeys(names[lateral], "PA")
     assert "4 look like the other kind" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_images_unlike_the_others_of_a_large_set_are_named():
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[-1:1:64j, -1:1:64j]
+
+    def chest():
+        a, b, c, d = generator.normal(0, 0.03, 4)
+        lungs = sum(np.exp(-(((columns - x - a) / 0.3) ** 2) - ((rows - b) / (0.6 + c)) ** 2) for x in (-0.5, 0.5))
+        return np.uint8(200 - 150 * lungs / lungs.max() + generator.integers(0, 20, (64, 64)) + 10 * d * rows)
+
+    hashes = [perceptual_hash(chest()) for _ in range(600)]
+    strange = [perceptual_hash(generator.integers(0, 256, (64, 64)).astype(np.uint8)) for _ in range(6)]
+    strange.append(perceptual_hash(np.tile(np.uint8([[0, 255], [255, 0]]), (32, 32)).repeat(9, 1)))
+    found = unlike([*hashes, *strange, ""])
+    assert set(found[:7].tolist()) == set(range(600, 607))  # the farthest first
+    assert len(found) < 0.05 * 600
+    assert not len(unlike(hashes[:100] + strange))  # too few to say what is usual
 
 
 def test_views_are_not_judged_by_a_few(leaky):
