@@ -84,6 +84,8 @@ def train(images: torch.Tensor, labels: torch.Tensor, epochs: int) -> tuple[Any,
 def measure(explained: Explained, test: Manifest, most: int) -> list[dict[str, Any]]:
     """One row for each finding and method, on the first `most` test images with the finding."""
     rows, vit = [], explained.network
+    if unknown := set(explained.findings) - set(test.labels):
+        raise SystemExit(f"the phantom has no labels of {', '.join(sorted(unknown))}: give a model of task phantom")
     images, shapes = read(test, explained.canvas_size, explained.view)
     grid = tuple(vit.patch_embed.grid_size)
     order = [test.labels.index(name) for name in explained.findings]
@@ -164,7 +166,13 @@ def main() -> None:
     training, test = manifest.select("train"), manifest.select("test")
     model = open_explained(options.model) if options.model else trained(training, options.epochs)
     rows = measure(model, test, options.most)
-    setting = {"training_images": len(training), "test_images": len(test), "images_of_a_finding": options.most}
+    setting = {
+        "training_images": len(training),
+        "test_images": len(test),
+        "images_of_a_finding": options.most,
+        "model": options.model or f"a small network, {options.epochs} epochs",
+        "canvas": model.canvas_size,
+    }
     seen = [row for row in rows if row["test_auroc"] >= TOLD]
     measured = {"setting": setting, "overall": overall(rows), "rows": rows}
     if seen:

@@ -1,13 +1,15 @@
 """Python processes that need not import the large libraries again: forked from one that has.
 
-Each is a process of its own with its own words, environment, folder and streams, and imports this package and all of
-its modules itself; only what `LIBRARIES` names is there already. Tests of how a process starts start a plain one.
+Each is a process of its own with its own words, environment, folder, streams and random state, and imports this package
+and all of its modules itself; only what `LIBRARIES` names is there already, with the first one's hash seed. Tests of
+how a process starts start a plain one.
 """
 
 import gc
 import importlib
 import json
 import os
+import random
 import runpy
 import selectors
 import shutil
@@ -177,6 +179,11 @@ def _become(request, streams):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    # What a process of its own would have by chance, or by these variables.
+    for seeded in (random.seed, numpy.random.seed, torch.seed):
+        seeded()
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     first, *words = request["words"]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     here = os.getcwd() if first == "-m" else "" if first == "-c" else str(Path(first).parent)
@@ -197,6 +204,9 @@ def _become(request, streams):
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         sys.exit(_client(sys.argv[1], sys.argv[2:]))
+    import numpy
+    import torch
+
     for library in LIBRARIES:
         importlib.import_module(library)
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Who the images of a run are of: groups by sex, age, view, site and source, and how many are in each."""
+"""Who the images of a run are of: groups by sex, age, view, site, source and origin, and how many are in each."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cxrbase.data.manifest import SPLITS
 from cxrbase.data.selection import ImageTable
 from cxrbase.errors import ManifestError
-from cxrbase.evaluation.cohort import TEXT_GROUPS, age_bands
+from cxrbase.evaluation.cohort import TEXT_GROUPS, age_bands, text_group
 
 Rows = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ def groups_of(table: ImageTable, rows: Rows) -> dict[str, NDArray[Any]]:
     found = {}
     for name in TEXT_GROUPS:
         codes, names = table.coded(name)
-        found[name] = np.array(names, object)[codes[rows]]
+        found[name] = text_group(name, codes[rows], names)
     try:
         found["age"] = age_bands(table.column("age")[rows])
     except ManifestError:  # an index of packed images need not have the column

@@ -32,8 +32,8 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
 
     Returns:
         By task: `protocols` with value, interval and samples of the macro AUROC and the other metrics, `subgroups`,
-        `warnings`, `confounded`, whether source or site tells a label, and `features`, how much of the feature space is
-        used.
+        `warnings`, `confounded`, whether source, site or origin tells a label, and `features`, how much of the feature
+        space is used.
     """
     import torch
 

@@ -89,7 +89,7 @@ def correct(family: Sequence[dict[str, Any]]) -> None:
 
 
 def ranked_tasks(results: Results, *, protocol: str) -> list[str]:
-    """Tasks that the ranking is over: without those whose label the source or site tells, unless all are of these."""
+    """Tasks of the ranking: without those whose label source, site or origin tell, unless all are of these."""
     tasks = sorted({task for task, found in _questions(results) if found == protocol})
     told = {task for result in results for task, found in result["tasks"].items() if found.get("confounded")}
     return [task for task in tasks if task not in told] or tasks

@@ -18,8 +18,9 @@ from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
 from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_columns import read_table, text_of
-from cxrbase.data.shards import INDEX
+from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
 from cxrbase.errors import DecodeError, ManifestError
 
 _FIELDS: dict[str, Any] = {
@@ -59,10 +60,15 @@ class AuditSet:
 
     @property
     def origins(self) -> NDArray[Any]:
-        """Where each image is from, (N,) of str: its `origin` within a set that was put together, else its source."""
+        """Where each image is from, (N,) of str: its source, and its `origin` in a set that was put together.
+
+        An origin of more than 100 values tells nothing of a label, and is left out.
+        """
         codes, names = self.manifest.coded("origin")
+        if len(names) > MOST_ORIGINS:
+            return self.sources
         origins = np.array(names, object)[codes]
-        return np.where(origins == "", self.sources, origins)
+        return np.where(origins == "", self.sources, self.sources + ": " + origins)
 
 
 def open_set(path: str | Path) -> AuditSet:
@@ -91,11 +97,23 @@ def open_set(path: str | Path) -> AuditSet:
         if "split" in table.column_names:
             splits = text_of(table, "split").to_pylist()
             table = table.drop_columns(["split"])
+        packed = path.name == INDEX and METADATA_KEY in (table.schema.metadata or {})
+        if packed:
+            ShardIndex(path)  # checks it
+            table = _with_own_statistics(table)
         manifest = Manifest(table, path.parent)
     except (ManifestError, pa.ArrowException, UnicodeError) as error:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     stem = path.stem if path.name not in ("manifest.parquet", "manifest.csv", INDEX) else path.resolve().parent.name
-    return AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if path.name == INDEX else "")
+    return AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if packed else "")
+
+
+def _with_own_statistics(table: pa.Table) -> pa.Table:
+    """Without columns that have the names of the packer's statistics by chance, in an index that is older than they."""
+    names = set(table.column_names)
+    if all(field.name in names and table.schema.field(field.name).type == field.type for field in STATISTICS_FIELDS):
+        return table
+    return table.drop_columns([field.name for field in STATISTICS_FIELDS if field.name in names])
 
 
 def _open_remote(url: str) -> AuditSet:

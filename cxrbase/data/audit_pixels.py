@@ -1,5 +1,6 @@
 """The images of several sets, small, wherever they lie: files, or packed in shards."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,12 +9,18 @@ from numpy.typing import NDArray
 
 from cxrbase.data.audit_align import SIDE, shrunk, small_image
 from cxrbase.data.audit_images import AuditSet
-from cxrbase.data.images import default_cache, open_packed
+from cxrbase.data.images import default_cache, index_path, is_url
+from cxrbase.data.shard_cache import ShardCache
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.data.shard_store import LocalShards, ShardStore
+from cxrbase.errors import ShardError
+
+logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 # Larger than what is compared, because a longer side of that size would leave the shorter one to be stretched.
 _READ_AT = 2 * SIDE
-_CACHE_GB = 8.0
+_CACHE = 8_000_000_000  # bytes
 
 
 class SmallImages:
@@ -38,7 +45,25 @@ def _reader(entry: AuditSet) -> Callable[[int], Pixels]:
     if not entry.packed:
         root, paths = entry.manifest.root, entry.manifest.table["path"]
         return lambda row: small_image(root / paths[row].as_py())
-    names = entry.manifest.table["path"].to_pylist()
-    cache = default_cache(entry.packed)
-    store = open_packed(entry.packed, size=_READ_AT, cache=cache, limit_gb=_CACHE_GB, names=names)[1]
-    return lambda row: shrunk(store.image(row))
+    index = ShardIndex(index_path(entry.packed, default_cache(entry.packed)))
+    index = index.take(entry.manifest.table["path"].to_pylist())
+    if not is_url(entry.packed):
+        store = ShardStore(index, LocalShards(entry.packed), size=_READ_AT)
+        return lambda row: shrunk(store.image(row))
+    return _far_reader(entry.packed, index)
+
+
+def _far_reader(url: str, index: ShardIndex) -> Callable[[int], Pixels]:
+    """Of an object store, as far as its shards can all be kept, because candidates lie in any two of them."""
+    if (size := int(index.size.sum(dtype=np.int64))) > _CACHE:
+        said = f"{url} holds {size / 1e9:.3g} GB, more than the {_CACHE / 1e9:g} GB that are kept"
+        logger.warning("%s, so changed copies of its images cannot be told: copy it to a local disk for that", said)
+
+        def refuse(row: int) -> Pixels:
+            raise ShardError(said)
+
+        return refuse
+    # Not in the folder of a run, whose shards would make room for these.
+    cache = default_cache(url)
+    far = ShardStore(index, ShardCache(url, cache.with_name(f"{cache.name}-audit"), limit=2 * _CACHE), size=_READ_AT)
+    return lambda row: shrunk(far.image(row))

@@ -33,6 +33,8 @@ def unlike(hashes: list[str]) -> NDArray[np.int64]:
     away = _distances(values)
     middle = float(np.median(away))
     spread = 1.4826 * float(np.median(np.abs(away - middle)))
+    if not spread:  # most are the same picture
+        return np.zeros(0, np.int64)
     order = np.argsort(-away, kind="stable")
     return np.asarray(rows[order[away[order] > middle + FAR * spread]])
 

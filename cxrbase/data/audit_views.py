@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ FEWEST = 20
 # On a scale on which the median of what an image is named is -1 and that of the other kind 1. With 5 % of the names of
 # simulated radiographs exchanged, 0 flags 1 in 1,000 wrongly and 0.25 none, and all that were exchanged but 1 in 100.
 _FLAGGED = 0.25
+_MOST_WRONG = 0.25  # of the images of a kind
 _FOLDS = 5
 _SHRINK = 0.1
 _PART = 50_000
@@ -28,24 +29,21 @@ class ViewCheck:
     Args:
         frontal: Number of images that are named so and have a fingerprint.
         lateral: The same of lateral ones.
+        why_not: Why none is named, as half a sentence; "" where they were judged.
         wrong: Rows that look like the other kind, the clearest first, (M,).
     """
 
     frontal: int
     lateral: int
-    wrong: NDArray[np.int64]
-
-    @property
-    def done(self) -> bool:
-        """Whether there were enough of both to tell them apart."""
-        return min(self.frontal, self.lateral) >= FEWEST
+    why_not: str = ""
+    wrong: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def check_views(hashes: Sequence[str], views: NDArray[Any], patients: NDArray[Any]) -> ViewCheck:
     """Learns from the names themselves what frontal and lateral images look like, and names those that do not fit.
 
     Each image is judged by a linear discriminant (Fisher 1936) of the other patients' images, so that a wrong name does
-    not vouch for itself. A few per cent of wrong names do no harm; where half are wrong, nothing can be told.
+    not vouch for itself. A few per cent of wrong names do no harm; where more than a quarter seem wrong, none is named.
 
     Args:
         hashes: Perceptual hashes, N; "" where an image is unreadable.
@@ -56,19 +54,27 @@ def check_views(hashes: Sequence[str], views: NDArray[Any], patients: NDArray[An
     frontal, lateral = (np.array([kind(name) for name in names], bool)[codes] for kind in (is_frontal, is_lateral))
     rows = np.flatnonzero((frontal | lateral) & np.array([text != "" for text in hashes], bool))
     lateral = lateral[rows]
-    found = ViewCheck(int((~lateral).sum()), int(lateral.sum()), np.zeros(0, np.int64))
-    if not found.done:
-        return found
+    counts = int((~lateral).sum()), int(lateral.sum())
+    if min(counts) < FEWEST:
+        return ViewCheck(*counts, f"at least {FEWEST} of both are needed to tell them apart")
     folds = np.array([zlib.crc32(str(patients[row]).encode()) % _FOLDS for row in rows.tolist()])
     place = _places(described([hashes[row] for row in rows.tolist()]), lateral, folds)
+    if np.isnan(place).all():
+        return ViewCheck(*counts, "they are of too few patients to judge each by those of others")
     looks_other = np.where(lateral, -place, place)
-    order = np.argsort(-looks_other, kind="stable")
-    return ViewCheck(found.frontal, found.lateral, rows[order[looks_other[order] > _FLAGGED]])
+    flagged = looks_other > _FLAGGED
+    if max(flagged[lateral].mean(), flagged[~lateral].mean()) > _MOST_WRONG:
+        return ViewCheck(*counts, "so many look like the other kind that the names do not tell what is seen")
+    order = np.argsort(-looks_other[flagged], kind="stable")
+    return ViewCheck(*counts, wrong=rows[flagged][order])
 
 
 def _places(values: NDArray[np.float32], lateral: NDArray[np.bool_], folds: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Where each image lies between the medians of frontal (-1) and lateral (1) images of other folds, (N,)."""
-    place = np.zeros(len(values))
+    """Where each image lies between the medians of frontal (-1) and lateral (1) images of other folds, (N,).
+
+    NaN where the other folds have not both.
+    """
+    place = np.full(len(values), np.nan)
     for fold in np.unique(folds):
         other, own = folds != fold, folds == fold
         groups = values[other & lateral], values[other & ~lateral]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cxrbase.errors import ManifestError
 
+MOST_ORIGINS = 100  # values of the column `origin`; one that has more holds no groups, and may name people
 STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label_"

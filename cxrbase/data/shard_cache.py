@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _GOOD_WINDOW = 32  # shards; with fewer, the images of a batch are measurably closer to each other than by chance
 
+_LOCKS = ".locks"
+
 
 class ShardCache:
     """A local copy of some of the shards of a folder in an object store.
@@ -131,6 +133,8 @@ class ShardCache:
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         found = []
         for path in self.folder.rglob("*.tar"):
+            if path.parent.name == _LOCKS:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 found.append((path, path.stat()))
         return found
@@ -153,7 +157,7 @@ class ShardCache:
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Held by one process of the node at a time, and given up by its death."""
-        path = self.folder / ".locks" / name.replace("/", "_")
+        path = self.folder / _LOCKS / name.replace("/", "_")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("w")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxrbase.data.manifest_columns import MOST_ORIGINS
 from cxrbase.errors import ManifestError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -17,6 +18,19 @@ AGE_BANDS = (20.0, 40.0, 60.0, 80.0)
 
 # Columns that subgroups are told by, beside age. `origin` is where a set that was put together has an image from.
 TEXT_GROUPS = ("sex", "view_position", "site", "source", "origin")
+
+
+def text_group(name: str, codes: npt.NDArray[np.int32], names: list[str]) -> npt.NDArray[Any]:
+    """Group of each image by one of `TEXT_GROUPS`, (N,) strings, "" unknown, as an origin of too many values is.
+
+    Args:
+        name: Of the column.
+        codes: (N,), as `Manifest.coded` gives them.
+        names: What they stand for.
+    """
+    if name == "origin" and len(names) > MOST_ORIGINS:
+        return np.full(len(codes), "", object)
+    return np.array(names, object)[codes]
 
 
 @dataclass(frozen=True, eq=False)

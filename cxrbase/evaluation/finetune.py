@@ -159,7 +159,7 @@ class _Fitted:
         )
 
     def shortcut(self, material: Material, weights: NDArray[np.generic]) -> dict[str, Any]:
-        """What the source or site of an image tells, and whether features tell them."""
+        """What the source, site or origin of an image tells, and whether features tell them."""
         splits, rows = material.splits, material.rows["train"]
         parts = dict(splits.parts()) | {"train": splits.train.take(np.searchsorted(rows, self.shown))}
         learnt = {"train": self.familiar.pooled} | {part: found.pooled for part, found in self.scored.items()}

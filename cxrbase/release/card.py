@@ -177,7 +177,7 @@ def _results(facts: RunFacts) -> Iterator[str]:
 def _subgroups(report: dict[str, Any]) -> Iterator[str]:
     rows = [row for variable in report for row in _subgroup_rows(variable, part_of(report, variable))]
     if not rows:
-        yield "Subgroups: no two groups of test images by sex, age, site, source or view are recorded."
+        yield "Subgroups: no two groups of test images by sex, age, site, source, origin or view are recorded."
         return
     yield (
         "By group of the test images: macro AUROC of the linear probe over the findings that are defined in all "

@@ -19,10 +19,12 @@ from cxrbase.data.audit_duplicates import candidates
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_unlike import unlike
 from cxrbase.data.audit_verify import near_pairs
+from cxrbase.data.audit_views import check_views
 from cxrbase.data.decode import decode
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
+from packs import make_pack
 
 
 def texture(seed, size=160):
@@ -175,8 +177,9 @@ def test_images_unlike_the_others_of_a_large_set_are_named():
 
 def test_views_are_not_judged_by_a_few(leaky):
     result = audit_sets([leaky / "one.csv"], leaky / "out")
-    assert result["views"] == {"frontal": 0, "lateral": 0, "checked": False, "wrong": []}
-    assert "this was not looked at" in (leaky / "out" / "report.md").read_text()
+    why = "at least 20 of both are needed to tell them apart"
+    assert result["views"] == {"frontal": 0, "lateral": 0, "why_not": why, "wrong": []}
+    assert "so no image is named here" in (leaky / "out" / "report.md").read_text()
 
 
 def test_changed_file_is_read_again(tmp_path):
@@ -204,6 +207,34 @@ def test_a_patient_in_two_splits_is_reported_and_not_refused(tmp_path):
     (tmp_path / "m.csv").write_text("path,patient_id,split\n0.png,p,train\n1.png,p,test\n")
     leaks = audit_sets([tmp_path / "m.csv"], tmp_path / "out")["patient_leaks"]
     assert leaks[0]["kind"] == "within a set"
+
+
+def small_hashes(count, seed=0):
+    generator = np.random.default_rng(seed)
+    return ["".join(f"{digit:x}" for digit in generator.integers(0, 16, DIGITS)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("patients", "said"), [(["one"] * 80, "too few patients"), ([f"p{n}" for n in range(80)], "names do not tell")]
+)
+def test_views_of_one_patient_or_of_no_meaning_are_not_judged(patients, said):
+    views = np.array(["PA", "LATERAL"] * 40, object)
+    found = check_views(small_hashes(80), views, np.array(patients, object))
+    assert said in found.why_not
+    assert not len(found.wrong)
+
+
+def test_an_index_of_ones_own_is_a_manifest(tmp_path):
+    Image.fromarray(texture(1)).save(tmp_path / "a.png")
+    Manifest.from_columns({"path": ["a.png"]}, root=tmp_path).write(tmp_path / "index.parquet")
+    assert audit_sets([tmp_path], tmp_path / "out")["sets"][0]["images"] == 1
+
+
+def test_columns_of_an_older_pack_are_not_taken_for_what_the_packer_measured(tmp_path):
+    out = make_pack(tmp_path / "pack", source=["made"] * 8, grey_std=["0.3", "high"] * 4)
+    result = audit_sets([out], tmp_path / "out")
+    assert result["odd"]["blank"] == []
+    assert result["unchecked_for_odd"] + len(result["unreadable"]) == 8
 
 
 def test_groups_join_through_a_shared_image():
@@ -250,6 +281,31 @@ def test_label_that_the_origin_within_a_source_tells_is_flagged(tmp_path):
     for path in ("manifest.csv", "pack"):  # in the pack all are of csv-manifest
         (found,) = confounding([open_set(tmp_path / path)])
         assert found["flagged"]
+
+
+def with_origins(name, label, origins):
+    columns = {"path": [f"{n}.png" for n in range(len(origins))], "origin": origins, "label_x": [label] * len(origins)}
+    manifest = Manifest.from_columns(columns, root=".")
+    return AuditSet(name, manifest, manifest.column("split"))
+
+
+def test_origins_of_one_name_in_two_sets_are_not_one():
+    (found,) = confounding([with_origins(name, label, ["rsna", "sirm"] * 20) for name, label in (("a", 1), ("b", 0))])
+    assert found["flagged"]
+    assert set(found["sources"]) == {"a: rsna", "a: sirm", "b: rsna", "b: sirm"}
+
+
+def test_an_origin_that_every_image_has_for_itself_tells_nothing():
+    sets = [with_origins(name, 1, [f"{name}{n}" for n in range(120)]) for name in "ab"]
+    labels = np.arange(240) % 2
+    sets = [
+        AuditSet(s.name, Manifest(s.manifest.table.set_column(
+            s.manifest.table.column_names.index("label_x"), "label_x", pa.array(part, pa.float32())), Path()), s.splits)
+        for s, part in zip(sets, np.split(labels, 2), strict=True)
+    ]  # fmt: skip
+    (found,) = confounding(sets)
+    assert not found["flagged"]
+    assert set(found["sources"]) == {"a", "b"}
 
 
 def test_label_that_is_alike_in_all_sources_is_not():

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import cxrbase
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.cohort import TEXT_GROUPS, Cohort, Splits, age_bands
+from cxrbase.evaluation.cohort import TEXT_GROUPS, Cohort, Splits, age_bands, text_group
 from cxrbase.evaluation.decisions import Criterion
 from cxrbase.evaluation.measure import SPECIFICITY, Measured, bounded, measure
 from cxrbase.evaluation.metrics import cluster_weights
@@ -20,9 +20,6 @@ from cxrbase.evaluation.suite.results import Result, git_commit, row_key
 from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
-
-# A column of more values holds no groups, and may name people.
-_MOST_GROUPS = 100
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,7 @@ def splits_of(data: TaskData, readable: NDArray[np.int64]) -> tuple[Splits, dict
         readable: Rows of its manifest whose image can be read, sorted.
     """
     data.check()
-    coded = {name: data.manifest.coded(name) for name in TEXT_GROUPS}
-    groups = {name: np.array(names, str)[codes] for name, (codes, names) in coded.items() if len(names) <= _MOST_GROUPS}
+    groups = {name: text_group(name, *data.manifest.coded(name)).astype(str) for name in TEXT_GROUPS}
     groups["age"] = age_bands(data.column("age"))
     rows, parts = {}, {}
     for split in ("train", "val", "test"):

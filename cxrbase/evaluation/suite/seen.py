@@ -68,7 +68,9 @@ def training_set(encoder: str | Path) -> AuditSet | str:
         return "the encoder has no config.yaml beside it that says what it was pretrained on"
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-        root, splits = str(data["root"]), tuple(data.get("pretrain_on") or ("train",))
+        root, splits = data["root"], tuple(data.get("pretrain_on") or ("train",))
+        if not isinstance(root, str):
+            raise TypeError(f"data.root is {root!r}")
         found = open_set(root if is_packed(root) else Path(root, data.get("manifest") or ""))
     except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
@@ -151,6 +153,7 @@ def seen_before(
         kept = known.copy()
         kept[np.flatnonzero(of_test)[exact]] = False
         rows = np.flatnonzero(kept)[np.unique(found["sha1"][kept].astype(str), return_index=True)[1]]
+        rows.sort()  # neighbours lie in the same shard
         similar = _near(rows, found["phash"], SmallImages(sets), of_test, threads)[of_test]
         # A copy within the test split is not among `rows` but was seen as its twin was.
         twins = np.unique(found["sha1"][of_test][similar].astype(str))

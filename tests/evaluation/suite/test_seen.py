@@ -10,9 +10,11 @@ import yaml
 from PIL import Image
 
 from cxrbase.cli import main
+from cxrbase.data import audit_pixels
 from cxrbase.data.audit_images import open_set
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.decode import decode, to_uint8
+from cxrbase.data.images import default_cache
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.evaluation.suite.seen import seen_before, seen_by, seen_warnings, training_set
@@ -157,3 +159,20 @@ def test_an_index_without_splits_is_dealt_as_the_data_module_deals_it(image_fold
     drawn = data.manifest.column("path")[data.train_dataloader().sampler.source.rows]
     found = training_set(run_folder(tmp_path / "run", root=str(out)))
     assert sorted(found.manifest.column("path")) == sorted(drawn)
+
+
+def test_the_shards_of_a_run_stay_where_they_are_and_a_pack_too_large_for_the_cache_is_not_fetched(
+    phantom, packed, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = f"memory://{tmp_path.name}/pack"
+    fsspec.filesystem("memory").put(str(packed), url, recursive=True)
+    run = run_folder(tmp_path / "run", root=url, pretrain_on=["train"])
+    test = Manifest.read(phantom / "manifest.parquet").select("train")
+    of_run = default_cache(url)
+    for limit, found in ((8_000_000_000, True), (1, False)):
+        monkeypatch.setattr(audit_pixels, "_CACHE", limit)
+        seen = seen_before(training_set(run), test, cache=tmp_path / f"{limit}.parquet", threads=1)
+        assert seen.near.any() == found
+        assert not list(of_run.rglob("*.tar"))
+    assert "copy it to a local disk" in caplog.text
