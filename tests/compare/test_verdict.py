@@ -108,7 +108,7 @@ def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, pla
                 result["tasks"]["told"] = result["tasks"]["made"] | {"confounded": True}
             (place.folder / RESULT).write_text(json.dumps(result))
         write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
-        assert ("told left out, because the source or site" in (tmp_path / "report.html").read_text()) == told
+        assert ("told left out, because the source, site or origin" in (tmp_path / "report.html").read_text()) == told
 
 
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
