@@ -8,7 +8,7 @@ and then
 
     python benchmarks/gain.py
 
-The same for four times as long, with the curve on validation patients (300 epochs of MAE, 60 of SimCLR, 48 of DINO):
+The same for four times as long, with the curve on validation patients (300 epochs of MAE, 60 of SimCLR):
 
     make pretrain SSL=mae RUN_DIR=runs/long_mae ARGS="--trainer.max_epochs=300 --probe.every_n_steps=150"
     python benchmarks/gain.py --pattern "runs/long_*" --out benchmarks/results/longer_phantom.json \\
