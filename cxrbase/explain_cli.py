@@ -15,7 +15,7 @@ def explain(words: list[str]) -> int:
     )
     parser.add_argument("image", type=str, help="DICOM, PNG, JPEG ...")
     parser.add_argument("--model", type=str, required=True, help="model folder, or an encoder as of cxrbase embed")
-    parser.add_argument("--out", type=str, required=True, help="folder for <method>.png")
+    parser.add_argument("--out", type=str, required=True, help="folder for <method>.png and overview.png")
     parser.add_argument("--methods", type=list[str], default=list(_METHODS), help="of " + ", ".join(_METHODS))
     parser.add_argument("--finding", type=str, default=None, help="of the model (default: the most probable)")
     options = parser.parse_args(words)

@@ -10,10 +10,13 @@ import torch
 from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode_uint8
 from cxrbase.errors import ConfigError
-from cxrbase.release.explain import METHODS, Method, explain
+from cxrbase.release.explain import METHODS, Method, Score, explain
 from cxrbase.release.explain_checks import UNCHANGED, follows_weights
 from cxrbase.release.explained import Explained, open_explained
 from cxrbase.release.overlay import write_overlay
+from cxrbase.release.overview import overview
+
+OVERVIEW = "overview.png"
 
 
 def explain_image(
@@ -24,7 +27,7 @@ def explain_image(
     Args:
         model: A model folder of fine-tuning, or an encoder as of `load_any_encoder`.
         image: DICOM, PNG, JPEG ...
-        out: Folder for <method>.png, made where it is missing.
+        out: Folder for <method>.png and `OVERVIEW`, where all of them have a scale; made where it is missing.
         methods: Which.
         finding: Class of the model to explain; None takes the one with the highest probability. Encoders have none.
 
@@ -42,8 +45,9 @@ def explain_image(
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if Path(image).is_dir():
         raise ConfigError(f"one image is explained at a time, and {image} is a folder: name a file in it")
-    if there := [method for method in methods if (Path(out) / f"{method}.png").exists()]:
-        raise ConfigError(f"{out} holds {there[0]}.png already: give another --out, or remove it")
+    names = [OVERVIEW, *(f"{method}.png" for method in methods)]
+    if there := [name for name in names if (Path(out) / name).exists()]:
+        raise ConfigError(f"{out} holds {there[0]} already: give another --out, or remove it")
     explained = open_explained(model)
     pixels = decode_uint8(image)
     # The network is fed as `cxrbase embed` feeds it, in reduced resolution; the overlay has the full one.
@@ -52,20 +56,36 @@ def explain_image(
     name, score = explained.choose(view, finding)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    return [_one(explained, view, pixels, method, name, score, out) for method in methods]
+    fed = (view.shape[-2], view.shape[-1])
+    rows, maps = [], []
+    for method in methods:
+        found = explain(explained.network, view, method=method, score=score)[0].cpu().numpy()
+        maps.append((method, np.asarray(found, np.float32)))
+        write_overlay(pixels, maps[-1][1], out / f"{method}.png", view=fed)
+        rows.append(_row(explained, view, method, name, score, out))
+    notes = ["" if row["follows_weights"] else "does not change with the weights" for row in rows]
+    figure = overview(pixels, maps, view=fed, about=_about(explained, view, name), notes=notes)
+    figure.savefig(out / OVERVIEW, dpi=100)
+    return rows
 
 
-def _one(
-    explained: Explained, view: torch.Tensor, pixels: Any, method: Method, name: str | None, score: Any, out: Path
+def _row(
+    explained: Explained, view: torch.Tensor, method: Method, name: str | None, score: Score | None, out: Path
 ) -> dict[str, Any]:
-    found = explain(explained.network, view, method=method, score=score)[0].cpu().numpy()
-    path = out / f"{method}.png"
-    write_overlay(pixels, np.asarray(found, np.float32), path, view=(view.shape[-2], view.shape[-1]))
     same = follows_weights(explained.network, view, method=method, score=score)
     return {
         "method": method,
-        "file": str(path),
+        "file": str(out / f"{method}.png"),
         "finding": name,
         "randomised": round(same, 3),
         "follows_weights": same < UNCHANGED,
     }
+
+
+def _about(explained: Explained, view: torch.Tensor, name: str | None) -> str:
+    if name is None or explained.probabilities is None:
+        return "what the features of the encoder rest on"
+    with torch.inference_mode():
+        chance = float(explained.probabilities(view)[0, explained.findings.index(name)])
+    doubt = ", which this model did not tell better than chance" if name in explained.unproven else ""
+    return f"{name}, probability {chance:.2f}{doubt}"

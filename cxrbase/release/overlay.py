@@ -32,6 +32,17 @@ def to_original(
     return result
 
 
+def colour_range(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Values of the first and the last colour of an overlay: the 2nd and the 99th percentile of the map.
+
+    Args:
+        values: Of any shape, NaN where there is no map.
+    """
+    seen = np.isfinite(values)
+    low, high = np.percentile(values[seen], [2, 99]) if seen.any() else (0.0, 0.0)
+    return float(low), float(high)
+
+
 def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Colours an image by a map, from its 2nd to its 99th percentile; what the encoder did not see stays grey and dim.
 
@@ -45,7 +56,7 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np
     from matplotlib import colormaps
 
     seen = np.isfinite(values)
-    low, high = np.percentile(values[seen], [2, 99]) if seen.any() else (0.0, 0.0)
+    low, high = colour_range(values)
     share = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1) if high > low else np.zeros(image.shape)
     colour = np.asarray(colormaps["inferno"](share))[..., :3] * 255
     grey = np.repeat(image[..., None].astype(np.float32), 3, 2)

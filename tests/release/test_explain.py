@@ -17,7 +17,8 @@ from cxrbase.release.explain_checks import (
     follows_weights,
     pointing_game,
 )
-from cxrbase.release.overlay import overlay, to_original, write_overlay
+from cxrbase.release.overlay import colour_range, overlay, to_original, write_overlay
+from cxrbase.release.overview import overview
 
 GRID = 6
 
@@ -144,6 +145,23 @@ def test_boxes_become_patches_of_the_central_square():
     assert not box_patches("0 0 40 40", shape=shape, grid=grid).any()  # left of what the encoder sees
     assert not box_patches("", shape=shape, grid=grid).any()
     assert box_patches("0 0 200 100", shape=shape, grid=grid).all()
+
+
+def test_every_map_of_the_overview_has_the_scale_of_its_colours():
+    image = np.full((60, 90), 100, np.uint8)
+    maps = [(name, np.linspace(number, number + 2, 9, dtype=np.float32).reshape(3, 3))
+            for number, name in enumerate(("rollout", "occlusion"))]  # fmt: skip
+    figure = overview(image, maps, about="gout", notes=["", "distrust it"])
+    original, *rest = figure.axes
+    panels, scales = rest[:2], rest[2:]
+    assert [axis.get_title() for axis in (original, *panels)] == ["original", "rollout", "occlusion"]
+    assert [axis.get_xlabel() for axis in panels] == ["", "distrust it"]
+    assert [axis.get_xlabel() for axis in scales] == ["attention that reaches the patch", "loss where hidden"]
+    for axis, scale, (_, patches) in zip(panels, scales, maps, strict=True):
+        values = to_original(patches, image.shape)
+        assert np.array_equal(axis.images[0].get_array(), overlay(image, values))
+        assert scale.get_xlim() == pytest.approx(colour_range(values))
+    assert figure.get_suptitle() == "gout"
 
 
 def test_overlay_has_the_resolution_of_the_original(tmp_path):

@@ -148,11 +148,12 @@ def test_findings_that_were_not_told_from_chance_are_named(model, images, tmp_pa
     assert unproven({}) == []
 
 
-def test_maps_that_are_there_are_kept(model, images, tmp_path):
-    (tmp_path / "gradient.png").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds gradient.png already: give another --out"):
+@pytest.mark.parametrize("name", ["gradient.png", "overview.png"])
+def test_maps_that_are_there_are_kept(name, model, images, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"holds {name} already: give another --out"):
         explain_image(str(model), images / "00.png", out=tmp_path)
-    assert (tmp_path / "gradient.png").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_help_says_once_what_it_is_not_for(capsys):
@@ -174,6 +175,8 @@ def test_a_model_is_explained_by_finding(model, images, tmp_path):
     for finding in CLASSES:
         done = explain_image(str(model), item.path, out=tmp_path / finding, finding=finding)
         assert {row["finding"] for row in done} == {finding}
+        with Image.open(tmp_path / finding / "overview.png") as page:
+            assert page.width > 3 * page.height
     a, b = (np.asarray(Image.open(tmp_path / name / "gradient.png"), np.int16) for name in CLASSES)
     assert np.abs(a - b).max() > 5  # a frozen encoder still has a gradient, and it is of the finding
     chosen = explain_image(str(model), item.path, out=tmp_path / "best", methods=["rollout"])[0]["finding"]
