@@ -1,7 +1,6 @@
 """A fine-tuned model as a folder: model.safetensors and model.json, written by `finetune` and read without pickle."""
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cxrbase.evaluation.heads import log_odds
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
 from cxrbase.views import centre_view
+from cxrbase.whole_files import written_whole
 
 FORMAT = 2  # 1 had the range of the pooled features, which full fine-tuning makes blind
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
@@ -152,9 +152,8 @@ def save_model(folder: Path, model: Model) -> Path:
         (WEIGHTS_FILE, save(plain, metadata={"format": "pt"})),
         (CARD_FILE, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode()),
     ):
-        part = folder / f".{name}.{os.getpid()}.tmp"
-        part.write_bytes(content)
-        os.replace(part, folder / name)
+        with written_whole(folder / name) as part:
+            part.write_bytes(content)
     return folder
 
 

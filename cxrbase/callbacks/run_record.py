@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.pretraining import Pretraining
 from cxrbase.sizes import plain
+from cxrbase.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,8 @@ class RunRecord(Callback):
             return
         assert isinstance(pl_module, Pretraining)
         summary = self.summary(trainer, pl_module)
-        temporary = folder / "summary.json.tmp"
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, folder / "summary.json")
+        with written_whole(folder / "summary.json") as part:
+            part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def summary(self, trainer: L.Trainer, pl_module: Pretraining) -> dict[str, Any]:
         """Everything about the run in plain numbers and words."""

@@ -1,7 +1,6 @@
 """The folder of a comparison: where each cell stands, read from files, so that anybody may look at any time."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from cxrbase.compare.heartbeat import PROGRESS
 from cxrbase.compare.plan import Cell, Plan, folder_name
+from cxrbase.whole_files import written_whole
 
 State = Literal["waiting", "running", "done", "failed"]
 SPEC, RESULT, FAILURE, LOG = "cell.json", "result.json", "failed.json", "log.txt"
@@ -76,12 +76,8 @@ def forget_failures(places: Sequence[Place]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Says how far a cell is, in a small file that anybody may read at any time."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from cxrbase.whole_files import written_whole
+
 PROGRESS = "progress.json"
 
 
 def say(folder: Path, **facts: Any) -> None:
     """Replaces a cell's progress; a reader finds the old or the new, never half of it."""
-    temporary = folder / f".{PROGRESS}.{os.getpid()}"
-    temporary.write_text(json.dumps(facts | {"at": time.time()}))
-    os.replace(temporary, folder / PROGRESS)
+    with written_whole(folder / PROGRESS) as part:
+        part.write_text(json.dumps(facts | {"at": time.time()}))
 
 
 class Heartbeat(Callback):

@@ -22,6 +22,7 @@ from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
 from cxrbase.errors import DecodeError, ManifestError
+from cxrbase.whole_files import written_whole
 
 _FIELDS: dict[str, Any] = {
     "sha1": str, "phash": str, "height": np.int32, "width": np.int32, "std": np.float32, "border": np.float32,
@@ -232,9 +233,5 @@ def _write_cache(cache: Path, keys: list[tuple[str, int, int]], columns: dict[st
     kept &= columns["width"] + (columns["error"] != "") > 0
     table = pa.table({"path": paths, "size": sizes, "mtime": times} | {k: pa.array(v) for k, v in columns.items()})
     table = table.filter(pa.array(kept)).replace_schema_metadata({"version": _VERSION})
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, cache)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(cache) as part:
+        pq.write_table(table, part)

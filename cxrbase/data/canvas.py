@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cxrbase.cores import available_cores
 from cxrbase.data.decode import Window, decode_uint8, intensity_convention
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import DecodeError, ManifestError
+from cxrbase.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +185,11 @@ def _key(manifest: Manifest, size: int, read: Reading) -> str:
 
 def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path, read: Reading) -> None:
     taken, bad = np.zeros((len(manifest), 2), np.int32), []
-    # Under a temporary name until complete, so that a killed process leaves no half-made array behind.
-    part = sizes.with_name(f"{sizes.name}.{os.getpid()}.part.npy")
-    try:
-        shape = (len(manifest), size, size)
-        array = np.lib.format.open_memmap(part, "w+", np.uint8, shape) if pixels else None
+    with ExitStack() as files:
+        sizes_file = files.enter_context(files.enter_context(written_whole(sizes)).open("wb"))
+        shape, array = (len(manifest), size, size), None
+        if pixels is not None:
+            array = np.lib.format.open_memmap(files.enter_context(written_whole(pixels)), "w+", np.uint8, shape)
         for row, (result, error) in enumerate(_decoded(manifest.paths, size, read)):
             if result is None:
                 bad.append(error)
@@ -197,13 +198,9 @@ def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, si
             if array is not None:
                 array[row] = result[0]
         _judge(bad, len(manifest), max_bad)
-        if array is not None and pixels is not None:
+        if array is not None:
             array.flush()
-            os.replace(part, pixels)
-        np.save(part, taken)
-        os.replace(part, sizes)
-    finally:
-        part.unlink(missing_ok=True)
+        np.save(sizes_file, taken)
 
 
 Result = tuple[tuple[NDArray[np.uint8], tuple[int, int]] | None, DecodeError | None]

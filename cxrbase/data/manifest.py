@@ -27,6 +27,7 @@ from cxrbase.data.manifest_columns import (
     with_view_position,
 )
 from cxrbase.errors import ManifestError
+from cxrbase.whole_files import written_whole
 
 __all__ = ["LABEL_PREFIX", "SPLITS", "Manifest", "Target"]
 
@@ -135,12 +136,8 @@ class Manifest:
         """Writes typed Parquet; the file appears complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            pq.write_table(self.table, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as part:
+            pq.write_table(self.table, part)
 
     def with_splits(self, *, val: float = 0.15, test: float = 0.15, seed: int = 0) -> "Manifest":
         """Deals shares `val` and `test` of the patients, in [0, 1), by a hash, so that newcomers move nobody."""

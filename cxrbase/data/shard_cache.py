@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from io import FileIO
@@ -18,6 +17,7 @@ from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ShardError
+from cxrbase.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -141,18 +141,15 @@ class ShardCache:
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.folder / name
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            os.replace(part, path)
+            with written_whole(path) as part:
+                part.write_bytes(data)
         except OSError as error:
             raise ShardError(
                 f"cannot keep {name} in {self.folder} ({error.strerror or error}): free space, lower data.cache_gb, or "
                 "set data.cache_dir to another folder"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cxrbase.release.explained import encoder_of
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare
 from cxrbase.sizes import longest
 from cxrbase.weights_fit import Encoder
+from cxrbase.whole_files import written_whole
 
 # Images of a part: what a killed job loses at most.
 PART = 1024
@@ -193,9 +193,5 @@ def _open_parts(out: Path, key: dict[str, Any]) -> Path:
 
 
 def _replace(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as part:
+        pq.write_table(table, part)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.evaluation.features import extract_features
 from cxrbase.weights_fit import Encoder
+from cxrbase.whole_files import written_whole
 
 CHUNK = 1024  # images that a kill can cost
 
@@ -95,11 +95,9 @@ class FeatureStore:
         )
         found = extract_features(self.encoder, views, device=device, description="")
         # Under another name until complete, so that what a killed process leaves is not taken for features.
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
+            with written_whole(path) as part, part.open("wb") as file:
                 np.save(file, found)
-            os.replace(part, path)
         except FileNotFoundError:
             # Another process wrote the same features first, and cleared ours away with what is torn.
             if not path.is_file():

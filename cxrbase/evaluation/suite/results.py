@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 import cxrbase
 from cxrbase.errors import ConfigError
+from cxrbase.whole_files import written_whole
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,13 +45,11 @@ def write_result(result: Result, folder: Path) -> Path:
     path = folder / f"{row_name(result.row)}.json"
     arrays = {name: getattr(result, name) for name in ("logits", "probabilities", "labels", "patients")}
     arrays |= {f"macro_{name}": values for name, values in result.macro.items()}
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with written_whole(path.with_suffix(".npz")) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(part, path.with_suffix(".npz"))
     # Last, because a row that is there means that all of it is.
-    part.write_text(json.dumps(result.row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(result.row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
