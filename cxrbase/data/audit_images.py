@@ -28,7 +28,6 @@ _FIELDS: dict[str, Any] = {
     "sha1": str, "phash": str, "height": np.int32, "width": np.int32, "std": np.float32, "border": np.float32,
     "extreme": np.float32, "error": str,
 }  # fmt: skip
-_INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 # Columns of an index of packed images, and what they are here.
 _PACKED = {
     "width": "width", "height": "height", "grey_std": "std", "rim_brightness": "border", "extreme_share": "extreme"
@@ -119,7 +118,7 @@ def _with_own_statistics(table: pa.Table) -> pa.Table:
 
 def _open_remote(url: str) -> AuditSet:
     cache = default_cache(url)
-    fetch_index(url, cache, _INDEX_GB)
+    fetch_index(url, cache)
     return replace(open_set(index_path(url, cache)), name=url.rstrip("/").rpartition("/")[2], packed=url)
 
 

@@ -51,8 +51,8 @@ def default_cache(root: str) -> Path:
     return Path.home() / ".cache" / "cxrbase" / hashlib.sha256(root.encode()).hexdigest()[:16]
 
 
-def fetch_index(root: str, cache: Path, limit_gb: float) -> None:
-    """Brings the index of an object store to this node."""
+def fetch_index(root: str, cache: Path, limit_gb: float = 8.0) -> None:
+    """Brings the index of an object store to this node, into a cache that holds `limit_gb` with the shards to come."""
     if is_url(root):
         ShardCache(root, cache, limit=int(limit_gb * 1e9)).index()
 

@@ -25,7 +25,6 @@ from cxrbase.evaluation.task_splits import assign_splits, refuse_shared, split_s
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
-_INDEX_GB = 8.0  # an index alone is far smaller; this is what the cache of an object store is opened with
 
 # Fewer do not tell apart what is chosen by them, and their interval by resampling is known to be too narrow.
 _FEW_PATIENTS = 20
@@ -199,7 +198,7 @@ def _packed_manifest(task: Task) -> Manifest:
     """The rows of an index, of the task's source where it names one; no file is at their paths."""
     root, source = task.data.root, task.data.source
     cache = default_cache(root)
-    fetch_index(root, cache, _INDEX_GB)
+    fetch_index(root, cache)
     path = index_path(root, cache)
     ShardIndex(path)  # says in one sentence what is wrong with a damaged one
     table = read_table(path)
