@@ -77,8 +77,11 @@ def draw_figures(
         count: Images per figure.
         device: Where the networks are.
     """
-    rows = data.store.rows[np.linspace(0, len(data.store.rows) - 1, min(count, len(data.store.rows))).astype(np.int64)]
-    images = torch.cat(list(data.eval_batches(rows, device=device)))
+    canvases = data.centre.canvases(data.centre.few(data.store.rows, count))
+    if not len(canvases.rows):
+        logger.warning("no figures: none of the images that they would show can be read")
+        return
+    images = torch.cat(list(data.centre.views(canvases, device=device)))
     shown = [data.to_grey(image) for image in images]
     if isinstance(objective, MAE):
         seen, filled = objective.reconstruct(images)
@@ -92,7 +95,7 @@ def draw_figures(
             title += "\n(mean and spread of each hidden patch are the true ones)"
         yield "reconstruction", _grid(columns, title)
     if objective.num_global_views > 1:
-        views = data.random_views(rows, device=device)
+        views = data.random_views(canvases, device=device)
         yield "views", _grid(_view_columns(data, views), "Random views of the same images")
     attention = cls_attention(objective.encoder, images)
     columns = {

@@ -2,16 +2,19 @@
 
 import copy
 import logging
+import time
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.callbacks.image_groups import groups_of
+from cxrbase.data.centre import Canvases
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ManifestError
-from cxrbase.evaluation.cohort import Cohort, thin
+from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.features import extract_features
 from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
@@ -56,6 +59,8 @@ class FrozenProbe(Callback):
         self.subgroups: dict[str, Any] = {}
         # Rank and spread at the last look, by name.
         self.features: dict[str, float] = {}
+        self._looked_at: Canvases | None = None
+        self._tested = np.empty(0, np.int64)
         self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -67,12 +72,9 @@ class FrozenProbe(Callback):
             self.enabled = False
         if self.enabled and trainer.is_global_zero:
             encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
-            try:
-                self.untrained = self._score(trainer, encoder, "untrained")
-                self._report(trainer, self.untrained, step=0)
-            except ManifestError as error:
-                logger.warning("frozen features are not scored: %s", error)
-                self.enabled = False
+            self.untrained = self._score(trainer, encoder, "untrained")
+            self.enabled = self.untrained is not None
+            self._report(trainer, self.untrained, step=0)
         self.enabled = trainer.strategy.broadcast(self.enabled)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,7 +109,7 @@ class FrozenProbe(Callback):
             self._monitor(trainer, encoder)
         if self.enabled:
             self.pretrained = self._score(trainer, encoder, "pretrained")
-            self.subgroups = self._by_group(trainer, self.pretrained)
+            self.subgroups = self._by_group(trainer, self.pretrained) if self.pretrained else {}
             self._report(trainer, self.pretrained, step=trainer.global_step)
 
     def _scores_at(self, trainer: L.Trainer, step: int) -> bool:
@@ -118,6 +120,9 @@ class FrozenProbe(Callback):
     def summary(self) -> dict[str, Any] | None:
         """Scores of both networks and their paired difference, for summary.json."""
         if self.untrained is None or self.pretrained is None:
+            return None
+        if self.untrained.test_key != self.pretrained.test_key:
+            logger.warning("frozen features are not compared: test images became unreadable during the run")
             return None
         before, after = self.untrained.to_dict(), self.pretrained.to_dict()
         return {
@@ -133,17 +138,24 @@ class FrozenProbe(Callback):
             "difference": {name: s.to_dict() for name, s in compare(self.pretrained, self.untrained).items()},
         }
 
-    def _score(self, trainer: L.Trainer, encoder: VisionTransformer, name: str, test: str = "test") -> ProbeResult:
+    def _score(
+        self, trainer: L.Trainer, encoder: VisionTransformer, name: str, test: str = "test"
+    ) -> ProbeResult | None:
+        """Scores of an encoder; None, with a warning, where what can be read of the splits allows none."""
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
         splits = [self._labelled(trainer, data, encoder, split, name) for split in ("train", "val", test)]
         train, val, tested = splits
         # Scoring the validation split itself leaves none to choose the regularisation on: train is split instead.
         chosen = val if test == "test" else Labelled(val.features[:0], val.labels[:0], val.patients[:0])
-        return run_probe(train, chosen, tested, classes=data.classes, resamples=self.resamples, seed=data.seed)
+        try:
+            return run_probe(train, chosen, tested, classes=data.classes, resamples=self.resamples, seed=data.seed)
+        except ManifestError as error:
+            logger.warning("frozen features are not scored: %s", error)
+            return None
 
     def _by_group(self, trainer: L.Trainer, result: ProbeResult) -> dict[str, Any]:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        rows = thin(data.labelled_rows("test"), self.limit)
+        rows = self._tested
         test = Cohort(data.labels(rows), data.patients(rows), groups_of(data.manifest, rows))
         weights = cluster_weights(test.patients, resamples=self.resamples, seed=data.seed)
         return subgroup_report(result.linear_scores, test, weights, classes=result.classes)
@@ -151,24 +163,32 @@ class FrozenProbe(Callback):
     def _labelled(
         self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str
     ) -> Labelled:
-        rows = thin(data.labelled_rows(split), self.limit)
         device = trainer.strategy.root_device
-        batches = data.eval_batches(rows, device=device)
-        total = -(-len(rows) // 256)
+        views = data.eval_batches(data.centre.few(data.labelled_rows(split), self.limit), device=device)
         features = extract_features(
-            encoder, batches, device=device, total=total, description=f"{name} {split} features"
+            encoder, views, device=device, total=len(views), description=f"{name} {split} features"
         )
-        return Labelled(features, data.labels(rows), data.patients(rows))
+        if split == "test":
+            self._tested = views.rows
+        return Labelled(features, data.labels(views.rows), data.patients(views.rows))
 
     def _monitor(self, trainer: L.Trainer, encoder: VisionTransformer) -> None:
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        rows, device = thin(data.store.rows, self.monitor_images), trainer.strategy.root_device
-        batches = data.eval_batches(rows, device=device)
-        features = extract_features(encoder, batches, device=device, description="")
+        began, device = time.perf_counter(), trainer.strategy.root_device
+        if self._looked_at is None:
+            # Read once, as they are the same at every look.
+            self._looked_at = data.centre.canvases(data.centre.few(data.store.rows, self.monitor_images))
+        if len(self._looked_at.rows) < 2:
+            return
+        views = data.centre.views(self._looked_at, device=device)
+        features = extract_features(encoder, views, device=device, description="")
         self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
-        self._log(trainer, self.features, trainer.global_step)
+        took = {"time/look_at_features_s": time.perf_counter() - began}
+        self._log(trainer, self.features | took, trainer.global_step)
 
-    def _report(self, trainer: L.Trainer, result: ProbeResult, *, step: int, prefix: str = "probe") -> None:
+    def _report(self, trainer: L.Trainer, result: ProbeResult | None, *, step: int, prefix: str = "probe") -> None:
+        if result is None:
+            return
         metrics = {f"{prefix}/linear_macro_auroc": result.linear.value, f"{prefix}/knn_macro_auroc": result.knn.value}
         for name, value in result.linear.per_class.items():
             if value is not None:

@@ -2,7 +2,6 @@
 
 import logging
 import weakref
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.canvas import CanvasStore, Reading
-from cxrbase.data.centre import centre_batches, read_canvases
+from cxrbase.data.centre import Canvases, Centre, CentreViews
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
 from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
 from cxrbase.data.look_ahead import LookAhead
 from cxrbase.data.manifest import SPLITS, Target
 from cxrbase.data.order import Order
+from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.selection import ImageTable, Selection
 from cxrbase.data.shard_cache import ShardCache
 from cxrbase.data.shard_store import ShardStore
@@ -57,12 +57,11 @@ class CXRDataModule(L.LightningDataModule):
         crop_borders: Cut off borders that are black throughout; this and `window` are fixed in packed images.
         cache_dir: Where decoded canvases, or shards of an object store, are kept; None takes `.canvas` beside the
             images, or a folder in ~/.cache/cxrbase.
-        cache_gb: Above this size canvases are decoded on access instead of being kept; shards of an object store are
-            kept up to this size.
+        cache_gb: Above this size canvases are decoded on access; shards of an object store are kept up to it.
         on_corrupt: `skip` names an unreadable image, reads another in its place and goes on; `raise` ends the run.
         max_bad: Largest share of unreadable images that is tolerated.
-        mean: Mean of the images, in [0, 1]; NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
-        std: Standard deviation of the images, in [0, 1]; from there too.
+        mean: Of the images, in [0, 1]; NIH ChestX-ray14's (https://github.com/lambert-x/medical_mae).
+        std: Standard deviation, in [0, 1]; from there too.
         seed: Seed of order and views.
     """
 
@@ -131,11 +130,14 @@ class CXRDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Reads what is known about the images and opens them."""
         self.manifest, self.store, self._window = self._open()
+        self.quarantine = Quarantine(len(self.store), limit=self.max_bad, names=self.store.names)
+        skips = self.quarantine if self.on_corrupt == "skip" else None
+        self.centre = Centre(self.store, out=self.image_size, mean=self.mean, std=self.std, quarantine=skips)
         if isinstance(self.store, ShardStore) and isinstance(self.store.place, ShardCache):
             self._look_ahead = LookAhead(self.store.place, self.store.index.shard_names)
         splits = self.manifest.splits()
         if blank := int((splits == "").sum()):
-            logger.warning("%d of %d images have no split and are left out", blank, len(self.manifest))
+            logger.warning("%d of %d images have no split and are left out", blank, len(splits))
         self._split_rows = {s: self.store.rows[splits[self.store.rows] == s] for s in ("train", "val", "test")}
         if self.score_on is not None and (unknown := set(self.score_on) - set(self.manifest.labels)):
             labels = ", ".join(self.manifest.labels) or "no labels"
@@ -168,7 +170,7 @@ class CXRDataModule(L.LightningDataModule):
             crop=self._cpu_crop(),
             pool=order.rows,
             on_corrupt=self.on_corrupt,
-            max_bad=self.max_bad,
+            quarantine=self.quarantine,
         )
         sampler = StreamSampler(
             order,
@@ -188,7 +190,7 @@ class CXRDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-        # No cycles: what a loader holds, processes among it, is let go with the last reference to it.
+        # No cycles: what a loader holds is let go with the last reference to it.
         sampler.on_epoch = partial(tell_length, self.trainer, weakref.proxy(loader))
         if self._look_ahead is not None:
             loader.on_begin = partial(self._look_ahead.begin, sampler)
@@ -199,9 +201,10 @@ class CXRDataModule(L.LightningDataModule):
         return loader
 
     def teardown(self, stage: str) -> None:
-        """Stops fetching and decoding."""
+        """Stops fetching and decoding, and names what was found unreadable last."""
         if self._loader is not None:
             self._loader.close()
+            self.quarantine.tell(self._loader.quarantine_file)
         if self._look_ahead is not None:
             self._look_ahead.close()
 
@@ -260,15 +263,14 @@ class CXRDataModule(L.LightningDataModule):
         """Patients of some rows, (N,)."""
         return np.asarray(self.manifest.patients()[rows])
 
-    def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
-        """The evaluation view of some rows, (B, 1, height, width) normalised, in order."""
-        mean, std, out = self.mean, self.std, self.image_size
-        return centre_batches(self.store, rows, out=out, mean=mean, std=std, device=device, batch_size=batch_size)
+    def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> CentreViews:
+        """The evaluation view of some rows, in order; see `CentreViews`."""
+        return self.centre.batches(rows, device=device, batch_size=batch_size)
 
-    def random_views(self, rows: NDArray[np.int64], *, device: torch.device) -> Views:
-        """Training views of some rows, as the first epoch draws them."""
-        images, sizes = read_canvases(self.store, rows, device=device)
-        return self._views(images, sizes, torch.tensor(rows, device=device), epoch=0)
+    def random_views(self, canvases: Canvases, *, device: torch.device) -> Views:
+        """Training views of some images, as the first epoch draws them."""
+        parts = (canvases.images, canvases.sizes, torch.from_numpy(canvases.rows))
+        return self._views(*(part.to(device) for part in parts), epoch=0)
 
     def to_grey(self, image: Tensor) -> NDArray[np.float32]:
         """Undoes the normalisation of one image, (1, H, W) -> (H, W) in [0, 1]."""

@@ -51,6 +51,7 @@ class StreamDataset(Dataset[Item]):
         on_corrupt: `skip` enters an unreadable image into the quarantine and reads another in its place, so that
             batches keep their size; `raise` ends the run.
         max_bad: Largest share of unreadable images that is tolerated.
+        quarantine: Where unreadable images are entered; None makes one with `max_bad`.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class StreamDataset(Dataset[Item]):
         pool: NDArray[np.int64] | None = None,
         on_corrupt: OnCorrupt = "raise",
         max_bad: float = 0.01,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.store, self.seed, self.crop, self.on_corrupt = store, seed, crop, on_corrupt
         self.pool = store.rows if pool is None else pool
-        self.quarantine = Quarantine(len(store), limit=max_bad, names=store.names)
+        self.quarantine = quarantine or Quarantine(len(store), limit=max_bad, names=store.names)
         # Shared memory, because workers that live for several epochs must see the epoch change.
         self.epoch = torch.zeros((), dtype=torch.int64)
         self.epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -148,7 +150,7 @@ class StreamDataset(Dataset[Item]):
             except (CorruptError, DecodeError) as error:
                 if self.on_corrupt == "raise":
                     raise
-                self._lock_up(candidate, error)
+                self.quarantine.lock_up(candidate, error, self.store.sharing)
         raise ShardError(
             f"{_STAND_INS} images drawn in place of an unreadable one are unreadable too: see the warnings"
         )
@@ -159,8 +161,3 @@ class StreamDataset(Dataset[Item]):
         generator = np.random.Generator(np.random.PCG64([self.seed, int(self.epoch), row]))
         for _ in range(_STAND_INS):
             yield int(self.pool[generator.integers(len(self.pool))])
-
-    def _lock_up(self, row: int, error: CorruptError | DecodeError) -> None:
-        whole = isinstance(error, CorruptError) and error.whole_shard
-        rows = self.store.sharing(row) if whole else np.array([row])
-        self.quarantine.add(rows, error.reason if isinstance(error, CorruptError) else "damaged")

@@ -1,6 +1,5 @@
 """Labelled images: keyed views on the CPU to learn from, centre views to choose and to judge by."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.augment import Augment, AugmentedCrop
-from cxrbase.data.centre import centre_batches
+from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore, StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.stream import StreamLoader, StreamSampler
@@ -91,8 +90,8 @@ class LabelledImages(L.LightningDataModule):
         scaled = (images.to(torch.float32) / 255 - self.mean) / self.std
         return scaled, self.targets[rows.cpu()].to(images.device)
 
-    def centre_batches(self, rows: Rows, *, device: torch.device, batch_size: int = 64) -> Iterator[Tensor]:
+    def centre_batches(self, rows: Rows, *, device: torch.device, batch_size: int = 64) -> CentreViews:
         """The centre view of some rows, (B, 1, S, S) normalised, in order."""
-        return centre_batches(
+        return CentreViews(
             self.store, rows, out=self.image_size, mean=self.mean, std=self.std, device=device, batch_size=batch_size
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxrbase.errors import ShardError
+from cxrbase.errors import CorruptError, DecodeError, ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +56,25 @@ class Quarantine:
         self._state[fresh] = _NAMES.index(reason)
         self._touched.fill_(time.monotonic_ns())
 
+    def lock_up(self, row: int, error: CorruptError | DecodeError, sharing: Callable[[int], NDArray[np.int64]]) -> None:
+        """Enters a row that could not be read, and with a lost shard all that it held.
+
+        Args:
+            row: Row of the manifest.
+            error: What reading it raised.
+            sharing: Rows whose bytes are lost together with those of a row.
+        """
+        whole = isinstance(error, CorruptError) and error.whole_shard
+        rows = sharing(row) if whole else np.array([row])
+        self.add(rows, error.reason if isinstance(error, CorruptError) else "damaged")
+
     @property
     def rows(self) -> NDArray[np.int64]:
         """What is in it, sorted."""
         return np.flatnonzero(self._state.numpy())
 
     def report(self, file: Path | None = None) -> None:
-        """Names what came in since the last report; in the main process.
+        """Names what came in since the last report, in the main process, and ends the run where it is too much.
 
         Args:
             file: CSV that the new rows are added to.
@@ -70,8 +82,17 @@ class Quarantine:
         Raises:
             ShardError: There are more than `limit` allows.
         """
+        if last := self.tell(file):
+            self._judge(*last)
+
+    def tell(self, file: Path | None = None) -> tuple[str, str] | None:
+        """Names what came in since the last time, in the main process; gives one name and reason of it.
+
+        Args:
+            file: CSV that the new rows are added to.
+        """
         if int(self._touched) == self._seen:
-            return
+            return None
         self._seen = int(self._touched)
         held = self.rows  # once, because others add to it meanwhile
         rows = held[~self._told[held]]
@@ -84,7 +105,7 @@ class Quarantine:
         if file is not None and len(rows):
             with file.open("a", encoding="utf-8", newline="") as out:
                 csv.writer(out, lineterminator="\n").writerows(zip(rows.tolist(), names, reasons, strict=True))
-        self._judge(names[0] if names else "", REASONS[reasons[0]] if reasons else "")
+        return (names[0], REASONS[reasons[0]]) if names else ("", "")
 
     def _judge(self, name: str, reason: str) -> None:
         count, allowed = len(self.rows), self.limit * len(self._state)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxrbase.data.centre import centre_batches
+from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
@@ -173,9 +173,7 @@ def _predict(
     classifier: Classifier, images: ImageStore, rows: Rows, card: dict[str, Any], size: tuple[int, int],
     device: torch.device,
 ) -> Predicted:  # fmt: skip
-    return predict(
-        classifier, centre_batches(images, rows, out=size, mean=card["mean"], std=card["std"], device=device)
-    )
+    return predict(classifier, CentreViews(images, rows, out=size, mean=card["mean"], std=card["std"], device=device))
 
 
 def _device(settings: FineTune) -> torch.device:

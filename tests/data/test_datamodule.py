@@ -166,7 +166,7 @@ def test_real_radiographs_have_both_labels_of_a_target_in_every_split(cxr_root, 
         truth = [float(row["label"] == "Pneumonia") for row in expected]
         assert set(truth) == {0.0, 1.0}
         assert data.labels(labelled)[:, 0].tolist() == truth
-    views = data.random_views(data.labelled_rows("train"), device=CPU)
+    views = data.random_views(data.centre.canvases(data.labelled_rows("train")), device=CPU)
     assert torch.isfinite(views.global_[0]).all()
     assert 0.3 < float(views.global_[0].std()) < 1.5
 

@@ -11,7 +11,7 @@ from commands import EXPERIMENTS
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.canvas import CanvasStore
-from cxrbase.data.centre import centre_batches, read_canvases
+from cxrbase.data.centre import CentreViews, read_canvases
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.pack import pack
 from cxrbase.data.pack_image import ImageOptions
@@ -74,7 +74,7 @@ def test_a_label_that_the_origin_within_a_set_tells_is_flagged(folder, tmp_path,
 
 def by_name(data, store):
     """Every image by the end of its path."""
-    views = torch.cat(list(centre_batches(store, np.arange(len(data.manifest)), out=32, mean=0.5, std=0.25, device=CPU,
+    views = torch.cat(list(CentreViews(store, np.arange(len(data.manifest)), out=32, mean=0.5, std=0.25, device=CPU,
                                           batch_size=7)))  # fmt: skip
     return {name.removeprefix("csv-manifest/"): view for name, view in zip(data.column("path"), views, strict=True)}
 
@@ -99,8 +99,9 @@ def test_views_labels_and_splits_are_those_of_the_folder(folder, packed, tmp_pat
 def test_canvases_keep_what_the_images_take(folder, tmp_path):
     manifest = Manifest.read(folder / "manifest.parquet")
     store = CanvasStore.open(manifest, size=64, cache_dir=tmp_path)
-    canvases, sizes = read_canvases(store, np.array([3, 0]), device=CPU)
-    for canvas, size, row in zip(canvases, sizes, (3, 0), strict=True):
+    got = read_canvases(store, np.array([3, 0]), device=CPU)
+    assert got.rows.tolist() == [3, 0]
+    for canvas, size, row in zip(got.images, got.sizes, (3, 0), strict=True):
         pixels, taken = store.read(row)
         np.testing.assert_array_equal(canvas[0].numpy(), pixels)
         assert tuple(size.tolist()) == taken

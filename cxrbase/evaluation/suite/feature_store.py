@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cxrbase.data.centre import centre_batches
+from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.manifest import Manifest
@@ -90,7 +90,7 @@ class FeatureStore:
             kept: NDArray[np.float32] = np.load(path)
             return kept
         card, device = self.card, self.device
-        views = centre_batches(
+        views = CentreViews(
             self.images, rows, out=card["image_size"], mean=card["mean"], std=card["std"], device=device
         )
         found = extract_features(self.encoder, views, device=device, description="")
