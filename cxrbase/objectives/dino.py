@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cxrbase.lean import make_lean, pooled
 from cxrbase.objectives.base import Loss, MomentumTeacher, Objective
 from cxrbase.objectives.heads import DINOHead
-from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, spread_loss, teacher_probabilities
+from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, teacher_probabilities
 from cxrbase.optim import cosine
 from cxrbase.views import Views
 
@@ -38,8 +38,6 @@ class DINO(Objective):
         batch_norm: Whether the head has BatchNorm. It keeps short trainings with small batches from collapsing, and
             couples the images of a batch: accumulated micro-batches are then no longer the same as one large batch.
         freeze_prototypes: Share of the run for which the prototypes stay as they are (one epoch in the paper).
-        koleo: Weight of the KoLeo loss on the student's large crops, which spreads features (0.1 in DINOv2); 0 has
-            none. It couples the images of a batch.
     """
 
     num_global_views: ClassVar[int] = 2
@@ -64,7 +62,6 @@ class DINO(Objective):
         centre_momentum: float = 0.9,
         batch_norm: bool = False,
         freeze_prototypes: float = 0.01,
-        koleo: float = 0.0,
     ) -> None:
         super().__init__(backbone)
         for name, value in {"momentum": momentum, "centre_momentum": centre_momentum}.items():
@@ -72,15 +69,12 @@ class DINO(Objective):
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if centring not in ("mean", "sinkhorn"):
             raise ValueError(f"centring must be mean or sinkhorn, got {centring!r}")
-        if koleo < 0:
-            raise ValueError(f"koleo must be at least 0, got {koleo}")
         if min(student_temperature, teacher_temperature, teacher_temperature_start) <= 0:
             raise ValueError("temperatures must be above 0")
         self.student_temperature, self.teacher_warmup = student_temperature, teacher_warmup
         self.teacher_temperatures = (teacher_temperature_start, teacher_temperature)
         self.centring: str = centring
-        self.koleo = koleo
-        self.batch_coupled = batch_norm or centring == "sinkhorn" or koleo > 0
+        self.batch_coupled = batch_norm or centring == "sinkhorn"
         self.momentum, self.centre_momentum, self.freeze_prototypes = momentum, centre_momentum, freeze_prototypes
         widths = {"hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
         make_lean(backbone.blocks, -1)
@@ -98,8 +92,7 @@ class DINO(Objective):
         self._gather(logits)
         teacher = self._targets(logits, self.teacher_temperature(progress))
         frozen = progress < self.freeze_prototypes
-        features = pooled(self.backbone, large)
-        student = list(self.head(features, freeze_prototypes=frozen).chunk(count))
+        student = list(self.head(pooled(self.backbone, large), freeze_prototypes=frozen).chunk(count))
         if views.local:
             small = pooled(self.backbone, torch.cat(views.local))
             student += self.head(small, freeze_prototypes=frozen).chunk(len(views.local))
@@ -112,9 +105,6 @@ class DINO(Objective):
             # Made where the loss is: a copy from the host would wait for the device.
             "momentum": torch.full((), self.momentum_at(progress), device=loss.device),
         }
-        if self.koleo:
-            spread = torch.stack([spread_loss(crop) for crop in features.chunk(count)]).mean()
-            logs["koleo"], loss = spread.detach(), loss + self.koleo * spread
         return Loss(loss, logs)
 
     @torch.no_grad()

@@ -81,25 +81,6 @@ def distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor], *, t
     return torch.stack(pairs).sum() / (len(teacher) * (len(student) - 1))
 
 
-def spread_loss(features: Tensor) -> Tensor:
-    """Low where every image is far from its nearest neighbour in the batch (KoLeo).
-
-    Sablayrolles et al. 2019, https://arxiv.org/abs/1806.03198, equation 2, as DINOv2 uses it
-    (https://arxiv.org/abs/2304.07193, section 4): over the images of one crop, on one device.
-
-    Args:
-        features: (B, D) of any length, B at least 2.
-
-    Returns:
-        Scalar float32, minus the mean logarithm of the distance on the unit sphere.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        unit = F.normalize(features.float(), dim=-1)
-        with torch.no_grad():
-            near = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
-        return -(F.pairwise_distance(unit, unit[near], eps=1e-8) + 1e-8).log().mean()
-
-
 def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
     """NT-Xent: two crops of an image against the crops of all other images, those of other devices too.
 

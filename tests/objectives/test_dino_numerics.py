@@ -5,11 +5,10 @@ import math
 
 import pytest
 import torch
-from lightly.loss import KoLeoLoss
 from torch.nn import functional as F
 
 from cxrbase.objectives.heads import DINOHead
-from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, spread_loss, teacher_probabilities
+from cxrbase.objectives.losses import balanced_probabilities, distillation_loss, teacher_probabilities
 from cxrbase.views import Views
 
 
@@ -68,44 +67,6 @@ def test_objective_equals_the_pseudocode_view_by_view(build, make_views, progres
     loss, logs = dino(views, progress)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-5)
     assert 0 <= logs["teacher_entropy"] <= math.log(64)
-
-
-def test_spread_is_the_mean_log_distance_to_the_nearest_image():
-    features = torch.randn(16, 24, requires_grad=True)
-    loss = spread_loss(features)
-    unit = features.double() / features.double().norm(dim=1, keepdim=True)
-    nearest = [min((a - b).norm() for j, b in enumerate(unit) if i != j) for i, a in enumerate(unit)]
-    expected = -torch.stack(nearest).log().mean()
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    (gradient,), (wanted,) = torch.autograd.grad(loss, features), torch.autograd.grad(expected, features)
-    torch.testing.assert_close(gradient, wanted.float(), rtol=1e-3, atol=1e-5)
-    theirs = KoLeoLoss()(features)
-    torch.testing.assert_close(spread_loss(7 * features), theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_equal_images_leave_the_spread_finite():
-    features = torch.ones(4, 8, requires_grad=True)
-    spread_loss(features).backward()
-    assert torch.isfinite(features.grad).all()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert spread_loss(features).dtype == torch.float32
-
-
-def test_koleo_adds_its_weight_times_the_spread_of_each_large_crop(build, make_views):
-    plain = build("DINO", koleo=0.0)
-    spread = build("DINO", koleo=0.3)
-    spread.load_state_dict(plain.state_dict())
-    views = make_views(plain)
-    before, after = plain(views, 0.5), spread(views, 0.5)
-    expected = torch.stack([spread_loss(plain.backbone(crop)) for crop in views.global_]).mean()
-    torch.testing.assert_close(after.logs["koleo"], expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.loss - before.loss, 0.3 * expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(after.logs["divergence"], before.logs["divergence"])
-    assert spread.batch_coupled
-    assert not plain.batch_coupled
-    assert "koleo" not in before.logs
-    with pytest.raises(ValueError, match="koleo must be at least 0, got -1"):
-        build("DINO", koleo=-1.0)
 
 
 def test_logged_entropy_is_the_teachers(build, make_views):

@@ -31,7 +31,7 @@ class AskNothing(TorchDispatchMode):
         ("MAE", {}),
         ("MAE", {"decoder": "cross"}),
         ("DINO", {}),
-        ("DINO", {"centring": "sinkhorn", "batch_norm": True, "koleo": 0.1}),
+        ("DINO", {"centring": "sinkhorn", "batch_norm": True}),
         ("SimCLR", {}),
     ],
 )
