@@ -24,9 +24,10 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 def commands(size: str, device: str) -> dict[str, tuple[list[str], dict[str, str], str]]:
     """Words, environment and name of the result, by bench; together under 20 minutes on two quiet cores."""
+    step = ["--batch_size", "2"] if device == "cpu" else ["--batch_size", "128", "--compiled", "true"]
     return {
         "throughput": ([], {}, f"throughput_tiny_{device}"),
-        "step": (["--size", size, "--batch_size", "2"], _ONE_THREAD, f"step_{size}_{device}"),
+        "step": (["--size", size, *step], _ONE_THREAD if device == "cpu" else {}, f"step_{size}_{device}"),
         "memory": ([], {}, "memory"),
         "clock": ([], _ONE_THREAD, f"clock_{device}"),
     }
@@ -53,7 +54,7 @@ def bench(
 
     Args:
         benches: throughput, step, memory, clock.
-        size: Network of the step bench: vit_tiny, vit_small or vit_base.
+        size: Network of the step bench: vit_tiny, vit_small, vit_base or vit_large.
         folder: Where the JSON files go, seen from the repository.
     """
     known = commands(size, "cuda" if torch.cuda.is_available() else "cpu")
