@@ -132,9 +132,9 @@ def test_the_commands_and_options_of_a_million_images_run_on_a_few(tmp_path, mon
     few = ["--data.batch_size=2", "--data.max_bad=0.5", "--run_dir=runs/first"]
     run_line(fitted, [], *few)
     options = re.findall(r"^\| [^|]+ \| (`--data.+`) \|$", text, re.M)
-    assert len(options) == 6
+    assert len(options) == 7
     threads, workers, *others = (shlex.split(words) for words in re.findall("`([^`]+)`", " ".join(options)))
-    assert len(others) == 5
+    assert len(others) == 6
     run_line(fitted, [], *few, *workers, "--run_dir=runs/workers")
     run_line(fitted, [], *few, *threads, *(word for words in others for word in words), "--run_dir=runs/options")
     run_line(fitted, [], *few, "--trainer.max_steps=3", "--ckpt_path=runs/first")
