@@ -70,7 +70,8 @@ def plan_of(
         resamples: Of the intervals.
     """
     experiments = ROOT / "experiments"
-    place = [f"--data.{key}={json.dumps(value)}" for key, value in data.items()]
+    # A word in quotation marks would keep them.
+    place = [f"--data.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in data.items()]
     return Plan(
         name=f"learning_{name}_{size}", objectives=["mae", "dino", "simclr"], size=size,
         data="folder" if name == "cxr" else "phantom", words=[*place, *words],
