@@ -38,6 +38,11 @@ class DecodeError(CXRBaseError):
         super().__init__(f"cannot read {key}{f' ({source})' if source else ''}: {reason}" if key else source)
         self.source, self.key, self.reason = source, key, reason
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether the operating system failed and not the file, which a later try may find in order."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno is not None
+
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str, str]]:
         # The default would lose the three parts.
         return type(self), (self.source, self.key, self.reason)

@@ -232,6 +232,9 @@ def test_unreadable_images_are_named(image_folder, tmp_path, capfd, damage):
     assert "max_bad=0.025" in line
     assert str(broken) in line
     assert main(command("mae", "--data.max_bad=0.05", root=root, run_dir=tmp_path / "run")) == 0
+    assert capfd.readouterr().err.count(f"left out: cannot read {broken}") == 1
+    # The outcome of decoding is kept by now, and the next run judges it by its own limit.
+    assert failure(capfd, command("mae", root=root, run_dir=tmp_path / "again")) == (1, line)
 
 
 def test_folder_without_images_and_manifest_without_its_column(tmp_path, capfd):

@@ -80,6 +80,11 @@ class Plan:
             raise ConfigError("objectives, precisions and seeds must each hold at least one value")
         if self.points < 1 or self.resamples < 1:
             raise ConfigError(f"points and resamples must be at least 1, got {self.points} and {self.resamples}")
+        if not Path(self.experiments).is_dir():
+            raise ConfigError(
+                f"no folder {self.experiments}: the YAML files are in the repository and not in an installed package, "
+                "so run cxrbase compare in a clone of it, or name its folder with --experiments"
+            )
         for name in [f"objective/{o}" for o in self.objectives] + [f"size/{self.size}", f"data/{self.data}"]:
             if not (Path(self.experiments) / f"{name}.yaml").is_file():
                 there = sorted(path.stem for path in (Path(self.experiments) / name).parent.glob("*.yaml"))

@@ -4,9 +4,6 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from cxrbase.cores import available_cores
+from cxrbase.data.canvas_files import Canvas, CanvasFiles
 from cxrbase.data.decode import Window, decode_uint8, intensity_convention
 from cxrbase.data.manifest import Manifest
-from cxrbase.errors import DecodeError, ManifestError
-from cxrbase.whole_files import written_whole
+from cxrbase.errors import ManifestError
 
 logger = logging.getLogger(__name__)
+_SHOWN = 10
 
 
 def to_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -101,11 +97,12 @@ class CanvasStore:
         limit_gb: float = 8.0,
         read: "Reading | None" = None,
         option: str = "--data.cache_dir",
+        prepared: bool = False,
     ) -> "CanvasStore":
         """Opens the canvases of a manifest and makes them first where they are missing.
 
         All images are decoded once, which finds the unreadable ones before training starts. Files that changed are
-        noticed by their size and time.
+        noticed by their size and time. What the operating system could not reach is tried again at every opening.
 
         Args:
             manifest: Images.
@@ -115,25 +112,22 @@ class CanvasStore:
             limit_gb: Above this size only the outcome of decoding is kept, and images are decoded again on access.
             read: How pixels become brightness; None takes the defaults.
             option: Option of the command line that sets `cache_dir`, for messages.
+            prepared: They were opened for this run just now, perhaps by another process, and all its processes need the
+                same rows: nothing is tried again or named twice.
 
         Raises:
             ManifestError: More images are unreadable, or the canvases cannot be written.
         """
         read = read or Reading()
-        kept = len(manifest) * size**2 <= limit_gb * 1e9
-        cache_dir = Path(cache_dir)
-        stem = f"{_key(manifest, size, read)}-{size}"
-        pixels, sizes = (cache_dir / f"{stem}.npy" if kept else None), cache_dir / f"{stem}-sizes.npy"
-        if not sizes.is_file() or (pixels is not None and not pixels.is_file()):
-            try:
-                cache_dir.mkdir(parents=True, exist_ok=True)
-                _make(manifest, size, max_bad, pixels, sizes, read)
-            except OSError as error:
-                raise ManifestError(
-                    f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
-                    f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
-                ) from error
-        return cls(manifest.paths, size=size, sizes=np.load(sizes), pixels=pixels, read=read)
+        files = _files(manifest, size, Path(cache_dir), read, kept=len(manifest) * size**2 <= limit_gb * 1e9)
+        try:
+            _readable(manifest, files, read, max_bad=max_bad, prepared=prepared)
+        except OSError as error:
+            raise ManifestError(
+                f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
+                f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
+            ) from error
+        return cls(manifest.paths, size=size, sizes=np.load(files.sizes), pixels=files.pixels, read=read)
 
     def read(self, row: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Canvas of one image, (size, size) uint8, and the height and width that the image takes of it.
@@ -170,6 +164,31 @@ class CanvasStore:
         return {**self.__dict__, "_pixels": None}
 
 
+def _files(manifest: Manifest, size: int, folder: Path, read: Reading, *, kept: bool) -> CanvasFiles:
+    stem = f"{_key(manifest, size, read)}-{size}"
+    pixels = folder / f"{stem}.npy" if kept else None
+    return CanvasFiles(pixels, folder / f"{stem}-sizes.npy", folder / f"{stem}-unreadable.json", size)
+
+
+def _readable(manifest: Manifest, files: CanvasFiles, read: Reading, *, max_bad: float, prepared: bool) -> None:
+    """Makes the canvases where they are missing, and judges and names the images that have none."""
+
+    def canvas(path: Path) -> Canvas:
+        return to_canvas(read(path), files.size)
+
+    def judge(bad: list[str]) -> None:
+        _judge(bad, len(manifest), max_bad)
+
+    known = files.there
+    if known:
+        bad = files.reopen(manifest.paths, None if prepared else canvas)
+        judge(bad)
+    else:
+        bad = files.make(manifest.paths, canvas, judge)
+    if not (known and prepared):
+        _name(bad)
+
+
 def _key(manifest: Manifest, size: int, read: Reading) -> str:
     """Changes with the files, their order, and how they are decoded."""
     digest = hashlib.sha256(json.dumps([2, size, read.convention]).encode())
@@ -183,53 +202,17 @@ def _key(manifest: Manifest, size: int, read: Reading) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path, read: Reading) -> None:
-    taken, bad = np.zeros((len(manifest), 2), np.int32), []
-    with ExitStack() as files:
-        sizes_file = files.enter_context(files.enter_context(written_whole(sizes)).open("wb"))
-        shape, array = (len(manifest), size, size), None
-        if pixels is not None:
-            array = np.lib.format.open_memmap(files.enter_context(written_whole(pixels)), "w+", np.uint8, shape)
-        for row, (result, error) in enumerate(_decoded(manifest.paths, size, read)):
-            if result is None:
-                bad.append(error)
-                continue
-            taken[row] = result[1]
-            if array is not None:
-                array[row] = result[0]
-        _judge(bad, len(manifest), max_bad)
-        if array is not None:
-            array.flush()
-        np.save(sizes_file, taken)
-
-
-Result = tuple[tuple[NDArray[np.uint8], tuple[int, int]] | None, DecodeError | None]
-
-
-def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
-    """Canvas or error of every file, in order, decoded by threads a little ahead of who asks."""
-
-    def work(path: Path) -> Result:
-        try:
-            return to_canvas(read(path), size), None
-        except DecodeError as error:
-            return None, error
-
-    with ThreadPoolExecutor(available_cores()) as pool:
-        bar = tqdm(total=len(paths), desc="decoding images", unit="image", mininterval=1.0, disable=len(paths) < 100)
-        for start in range(0, len(paths), 256):
-            for result in pool.map(work, paths[start : start + 256]):
-                bar.update()
-                yield result
-        bar.close()
-
-
-def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
+def _judge(bad: list[str], total: int, max_bad: float) -> None:
     if len(bad) > max_bad * total:
         enough = math.ceil(1000 * len(bad) / total) / 1000
         raise ManifestError(
             f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; "
             f"remove them, or allow for them by max_bad={enough:g}"
         )
-    for error in bad[:10]:
-        logger.warning("left out: %s", error)
+
+
+def _name(bad: list[str]) -> None:
+    for said in bad[:_SHOWN]:
+        logger.warning("left out: %s", said)
+    if len(bad) > _SHOWN:
+        logger.warning("left out: %d more images", len(bad) - _SHOWN)

@@ -129,7 +129,7 @@ class CXRDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads what is known about the images and opens them."""
-        self.manifest, self.store, self._window = self._open()
+        self.manifest, self.store, self._window = self._open(prepared=True)
         self.quarantine = Quarantine(len(self.store), limit=self.max_bad, names=self.store.names)
         skips = self.quarantine if self.on_corrupt == "skip" else None
         self.centre = Centre(self.store, out=self.image_size, mean=self.mean, std=self.std, quarantine=skips)
@@ -281,7 +281,7 @@ class CXRDataModule(L.LightningDataModule):
         mean, std, out = self.mean, self.std, self.image_size
         return self.views(images, sizes, ids, out=out, mean=mean, std=std, seed=self.seed, epoch=epoch)
 
-    def _open(self) -> tuple[ImageTable, ImageStore, int]:
+    def _open(self, *, prepared: bool = False) -> tuple[ImageTable, ImageStore, int]:
         """What is known about the images, the images, and how many shards may be mixed; 0 for all."""
         if is_packed(self.root):
             if self.targets:
@@ -290,8 +290,9 @@ class CXRDataModule(L.LightningDataModule):
         manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
         size, cache = self.canvas_size or 2 * longest(self.image_size), self.cache_dir
         store = CanvasStore.open(
-            manifest, size=size, cache_dir=cache, read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb
-        )
+            manifest, size=size, cache_dir=cache, read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb,
+            prepared=prepared,
+        )  # fmt: skip
         return manifest, store, 0
 
     def _cpu_crop(self) -> CPUCrop | None:

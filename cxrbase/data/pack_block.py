@@ -70,7 +70,7 @@ def pack_block(task: BlockTask) -> BlockRecord:
             kept.append(number)
         except DecodeError as error:
             refused.append({"path": path, "reason": error.reason})
-            unreachable |= _is_unreachable(error)
+            unreachable |= error.unreachable
     storage, shard = Storage(task.out), shards.shard_name(task.source, task.block)
     names = [shards.member_name(task.source, task.rows[number], task.options.codec) for number in kept]
     tar, members = shards.write_tar([(name, one.data) for name, one in zip(names, packed, strict=True)])
@@ -124,9 +124,3 @@ def _index_rows(
     for field in (*shards.PACKED_FIELDS, *shards.STATISTICS_FIELDS):
         table = table.append_column(field, pa.array(values[field.name], field.type))
     return table.combine_chunks()
-
-
-def _is_unreachable(error: DecodeError) -> bool:
-    """Whether the operating system failed and not the file, which a later try may find in order."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno is not None

@@ -59,6 +59,7 @@ def test_the_control_is_the_same_whatever_the_order_of_objectives_and_budget_kin
         ({"amounts": {"images": 0.0}}, "amounts must hold"),
         ({"objectives": ["maee"]}, "there are dino, mae, simclr"),
         ({"size": "huge"}, "there are"),
+        ({"experiments": "nowhere"}, "no folder nowhere: .* in a clone of it, or name its folder with --experiments"),
         ({"seeds": []}, "at least one"),
         ({"points": 0}, "at least 1"),
     ],

@@ -1,7 +1,9 @@
 """Canvases: geometry, the cache on disk, what is done about unreadable images, and workers."""
 
+import json
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -119,6 +121,78 @@ def test_too_many_unreadable_images_are_refused_and_leave_nothing_behind(tmp_pat
             CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.1)
         assert str(manifest.paths[3]) in str(raised.value)
     assert files(tmp_path / "cache") == {}
+
+
+def test_every_opening_names_the_unreadable_images_and_judges_them_by_its_own_limit(tmp_path, caplog):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[3].write_bytes(b"nonsense")
+    for prepared in (False, True, False):
+        caplog.clear()
+        opened = CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.2, prepared=prepared)
+        assert opened.rows.tolist() == [0, 1, 2, 4, 5]
+        said = caplog.text.count(f"left out: cannot read {manifest.paths[3]}: it is not an image")
+        assert said == (0 if prepared else 1)
+    before = files(tmp_path / "cache")
+    with pytest.raises(
+        ManifestError, match=r"1 of 6 images are unreadable, more than max_bad=0\.1 .*3\.png: it is not"
+    ):
+        CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.1)
+    assert files(tmp_path / "cache") == before
+
+
+def test_a_lost_list_of_unreadable_images_is_made_again(tmp_path, caplog):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[3].write_bytes(b"nonsense")
+    for content in (b"", b"[1]", b"[{}]", None):
+        CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.2)
+        (listed,) = (tmp_path / "cache").glob("*-unreadable.json")
+        (entry,) = json.loads(listed.read_text())
+        assert (entry["row"], entry["path"]) == (3, str(manifest.paths[3]))
+        if content is None:
+            listed.unlink()  # as a cache that an earlier version made
+        else:
+            listed.write_bytes(content)
+    caplog.clear()
+    CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.2)
+    assert f"left out: cannot read {manifest.paths[3]}: it is not an image" in caplog.text
+
+
+@pytest.mark.parametrize("limit_gb", [8.0, 1e-6])
+def test_what_the_operating_system_could_not_reach_is_tried_again(tmp_path, caplog, limit_gb):
+    manifest = fill(tmp_path / "images")
+    manifest.paths[3].write_bytes(b"nonsense")
+    content = manifest.paths[4].read_bytes()
+    state = out_of_reach(manifest.paths[4], len(content))
+    options = {"size": 64, "cache_dir": tmp_path / "cache", "max_bad": 0.4, "limit_gb": limit_gb}
+    for prepared in (False, False, True):
+        caplog.clear()
+        assert CanvasStore.open(manifest, **options, prepared=prepared).rows.tolist() == [0, 1, 2, 5]
+        assert ("Is a directory" in caplog.text) != prepared
+    with pytest.raises(ManifestError, match="2 of 6 images"):
+        CanvasStore.open(manifest, **options | {"max_bad": 0.2}, prepared=True)
+    shutil.rmtree(manifest.paths[4])
+    manifest.paths[4].write_bytes(content.ljust(state.st_size, b"\0"))
+    os.utime(manifest.paths[4], ns=(state.st_atime_ns, state.st_mtime_ns))
+    before = files(tmp_path / "cache")
+    # All processes of a run need the same rows, so only the first opening tries.
+    assert CanvasStore.open(manifest, **options, prepared=True).rows.tolist() == [0, 1, 2, 5]
+    assert files(tmp_path / "cache") == before
+    for prepared in (False, True):
+        back = CanvasStore.open(manifest, **options, prepared=prepared)
+        assert back.rows.tolist() == [0, 1, 2, 4, 5]
+        np.testing.assert_array_equal(back.read(4)[0], expect(manifest, 4, 64)[0])
+    assert files(tmp_path / "cache").keys() == before.keys()
+
+
+def out_of_reach(path, size):
+    """Puts what the operating system does not read in the place of a file, and returns its state: size and time."""
+    path.unlink()
+    path.mkdir()
+    for number in range(size):
+        if path.stat().st_size >= size:
+            break
+        (path / f"{number}").touch()
+    return path.stat()
 
 
 def test_above_the_limit_images_are_decoded_on_access_to_the_same_pixels(tmp_path):
