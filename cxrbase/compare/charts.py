@@ -16,11 +16,13 @@ _AXES = {"images": "images seen", "flops": "training FLOPs", "seconds": "seconds
 
 
 def styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of every arm, the same in all charts."""
-    return {
-        arm: {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKS[number % len(_MARKS)]}
-        for number, arm in enumerate(arms)
-    }
+    """Colour and mark of every arm, the same in all charts; no two of 49 arms share both."""
+    style = {}
+    for number, arm in enumerate(arms):
+        turn, colour = divmod(number, len(_COLOURS))
+        # Marks move on by one with every turn through the colours, so that a colour that comes again has another mark.
+        style[arm] = {"color": _COLOURS[colour], "marker": _MARKS[(colour + turn) % len(_MARKS)]}
+    return style
 
 
 def scores(values: Sequence[Mapping[str, Any]], arms: Sequence[str], protocol: str) -> str:

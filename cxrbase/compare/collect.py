@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cxrbase.compare.board import Place, write_json
+from cxrbase.compare.headline import answer, seed_warnings
 from cxrbase.compare.plan import Plan, code_version
-from cxrbase.compare.verdict import answer, differences, protocols_of, ranked_tasks, ranking, values
+from cxrbase.compare.verdict import differences, protocols_of, ranked_tasks, ranking, values
 
 PRIMARY = "linear"
 _PACKAGES = ("cxrbase", "torch", "lightning", "timm", "lightly", "numpy")
@@ -32,7 +33,7 @@ def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> di
     primary = PRIMARY if PRIMARY in protocols else next(iter(protocols), PRIMARY)
     content = {
         "name": plan.name,
-        "answer": answer(done, protocol=primary, seeds=len(plan.seeds)),
+        "answer": answer(done, protocol=primary, planned=len(plan.seeds)),
         "complete": len(done) == len(places),
         "primary_protocol": primary,
         "plan": asdict(plan),
@@ -65,8 +66,7 @@ def warnings(done: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]], pl
     waiting = [cell["title"] for cell in cells if cell["state"] in ("waiting", "running")]
     if waiting:
         said.append(f"{len(waiting)} of {len(cells)} cells have no result yet: {', '.join(waiting)}")
-    if len(plan.seeds) < 3:
-        said.append(f"{len(plan.seeds)} seeds say little about the spread between trainings; papers use 3 to 5")
+    said += seed_warnings(done, planned=len(plan.seeds))
     for result in done:
         said += [f"{task}: {warning}" for task, found in result["tasks"].items() for warning in found["warnings"]]
     return list(dict.fromkeys(said))

@@ -7,8 +7,9 @@ import numpy as np
 
 from cxrbase.compare.paper_plan import FIGURES, ROLES, Paper
 from cxrbase.compare.paper_scores import Scores
-from cxrbase.compare.verdict import correct, difference_of, score_of
+from cxrbase.compare.verdict import correct, row_of, score_of
 from cxrbase.evaluation.protocols import Protocol
+from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
 
 METRICS = {"auroc": "AUC", "accuracy": "ACC"}
@@ -109,14 +110,17 @@ def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence
 
 
 def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: int | None) -> Iterable[dict[str, Any]]:
-    """Ours, learnt from an amount of labels, less every other encoder, learnt from all."""
+    """Ours, learnt from an amount of labels, less every other encoder, learnt from all.
+
+    Seeds are not paired: a draw of few labels has nothing in common with another encoder's training of that number.
+    """
     assert plan.ours is not None
     for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
         one = _runs(_of(scores, task, plan.ours.name, amount), metric)
         two = _runs(_of(scores, task, slot.name, None), metric)
         if one and two:
             row = {"task": task, "metric": metric, "ours": plan.ours.name, "shots": amount, "against": slot.name}
-            yield row | difference_of(one, two)
+            yield row | row_of(hierarchical_difference(one, two))
 
 
 def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> list[Result]:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def write_report(content: Mapping[str, Any], places: Sequence[Place], path: Path
     arms = list(dict.fromkeys(result["cell"]["arm"] for result in results))
     arms.sort(key=lambda arm: arm == CONTROL)
     environment = Environment(autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"score": _score, "gap": _gap, "p": _p, "big": _big}
+    planned = len(content["plan"]["seeds"])
+    environment.filters |= {"score": _score, "gap": _gap, "p": _p, "big": _big, "seeds": partial(_seeds, planned)}
     page = environment.from_string(TEMPLATE.read_text()).render(
         content=content,
         cells=[cell for cell in content["cells"] if "summary" in cell],
@@ -100,6 +102,11 @@ def _gaps(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _score(row: Mapping[str, Any] | None) -> str:
     return "" if row is None or row["value"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _seeds(planned: int, row: Mapping[str, Any] | None) -> str:
+    """How many seeds a number rests on, where it is fewer than planned."""
+    return f" ({row['seeds']} of {planned} seeds)" if row is not None and row["seeds"] < planned else ""
 
 
 def _gap(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Made results of cells, with known differences."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,33 @@ def made_result(cell, level: float) -> dict:
     }
 
 
+def scored(arm: str, seed: int, levels: dict[str, float | None], *, noise: float = 0.0) -> dict:
+    """A result of one protocol with a macro AUROC by task, None where it is undefined.
+
+    Args:
+        arm: Name of the arm.
+        seed: Of the training.
+        levels: Macro AUROC by task.
+        noise: Spread over resamples that this arm shares with no other; the patients' own is common to all.
+    """
+    common = np.random.default_rng(0).normal(0, 0.02, RESAMPLES)
+    own = np.random.default_rng(zlib.crc32(arm.encode())).normal(0, noise, RESAMPLES)
+    tasks = {}
+    for name, level in levels.items():
+        samples = [None] * (RESAMPLES + 1) if level is None else [level, *(level + common + own)]
+        tasks[name] = {"protocols": {"linear": {"samples": samples}}, "warnings": [], "confounded": False}
+    price = {"images": 64.0, "flops": 6.4e10, "seconds": 2.0}
+    return {"cell": {"arm": arm, "seed": seed}, "tasks": tasks, "spent": price}
+
+
 @pytest.fixture
 def finished(plan, tmp_path):
     """Writes results of chosen levels by objective and returns the places."""
 
-    def write(levels: dict[str, float], *, but: str = "") -> list[Place]:
+    def write(levels: dict[str, float], *, but: tuple[str, ...] = ()) -> list[Place]:
         places = lay_out(plan, tmp_path / "made", data="data")
         for place in places:
-            if place.cell.title != but:
+            if place.cell.title not in but:
                 Path(place.folder, RESULT).write_text(json.dumps(made_result(place.cell, levels[place.cell.objective])))
         return places
 

@@ -72,7 +72,7 @@ def test_the_interval_of_a_score_ends_at_one(finished):
 def test_values_are_means_over_seeds_with_intervals_of_the_samples(finished):
     found = results(finished(LEVELS))
     row = next(row for row in values(found) if row["arm"].startswith("mae") and row["protocol"] == "knn")
-    runs = samples(found, row["arm"], "made", "knn")
+    runs = list(samples(found, row["arm"], "made", "knn").values())
     assert row["seeds"] == 3
     assert row["value"] == pytest.approx(np.mean([run[0] for run in runs]))
     assert row["low"] < row["value"] < row["high"]
@@ -112,7 +112,7 @@ def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, pla
 
 
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
-    places = finished(LEVELS, but="dino 32-true seed 1")
+    places = finished(LEVELS, but=("dino 32-true seed 1",))
     content = collect(plan, places, tmp_path, data="data")
     write_report(content, places, tmp_path / "report.html")
     assert not content["complete"]

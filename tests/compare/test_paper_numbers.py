@@ -1,0 +1,48 @@
+"""The tests of the paper's figures on made results: what is paired, and what is not."""
+
+import numpy as np
+import pytest
+import yaml
+
+from cxrbase.compare.paper_numbers import METRICS, content
+from cxrbase.compare.paper_plan import Paper, Slot
+from cxrbase.compare.paper_scores import Scores
+from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.task import read_task
+
+OURS, BLANK = Slot("ours", "ssl_cxr", "somewhere"), Slot("untrained", "untrained", "untrained")
+
+
+@pytest.fixture
+def paper(tmp_path):
+    """Makes the plan and scores of one task from the metric of each seed, by encoder and protocol."""
+    task = tmp_path / "task.yaml"
+    task.write_text(yaml.safe_dump({"task": {"name": "made", "title": "Made", "data": {"root": "nowhere"}}}))
+
+    def make(levels, *, resamples):
+        plan = Paper("p", [OURS, BLANK], *[[str(task)]] * 3, shots=[4], few=4, seeds=[0, 1], resamples=resamples)
+        scores = Scores({str(task): read_task(str(task))}, {})
+        patients = np.random.default_rng(0).normal(0, 0.02, resamples)
+        for (encoder, protocol), values in levels.items():
+            for seed, value in enumerate(values):
+                scores.results["made", encoder].append(result(protocol, seed, np.array([value, *(value + patients)])))
+        return content(plan, {}, scores)
+
+    return make
+
+
+def result(protocol, seed, samples):
+    row = {"protocol": protocol, "seed": seed, "train_images": 8, "warnings": []}
+    counts = {"test": {"images": 4, "patients": 4}}
+    empty, labels = np.zeros((4, 1)), np.array([[0.0], [0.0], [1.0], [1.0]])
+    return Result(row | {"counts": counts}, empty, empty, labels, np.arange(4), dict.fromkeys(METRICS, samples))
+
+
+def test_draws_of_few_labels_are_not_paired_with_trainings_of_the_same_number(paper):
+    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6, 0.8]}
+    rows = paper(levels, resamples=500)["figures"]["figure4"]["differences"]
+    few = next(row for row in rows if row["shots"] == 4)
+    assert few["difference"] == pytest.approx(0)
+    # The patients are the same and cancel; the seeds are not, and each side moves by itself.
+    assert few["low"] < -0.1
+    assert few["high"] > 0.1
