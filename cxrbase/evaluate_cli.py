@@ -127,6 +127,7 @@ def score_encoder(
     about = {
         "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
         "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
+        "manifest_hash": data.manifest.fingerprint(),  # patients and groups, which intervals and gaps are made of
         "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
         "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
     }  # fmt: skip
