@@ -7,7 +7,7 @@ from typing import Any
 from cxrbase.compare.board import Place, forget_failures, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.engines import Engine, execute
-from cxrbase.compare.inputs import prepare
+from cxrbase.compare.inputs import prepare, without_absent
 from cxrbase.compare.live import Board
 from cxrbase.compare.plan import Plan
 from cxrbase.compare.report import write_report
@@ -28,15 +28,18 @@ def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int 
         What results.json holds.
     """
     root = Path(out) / plan.name
-    inputs = prepare(plan, root)
-    places = lay_out(plan, root, data=inputs.pretraining, tasks=inputs.tasks)
+    scored, absent = without_absent(plan)
+    for sentence in absent:
+        logger.warning(sentence)
+    inputs = prepare(scored, root)
+    places = lay_out(scored, root, data=inputs.pretraining, tasks=inputs.tasks)
     forget_failures(places)
     _say(places)
     try:
         with Board(places) as board:
             execute(places, engine=engine, jobs=jobs, tick=board.tick)
     finally:
-        content = collect(plan, places, root, data=inputs.whole)
+        content = collect(plan, places, root, data=inputs.whole, absent=absent)
         write_report(content, places, root / "report.html")
         logger.info("report: %s", root / "report.html")
     return content

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.selection import ImageTable
 from cxrbase.data.shard_index import ShardIndex
+from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.feature_store import data_hash
 from cxrbase.evaluation.task import read_task
-from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task_data import load_task_data, why_absent
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.sizes import longest
 
@@ -40,6 +41,21 @@ class Inputs:
     def whole(self) -> str:
         """One fingerprint of everything."""
         return _digest([self.pretraining, self.tasks])
+
+
+def without_absent(plan: Plan) -> tuple[Plan, list[str]]:
+    """The plan with the tasks whose images are there, and a sentence on each of the others.
+
+    Raises:
+        ConfigError: There are no images of any task.
+    """
+    tasks = {path: read_task(path) for path in plan.tasks}
+    reasons = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
+    if tasks and len(reasons) == len(tasks):
+        listed = "; ".join(f"{path} has {reason}" for path, reason in reasons.items())
+        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    left = [path for path in plan.tasks if path not in reasons]
+    return replace(plan, tasks=left), [f"{tasks[path].name} is not scored: {why}" for path, why in reasons.items()]
 
 
 def prepare(plan: Plan, root: Path) -> Inputs:

@@ -16,8 +16,9 @@ from PIL import Image
 import cxrbase
 from commands import EXPERIMENTS
 from cxrbase.backbones import create_backbone, save_encoder
-from cxrbase.compare.inputs import prepare
+from cxrbase.compare.inputs import prepare, without_absent
 from cxrbase.compare.plan import Axis, Plan
+from cxrbase.errors import ConfigError
 from packs import make_pack
 
 PACKAGE = Path(cxrbase.__file__).parent
@@ -131,6 +132,17 @@ def test_the_key_changes_with_labels_and_images_of_packs(place):
         found.append(keys(plan_of(place, words=words, control=False), place)["mae 32-true seed 0"])
     assert found[0] == found[1]
     assert len(set(found)) == 3
+
+
+def test_a_task_without_images_is_left_out_and_named(place):
+    plan = plan_of(place, tasks=[str(place / "task.yaml"), str(EXPERIMENTS / "task" / "rsna.yaml")])
+    left, said = without_absent(plan)
+    assert left.tasks == [str(place / "task.yaml")]
+    (sentence,) = said
+    assert sentence.startswith("rsna is not scored: no folder ")
+    (place / "asked").rename(place / "gone")
+    with pytest.raises(ConfigError, match=r"no task has images to score on: .*task\.yaml has no folder"):
+        without_absent(plan)
 
 
 def reached(module: str) -> set[str]:

@@ -79,7 +79,16 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
     assert [point["images"] for point in done["curve"]] == [32, 64]
     assert set(done["tasks"]["phantom"]["protocols"]) == {"linear", "knn", "linear-2shot"}
     before = finished(root)
-    assert main(config()) == 0  # without the broken axis: the control is there, MAE has another key
+    far = tmp_path / "far.yaml"
+    far.write_text(yaml.safe_dump({"task": {"name": "far", "title": "Far", "data": {"root": str(tmp_path / "far")}}}))
+    tasks = [str(tmp_path / "task.yaml"), str(far)]
+    # Without the broken axis: the control is there, MAE has another key. A task without images changes nothing.
+    assert main(config(tasks=tasks)) == 0
+    assert (
+        f"far is not scored: no folder {tmp_path / 'far'}"
+        in json.loads((root / "results.json").read_text())["warnings"]
+    )
+    assert "far is not scored" in (root / "report.html").read_text()
     assert {name: when for name, when in finished(root).items() if name in before} == before
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
