@@ -11,12 +11,13 @@ from cxrbase.compare.inputs import prepare, without_absent
 from cxrbase.compare.live import Board
 from cxrbase.compare.plan import Plan
 from cxrbase.compare.report import write_report
+from cxrbase.compare.stop_signals import taken_as_ctrl_c
 
 logger = logging.getLogger(__name__)
 
 
 def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int | None = None) -> dict[str, Any]:
-    """Runs what has no result yet and writes results and report, also when stopped halfway.
+    """Runs what has no result yet and writes results and report, also when stopped halfway by any signal but SIGKILL.
 
     Args:
         plan: What to compare.
@@ -27,7 +28,11 @@ def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int 
     Returns:
         What results.json holds.
     """
-    root = Path(out) / plan.name
+    with taken_as_ctrl_c():
+        return _compare(plan, Path(out) / plan.name, engine, jobs)
+
+
+def _compare(plan: Plan, root: Path, engine: Engine, jobs: int | None) -> dict[str, Any]:
     scored, absent = without_absent(plan)
     for sentence in absent:
         logger.warning(sentence)
