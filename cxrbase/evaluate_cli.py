@@ -90,7 +90,13 @@ class NamedEncoder:
 
 
 def score_encoder(
-    encoder: NamedEncoder, data: TaskData, settings: Settings, *, out: Path, device: str = "cpu"
+    encoder: NamedEncoder,
+    data: TaskData,
+    settings: Settings,
+    *,
+    out: Path,
+    canvas: Path | None = None,
+    device: str = "cpu",
 ) -> list[Result]:
     """Scores one encoder on one task and writes its results; what an earlier run finished is taken from there.
 
@@ -98,11 +104,13 @@ def score_encoder(
         encoder: The encoder.
         data: The task.
         settings: What to run.
-        out: Folder with `results`, `features`, `fingerprints.parquet` and `canvas`.
+        out: Folder with `results`, `features` and `fingerprints.parquet`.
+        canvas: Where decoded images are kept; None takes `canvas` in `out`.
         device: Where the encoder runs.
     """
     name, card = encoder.name, encoder.card
-    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=out / "canvas", option="--out")
+    canvas = canvas or out / "canvas"
+    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=canvas, option="--out")
     splits, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device
@@ -119,6 +127,7 @@ def score_encoder(
     about = {
         "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
         "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
+        "manifest_hash": data.manifest.fingerprint(),  # patients and groups, which intervals and gaps are made of
         "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
         "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
     }  # fmt: skip

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ import warm
 from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import settings_of
@@ -95,6 +98,24 @@ def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypa
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_corrected_manifest_is_scored_again(phantom, encoders, tmp_path):
+    root = shutil.copytree(phantom, tmp_path / "images", ignore=shutil.ignore_patterns(".canvas"))
+    command = words(root, tmp_path / "out", encoders / "enc0", more=["--evaluate.protocols=[linear]"])
+
+    def groups():
+        assert main(command) == 0
+        row = json.loads(next((tmp_path / "out" / "results").glob("*.json")).read_text())
+        return row["subgroups"].keys()
+
+    assert "sex" in groups()
+    manifest = Manifest.read(root / "manifest.parquet")
+    index = manifest.table.column_names.index("sex")
+    Manifest(manifest.table.set_column(index, "sex", pa.array(["F"] * len(manifest))), root).write(
+        root / "manifest.parquet"
+    )
+    assert "sex" not in groups()  # of one sex alone there is nothing to compare
 
 
 def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tmp_path):

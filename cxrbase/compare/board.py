@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,19 +51,21 @@ class Place:
         return "running" if time.time() - self.progress.get("at", 0.0) < quiet_s else "waiting"
 
 
-def lay_out(plan: Plan, root: Path, *, data: str) -> list[Place]:
+def lay_out(plan: Plan, root: Path, *, data: str | Mapping[str, str], tasks: str = "") -> list[Place]:
     """Makes the folder of every cell with its specification; finished ones are left as they are.
 
     Args:
         plan: The comparison.
         root: Folder of the comparison.
-        data: Fingerprint of the images.
+        data: Fingerprint of what pretraining reads, of all cells or by their title.
+        tasks: Fingerprint of what scores are made of.
     """
     places = []
     for cell in plan.cells():
-        folder = root / "cells" / folder_name(cell, cell.key(plan, data=data))
+        read = data if isinstance(data, str) else data[cell.title]
+        folder = root / "cells" / folder_name(cell, cell.key(plan, data=read, tasks=tasks))
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SPEC, {"cell": asdict(cell), "plan": asdict(plan), "data": data})
+        write_json(folder / SPEC, {"cell": asdict(cell), "plan": asdict(plan), "data": read, "tasks": tasks})
         places.append(Place(cell, folder))
     return places
 

@@ -17,14 +17,17 @@ PRIMARY = "linear"
 _PACKAGES = ("cxrbase", "torch", "lightning", "timm", "lightly", "numpy")
 
 
-def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> dict[str, Any]:
+def collect(
+    plan: Plan, places: Sequence[Place], root: Path, *, data: str, absent: Sequence[str] = ()
+) -> dict[str, Any]:
     """Writes results.json and results.csv, and returns what the former holds.
 
     Args:
         plan: The comparison.
         places: Its cells.
         root: Folder of the comparison.
-        data: Fingerprint of the images.
+        data: Fingerprint of everything that is read.
+        absent: Sentences on tasks that could not be scored.
     """
     cells = [_entry(place) for place in places]
     results = [place.result for place in places]
@@ -38,7 +41,7 @@ def collect(plan: Plan, places: Sequence[Place], root: Path, *, data: str) -> di
         "primary_protocol": primary,
         "plan": asdict(plan),
         "environment": environment() | {"data": data},
-        "warnings": warnings(done, cells, plan),
+        "warnings": [*absent, *warnings(done, cells, plan)],
         "ranking": ranking(done, protocol=primary),
         "ranked_tasks": ranked_tasks(done, protocol=primary),
         "values": values(done),

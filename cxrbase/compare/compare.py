@@ -4,26 +4,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cxrbase.compare.board import Place, forget_failures, lay_out
 from cxrbase.compare.collect import collect
-from cxrbase.compare.cost import build
 from cxrbase.compare.engines import Engine, execute
+from cxrbase.compare.inputs import prepare, without_absent
 from cxrbase.compare.live import Board
 from cxrbase.compare.plan import Plan
 from cxrbase.compare.report import write_report
-from cxrbase.compare.scoring import SCORES
-from cxrbase.evaluation.task import read_task
-from cxrbase.evaluation.task_data import load_task_data
-from cxrbase.evaluation.task_images import open_images
-from cxrbase.sizes import longest
+from cxrbase.compare.stop_signals import taken_as_ctrl_c
 
 logger = logging.getLogger(__name__)
 
 
 def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int | None = None) -> dict[str, Any]:
-    """Runs what has no result yet and writes results and report, also when stopped halfway.
+    """Runs what has no result yet and writes results and report, also when stopped halfway by any signal but SIGKILL.
 
     Args:
         plan: What to compare.
@@ -34,30 +28,26 @@ def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int 
     Returns:
         What results.json holds.
     """
-    root = Path(out) / plan.name
-    data = _prepare(plan, root)
-    places = lay_out(plan, root, data=data)
+    with taken_as_ctrl_c():
+        return _compare(plan, Path(out) / plan.name, engine, jobs)
+
+
+def _compare(plan: Plan, root: Path, engine: Engine, jobs: int | None) -> dict[str, Any]:
+    scored, absent = without_absent(plan)
+    for sentence in absent:
+        logger.warning(sentence)
+    inputs = prepare(scored, root)
+    places = lay_out(scored, root, data=inputs.pretraining, tasks=inputs.tasks)
     forget_failures(places)
     _say(places)
     try:
         with Board(places) as board:
             execute(places, engine=engine, jobs=jobs, tick=board.tick)
     finally:
-        content = collect(plan, places, root, data=data)
+        content = collect(plan, places, root, data=inputs.whole, absent=absent)
         write_report(content, places, root / "report.html")
         logger.info("report: %s", root / "report.html")
     return content
-
-
-def _prepare(plan: Plan, root: Path) -> str:
-    """Makes and decodes the images before several cells would at once, and returns their fingerprint."""
-    _, data = build(plan.cells()[-1].settings)
-    data.prepare_data()
-    data.setup("fit")
-    for path in plan.tasks:
-        cache = root / SCORES / "canvas"
-        open_images(load_task_data(read_task(path)), size=2 * longest(data.image_size), cache_dir=cache, option="--out")
-    return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 
 def _say(places: list[Place]) -> None:

@@ -25,14 +25,25 @@ def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
     """The module and the data module that `cxrbase fit` would make of these settings."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Pretraining, "model")
-    parser.add_class_arguments(CXRDataModule, "data")
-    seed = int(settings.get("seed_everything", 0))
-    given = {name: dict(settings.get(name, {})) for name in ("model", "data")}
-    given["model"] |= {"image_size": given["data"].get("image_size", 224), "seed": seed}
-    given["data"] |= {"seed": seed}
+    seed = _seed(settings)
+    image_size = settings.get("data", {}).get("image_size", 224)
+    given = dict(settings.get("model", {})) | {"image_size": image_size, "seed": seed}
     torch.manual_seed(seed)
-    made = parser.instantiate(parser.parse_object(given))
-    return made.model, made.data
+    return parser.instantiate(parser.parse_object({"model": given})).model, build_data(settings)
+
+
+def build_data(settings: dict[str, Any]) -> CXRDataModule:
+    """The data module alone."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CXRDataModule, "data")
+    given = dict(settings.get("data", {})) | {"seed": _seed(settings)}
+    made = parser.instantiate(parser.parse_object({"data": given})).data
+    assert isinstance(made, CXRDataModule)
+    return made
+
+
+def _seed(settings: dict[str, Any]) -> int:
+    return int(settings.get("seed_everything", 0))
 
 
 def random_views(data: CXRDataModule, count: int, device: torch.device) -> Views:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from cxrbase.compare.board import FAILURE, RESULT, Place
-from cxrbase.compare.run_cell import run, settle, start
+from cxrbase.compare.run_cell import run, settle, start, stop
 from cxrbase.cores import available_cores
 from cxrbase.errors import ConfigError
 
@@ -69,10 +69,7 @@ def _local(places: Sequence[Place], free: list[dict[str, str]], tick: Tick) -> N
                 free.append(entry[1])
                 settle(entry[0].folder, entry[2].returncode)
     finally:
-        for _, _, process in running:
-            process.terminate()
-        for _, _, process in running:
-            process.wait()
+        stop([process for _, _, process in running])
         tick()
 
 
@@ -111,8 +108,13 @@ def _slurm(places: Sequence[Place], tick: Tick) -> None:
     if executor.cluster != "slurm":
         executor.update_parameters(gpus_per_node=0, cpus_per_task=1)
     jobs = dict(zip(executor.map_array(run, [str(p.folder.resolve()) for p in places]), places, strict=True))
-    for _ in _until(lambda: all(job.done() for job in jobs)):
-        tick()
+    try:
+        for _ in _until(lambda: all(job.done() for job in jobs)):
+            tick()
+    finally:
+        for job in jobs:
+            if not job.done():
+                job.cancel()
     for job, place in jobs.items():
         _take(job.result, place, submitit.core.utils.UncompletedJobError)
 

@@ -9,13 +9,11 @@ from typing import Any
 
 from cxrbase.compare.paper_encoders import networks
 from cxrbase.compare.paper_plan import Paper
-from cxrbase.data.images import is_url
-from cxrbase.data.sources.catalogue import find
 from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import score_encoder
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task, read_task
-from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task_data import load_task_data, why_absent
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +69,3 @@ def _refuse_twins(tasks: Mapping[str, Task]) -> None:
     for path, task in tasks.items():
         if (first := homes.setdefault(task.name, path)) != path:
             raise ConfigError(f"{first} and {path} are both called {task.name}: give one another task.name")
-
-
-def why_absent(task: Task) -> str | None:
-    """Half a sentence on the images of a task that are not there; None where they are, or can be made."""
-    where = task.data
-    if where.phantom is not None or is_url(where.root) or Path(where.root).exists():
-        return None
-    wanted = f" of {find(where.source).title}" if where.source else ""
-    return f"no folder {where.root}{wanted}"

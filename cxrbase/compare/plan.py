@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,10 @@ from cxrbase.errors import ConfigError
 BudgetKind = Literal["images", "flops", "seconds"]
 CONTROL = "untrained"
 # Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
-_WITHOUT_EFFECT = ("compare", "release")
+_WITHOUT_EFFECT = (
+    "release/*",
+    *(f"compare/{name}.py" for name in ("charts", "collect", "live", "paper*", "report*", "verdict")),
+)
 
 
 @dataclass(frozen=True)
@@ -158,16 +162,17 @@ class Cell:
             _merge(merged, nested)
         return merged
 
-    def key(self, plan: Plan, *, data: str) -> str:
-        """Hash of everything that the result depends on: configuration, budget, scoring, images and code.
+    def key(self, plan: Plan, *, data: str, tasks: str = "") -> str:
+        """Hash of everything that the result depends on: configuration, budget, scoring, images, labels and code.
 
         Args:
             plan: The comparison.
-            data: Fingerprint of the images.
+            data: Fingerprint of what its pretraining reads.
+            tasks: Fingerprint of what its scores are made of.
         """
         scoring = {path: Path(path).read_text() for path in plan.tasks}
         parts = [self.objective, self.settings, plan.budget, plan.amounts[plan.budget], plan.points, plan.resamples]
-        parts += [scoring, plan.shots, data, code_version()]
+        parts += [scoring, plan.shots, data, tasks, code_version()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -176,7 +181,7 @@ def code_version() -> str:
     package = Path(cxrbase.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in _WITHOUT_EFFECT:
+        if not any(fnmatch(path.relative_to(package).as_posix(), pattern) for pattern in _WITHOUT_EFFECT):
             digest.update(path.read_bytes())
     return f"{cxrbase.__version__}+{digest.hexdigest()[:10]}"
 

@@ -3,24 +3,41 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cxrbase.compare.board import FAILURE, LOG, RESULT, write_json
+from cxrbase.compare.lifeline import LIFELINE
+
+_GRACE_S = 20.0  # a scheduler commonly leaves 30, and the report is still to be written
 
 
 def start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Starts the worker of a cell; what it says goes to the cell's log.
+    """Starts the worker of a cell, which ends with this process; what it says goes to the cell's log.
 
     Args:
         folder: Folder of the cell.
         environment: Variables beside those of this process, such as CUDA_VISIBLE_DEVICES.
     """
-    command = [sys.executable, "-m", "cxrbase.compare.worker", str(folder)]
+    command = [sys.executable, "-m", "cxrbase.compare.worker", str(folder), LIFELINE]
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603  (this interpreter and a folder, no shell)
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(environment)
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(environment)
         )
+
+
+def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Lets workers save and end, and kills those that do not."""
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + _GRACE_S
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def settle(folder: Path, code: int) -> None:
@@ -42,6 +59,7 @@ def run(folder: str, environment: Mapping[str, str] | None = None) -> int:
     place = Path(folder)
     if (place / RESULT).is_file():
         return 0
-    code = start(place, environment or {}).wait()
+    with start(place, environment or {}) as worker:
+        code = worker.wait()
     settle(place, code)
     return code

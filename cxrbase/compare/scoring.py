@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbase.compare.plan import Cell, Plan
+from cxrbase.compare.plan import Cell, Plan, code_version
 from cxrbase.evaluate_cli import NamedEncoder, score_encoder
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, interval, rankme
@@ -17,7 +17,7 @@ from cxrbase.evaluation.task_data import TaskData, load_task_data
 from cxrbase.sizes import longest
 from cxrbase.weights import load_any_encoder
 
-SCORES = "scores"
+SCORES, CANVAS = "scores", "canvas"
 _DRAWS = (0, 1, 2)
 _KEPT = ("auroc", "auprc", "accuracy", "balanced_accuracy", "f1", "brier", "ece")
 
@@ -42,8 +42,9 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
     found = {}
     for path in plan.tasks:
         data = load_task_data(read_task(path))
-        # One folder for all cells, so that images are decoded once.
-        results = score_encoder(encoder, data, settings_of(plan), out=scores_folder(run), device=device)
+        results = score_encoder(
+            encoder, data, settings_of(plan), out=scores_folder(run), canvas=canvas_folder(run), device=device
+        )
         found[data.task.name] = {
             "protocols": _protocols(results),
             "subgroups": _gaps(results),
@@ -72,8 +73,13 @@ def settings_of(plan: Plan) -> Any:
 
 
 def scores_folder(run: Path) -> Path:
-    """Folder of the evaluation suite, beside the cells."""
-    return run.parent.parent.parent / SCORES
+    """Folder of the evaluation suite beside the cells; another one for other code, which may score otherwise."""
+    return canvas_folder(run).parent / code_version()
+
+
+def canvas_folder(run: Path) -> Path:
+    """Folder of the decoded images of all tasks: one for all cells, so that each is decoded once."""
+    return run.parent.parent.parent / SCORES / CANVAS
 
 
 def curve(run: Path, summary: dict[str, Any], cost: dict[str, Any]) -> list[dict[str, float]]:
@@ -129,7 +135,7 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict
 
     folder = scores_folder(run)
     images = open_images(
-        data, size=2 * longest(encoder.card["image_size"]), cache_dir=folder / "canvas", option="--out"
+        data, size=2 * longest(encoder.card["image_size"]), cache_dir=canvas_folder(run), option="--out"
     )
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(

@@ -1,5 +1,8 @@
 """One cell, start to end: count what a step costs, pretrain for the budget, score the encoder, write the result."""
 
+import os
+import shutil
+import socket
 import sys
 import time
 from dataclasses import asdict
@@ -9,8 +12,10 @@ from typing import Any
 import torch
 
 from cxrbase.compare.board import RESULT, SPEC, read_json, write_json
+from cxrbase.compare.cell_lock import locked
 from cxrbase.compare.cost import build, flops_per_image, seconds_per_image, steps_for
 from cxrbase.compare.heartbeat import say
+from cxrbase.compare.lifeline import LIFELINE, end_with_parent
 from cxrbase.compare.plan import CONTROL, Axis, Cell, Plan, code_version
 from cxrbase.compare.scoring import curve, score_tasks
 from cxrbase.errors import ConfigError, CXRBaseError
@@ -19,11 +24,22 @@ RUN, COST = "run", "cost.json"
 
 
 def main(folder: Path) -> int:
-    """Runs the cell of a folder; what is there already is not done again.
+    """Runs the cell of a folder once no other process does; what is there already is not done again.
 
     Returns:
         The exit code.
     """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return _assist(folder)
+    with locked(folder):
+        if (folder / RESULT).is_file():
+            return 0
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        sys.stderr.write(f"begins: process {os.getpid()} on {socket.gethostname()}, GPUs {devices}\n")
+        return _work(folder)
+
+
+def _work(folder: Path) -> int:
     plan, cell = read_spec(folder)
     try:
         say(folder, stage="counting")
@@ -42,6 +58,12 @@ def main(folder: Path) -> int:
     summary = read_json(run / "summary.json") or {}
     write_json(folder / RESULT, _result(cell, cost, summary, tasks, curve(run, summary, cost)))
     return 0
+
+
+def _assist(folder: Path) -> int:
+    """The part of a further device: Lightning starts the same command again for each, to pretrain together."""
+    plan, cell = read_spec(folder)
+    return _pretrain(plan, cell, folder / RUN, steps=(read_json(folder / COST) or {})["steps"])
 
 
 def read_spec(folder: Path) -> tuple[Plan, Cell]:
@@ -73,6 +95,9 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
 def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
     if (run / "summary.json").is_file():
         return 0
+    if (run / "encoder.safetensors").is_file():
+        # Killed after its last step and before its summary, which nothing but the whole run can give.
+        shutil.rmtree(run)
     from cxrbase.cli import main as command
 
     words = [f"--config={layer}" for layer in cell.layers] + list(cell.words)
@@ -124,4 +149,6 @@ def _resident_gb() -> float:
 
 
 if __name__ == "__main__":
+    if LIFELINE in sys.argv:
+        end_with_parent()
     sys.exit(main(Path(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Made results of cells, with known differences."""
+"""Made results of cells, with known differences, and plans that really run."""
 
 import json
 import zlib
@@ -11,8 +11,14 @@ import yaml
 from commands import EXPERIMENTS
 from cxrbase.compare.board import RESULT, Place, lay_out
 from cxrbase.compare.plan import CONTROL, Plan
+from cxrbase.data.phantom import make_phantom
 
 RESAMPLES = 1000
+SMALL = [
+    "--data.image_size=32", "--data.canvas_size=32", "--data.batch_size=16", "--trainer.accelerator=cpu",
+    '--model.backbone_options={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}', "--figures.images=2",
+    "--probe.limit=200", "--checkpoint.every_n_train_steps=2",
+]  # fmt: skip
 SUMMARY = {"images_per_s": 32.0, "data_wait_fraction": 0.01, "loss_first": 2.0, "loss_last": 1.0, "device": "cpu"}
 TASK = {
     "warnings": ["made of nothing"],
@@ -88,5 +94,33 @@ def finished(plan, tmp_path):
             if place.cell.title not in but:
                 Path(place.folder, RESULT).write_text(json.dumps(made_result(place.cell, levels[place.cell.objective])))
         return places
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def compared_phantom(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare") / "phantom"
+    make_phantom(root, patients=60, image_size=32, workers=1)
+    return root
+
+
+@pytest.fixture
+def config(compared_phantom, tmp_path):
+    """Writes a plan on a small phantom; its words make networks as small as a test can use."""
+    task = tmp_path / "task.yaml"
+    data = {"root": str(compared_phantom), "phantom": {"patients": 60, "image_size": 32}}
+    task.write_text(yaml.safe_dump({"task": {"name": "phantom", "title": "Findings", "data": data}}))
+
+    def write(**changes):
+        spec = '--data.phantom={"patients": 60, "image_size": 32}'
+        plan = {
+            "name": "small", "objectives": ["mae"], "size": "tiny", "data": "phantom", "tasks": [str(task)],
+            "amounts": {"images": 64}, "budget": "images", "seeds": [0], "resamples": 50, "shots": [2], "points": 2,
+            "words": [*SMALL, f"--data.root={compared_phantom}", spec], "experiments": str(EXPERIMENTS),
+        } | changes  # fmt: skip
+        path = tmp_path / "compare.yaml"
+        path.write_text(yaml.safe_dump(plan))
+        return ["compare", f"--config={path}", f"--out={tmp_path / 'out'}", "--jobs=1"]
 
     return write

@@ -5,54 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 import warm
-from commands import EXPERIMENTS
+from cells_at_work import finished, started, until, workers
 from cxrbase.cli import main
-from cxrbase.data.phantom import make_phantom
-
-SMALL = [
-    "--data.image_size=32", "--data.canvas_size=32", "--data.batch_size=16", "--trainer.accelerator=cpu",
-    '--model.backbone_options={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}', "--figures.images=2",
-    "--probe.limit=200", "--checkpoint.every_n_train_steps=2",
-]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    root = tmp_path_factory.mktemp("compare") / "phantom"
-    make_phantom(root, patients=60, image_size=32, workers=1)
-    return root
-
-
-@pytest.fixture
-def config(phantom, tmp_path):
-    """Writes a plan on a small phantom; its words make networks as small as a test can use."""
-    task = tmp_path / "task.yaml"
-    data = {"root": str(phantom), "phantom": {"patients": 60, "image_size": 32}}
-    task.write_text(yaml.safe_dump({"task": {"name": "phantom", "title": "Findings", "data": data}}))
-
-    def write(**changes):
-        spec = '--data.phantom={"patients": 60, "image_size": 32}'
-        plan = {
-            "name": "small", "objectives": ["mae"], "size": "tiny", "data": "phantom", "tasks": [str(task)],
-            "amounts": {"images": 64}, "budget": "images", "seeds": [0], "resamples": 50, "shots": [2], "points": 2,
-            "words": [*SMALL, f"--data.root={phantom}", spec], "experiments": str(EXPERIMENTS),
-        } | changes  # fmt: skip
-        path = tmp_path / "compare.yaml"
-        path.write_text(yaml.safe_dump(plan))
-        return ["compare", f"--config={path}", f"--out={tmp_path / 'out'}", "--jobs=1"]
-
-    return write
-
-
-def finished(folder: Path) -> dict[str, float]:
-    """Time of writing of each result."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+def unblock():
+    # A background job inherits an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):
@@ -79,7 +43,16 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
     assert [point["images"] for point in done["curve"]] == [32, 64]
     assert set(done["tasks"]["phantom"]["protocols"]) == {"linear", "knn", "linear-2shot"}
     before = finished(root)
-    assert main(config()) == 0  # without the broken axis: the control is there, MAE has another key
+    far = tmp_path / "far.yaml"
+    far.write_text(yaml.safe_dump({"task": {"name": "far", "title": "Far", "data": {"root": str(tmp_path / "far")}}}))
+    tasks = [str(tmp_path / "task.yaml"), str(far)]
+    # Without the broken axis: the control is there, MAE has another key. A task without images changes nothing.
+    assert main(config(tasks=tasks)) == 0
+    assert (
+        f"far is not scored: no folder {tmp_path / 'far'}"
+        in json.loads((root / "results.json").read_text())["warnings"]
+    )
+    assert "far is not scored" in (root / "report.html").read_text()
     assert {name: when for name, when in finished(root).items() if name in before} == before
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
@@ -97,26 +70,36 @@ def check_control(root):
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_leaves_a_report_and_goes_on(config, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_comparison_leaves_a_report_and_no_worker_and_goes_on(config, tmp_path, number):
     words = config(objectives=["mae", "simclr"], amounts={"images": 256})
     root = tmp_path / "out" / "small"
     process = subprocess.Popen([sys.executable, "-m", "cxrbase", *words], preexec_fn=unblock)
-    deadline = time.time() + 300
-    while not finished(root) and time.time() < deadline:
-        time.sleep(0.5)
+    until(lambda: len(started(root)) == 2)
     before = finished(root)
     assert before
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=120) == 130
+    assert workers(root) == []
     assert "This report is partial" in (root / "report.html").read_text()
     assert main(words) == 0
     assert {name: when for name, when in finished(root).items() if name in before} == before
     assert len(finished(root)) == 3
+    assert all(len(started(root)[name]) == 1 for name in before)
 
 
-def unblock():
-    # A background job inherits an ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.mark.slow
+def test_a_cell_that_was_killed_before_its_summary_is_trained_again(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
+    assert main(config(control=False)) == 0
+    (result,) = (tmp_path / "out").glob("small/cells/*/result.json")
+    whole = json.loads(result.read_text())
+    result.unlink()
+    (result.parent / "run" / "summary.json").unlink()
+    assert main(config(control=False)) == 0
+    again = json.loads(result.read_text())
+    assert again["spent"]["images"] == whole["spent"]["images"] == 64
+    assert len(again["curve"]) == len(whole["curve"])
 
 
 @pytest.mark.slow

@@ -1,0 +1,130 @@
+"""What cells read beside their settings, prepared once, and fingerprints that change with its content."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cxrbase.compare.cost import build_data
+from cxrbase.compare.plan import Plan
+from cxrbase.compare.scoring import CANVAS, SCORES
+from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.data.dataset import ImageStore
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.selection import ImageTable
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.errors import ConfigError
+from cxrbase.evaluation.suite.feature_store import data_hash
+from cxrbase.evaluation.task import read_task
+from cxrbase.evaluation.task_data import load_task_data, why_absent
+from cxrbase.evaluation.task_images import open_images
+from cxrbase.sizes import longest
+
+_WEIGHTS = (".safetensors", ".json", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Fingerprints of what cells read.
+
+    Args:
+        pretraining: Of images, labels, splits, lists and first weights, by the title of the cell.
+        tasks: Of images, labels and splits of all tasks.
+    """
+
+    pretraining: dict[str, str]
+    tasks: str
+
+    @property
+    def whole(self) -> str:
+        """One fingerprint of everything."""
+        return _digest([self.pretraining, self.tasks])
+
+
+def without_absent(plan: Plan) -> tuple[Plan, list[str]]:
+    """The plan with the tasks whose images are there, and a sentence on each of the others.
+
+    Raises:
+        ConfigError: There are no images of any task.
+    """
+    tasks = {path: read_task(path) for path in plan.tasks}
+    reasons = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
+    if tasks and len(reasons) == len(tasks):
+        listed = "; ".join(f"{path} has {reason}" for path, reason in reasons.items())
+        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    left = [path for path in plan.tasks if path not in reasons]
+    return replace(plan, tasks=left), [f"{tasks[path].name} is not scored: {why}" for path, why in reasons.items()]
+
+
+def prepare(plan: Plan, root: Path) -> Inputs:
+    """Makes and decodes all images before several cells would at once, and looks at what cells will read.
+
+    Args:
+        plan: The comparison.
+        root: Folder of the comparison.
+
+    Returns:
+        Fingerprints, which are the same as long as a cell would read the same.
+    """
+    sides, places, pretraining = set(), {}, {}
+    for cell in plan.cells():
+        data = build_data(cell.settings)
+        place = _place(data)
+        if place not in places:
+            data.prepare_data()
+            data.setup("fit")
+            places[place] = fingerprint(data.manifest, data.store)
+        files = [*_lists(data), *_weights(cell.settings.get("model", {}).get("init_from"))]
+        pretraining[cell.title] = _digest([places[place], files])
+        sides.add(2 * longest(data.image_size))
+    return Inputs(pretraining, _digest({path: _task(path, root / SCORES / CANVAS, sides) for path in plan.tasks}))
+
+
+def fingerprint(table: ImageTable, images: ImageStore) -> str:
+    """Fingerprint of images and of all that is known about them: labels, splits, patients.
+
+    Args:
+        table: One row per image.
+        images: Their pixels.
+    """
+    if isinstance(table, ShardIndex):
+        # It holds the checksum of each image beside its labels.
+        with table.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    assert isinstance(table, Manifest)
+    return _digest([table.fingerprint(), data_hash(table, images)])
+
+
+def _place(data: CXRDataModule) -> tuple[str, ...]:
+    """Where images come from and how they are decoded: cells that agree in it share them, whatever their views are."""
+    side = data.canvas_size or 2 * longest(data.image_size)
+    parts = (data.root, data.manifest_path, data.phantom, data.targets, data.reading, side, data.cache_dir)
+    return tuple(str(part) for part in parts)
+
+
+def _task(path: str, canvas: Path, sides: Iterable[int]) -> list[str]:
+    data = load_task_data(read_task(path))
+    stores = [open_images(data, size=side, cache_dir=canvas, option="--out") for side in sorted(sides)]
+    return [fingerprint(data.manifest, stores[0]), data.label_checksum]
+
+
+def _lists(data: CXRDataModule) -> list[str]:
+    """The lists of images that pretraining leaves out."""
+    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in data.select.exclude or ()]
+
+
+def _weights(init_from: str | None) -> list[Sequence[Any]]:
+    """Size and time of the files that hold the weights to start from."""
+    if init_from is None:
+        return []
+    path = Path(init_from.partition("=")[2] if init_from.startswith("timm:") else init_from)
+    folder = path.parent if path.name == "encoder.json" else path
+    files = sorted(folder.iterdir()) if folder.is_dir() else [path] if path.is_file() else []
+    kept = [file for file in files if file.suffix in _WEIGHTS]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in kept]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
