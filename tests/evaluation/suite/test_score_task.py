@@ -139,7 +139,7 @@ def test_seen_images_are_counted_and_can_be_left_out():
     (without,) = run(seen=seen, settings=Settings(protocols=["linear"], resamples=50, leave_out_seen=True))
     assert without.row["seen_before"]["left_out"] == 20
     assert without.row["counts"]["test"]["images"] == len(without.labels) == 220
-    (unknown,) = run(seen=Seen(flags, flags, None, "why"))
+    (unknown,) = run(seen=Seen(flags & False, flags & False, None, "", "why"))
     assert unknown.row["seen_before"]["exact"] is None
     assert "not known" in unknown.row["warnings"][1]
 
