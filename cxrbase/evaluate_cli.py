@@ -4,29 +4,23 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
 
-from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.compare import compare_results
-from cxrbase.evaluation.suite.feature_store import FeatureStore
 from cxrbase.evaluation.suite.figures import write_figures
-from cxrbase.evaluation.suite.results import Result, read_results, write_result
-from cxrbase.evaluation.suite.score_task import Settings, score_task, splits_of
-from cxrbase.evaluation.suite.seen import seen_by
+from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
+from cxrbase.evaluation.suite.score_task import Settings
 from cxrbase.evaluation.task import read_sections, read_task
-from cxrbase.evaluation.task_data import TaskData, load_task_data
-from cxrbase.evaluation.task_images import open_images
-from cxrbase.sizes import longest
+from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
-from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +53,8 @@ def evaluate(words: list[str]) -> int:
     encoders = _encoders(options.encoder)
     results: list[Result] = []
     for settings, task in tasks:
-        data = load_task_data(task)
-        found: list[Result] = []
-        for encoder in encoders:
-            found += score_encoder(encoder, data, settings, out=out, device=device)
+        trials = prepare(encoders, load_task_data(task), settings, out=out)
+        found = [result for trial in trials for result in score_trial(trial, out=out, device=device)]
         for path in write_figures(found, out / "figures"):
             logger.info("wrote %s", path)
         results += found
@@ -70,68 +62,6 @@ def evaluate(words: list[str]) -> int:
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join([*_table(results), *_pairs(differences), f"rows: {out / 'results'}", ""]))
     return 0
-
-
-@dataclass(frozen=True, eq=False)
-class NamedEncoder:
-    """An encoder to score.
-
-    Args:
-        name: What it is called in the results.
-        place: Where it is from, as `load_any_encoder` takes it.
-        network: The network.
-        card: Its description.
-    """
-
-    name: str
-    place: str
-    network: Encoder
-    card: dict[str, Any]
-
-
-def score_encoder(
-    encoder: NamedEncoder, data: TaskData, settings: Settings, *, out: Path, device: str = "cpu"
-) -> list[Result]:
-    """Scores one encoder on one task and writes its results; what an earlier run finished is taken from there.
-
-    Args:
-        encoder: The encoder.
-        data: The task.
-        settings: What to run.
-        out: Folder with `results`, `features`, `fingerprints.parquet` and `canvas`.
-        device: Where the encoder runs.
-    """
-    name, card = encoder.name, encoder.card
-    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=out / "canvas", option="--out")
-    splits, rows = splits_of(data, images.rows)
-    store = FeatureStore(
-        encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device
-    )
-    features = {split: store.features(own, name=f"{name} {split}") for split, own in rows.items()}
-    test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
-    prints, root = out / "fingerprints.parquet", data.task.data.root
-    seen = seen_by(encoder.place, test, look=settings.seen, cache=prints, root=root)
-    said = {"name": name, "hash": store.encoder_hash} | {
-        key: card[key] for key in ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
-        if key in card
-    }  # fmt: skip
-    task = data.task
-    about = {
-        "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
-        "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
-        "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
-        "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
-    }  # fmt: skip
-    folder = out / "results"
-    done = {result.row["key"]: result for result in read_results(folder)}
-    results = []
-    for result in score_task(features, splits, encoder=said, task=about, settings=settings, seen=seen, done=done):
-        write_result(result, folder)
-        results.append(result)
-    whole = [result for result in results if not Protocol.parse(result.row["protocol"]).drawn]
-    for warning in dict.fromkeys(w for result in whole for w in result.row["warnings"]):
-        logger.warning("%s on %s: %s", name, task.name, warning)
-    return results
 
 
 def _encoders(texts: Sequence[str]) -> list[NamedEncoder]:

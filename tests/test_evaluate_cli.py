@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 import torch
+import yaml
 
 import warm
 from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import settings_of
@@ -79,6 +82,35 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
     assert main(words(phantom, tmp_path, encoders / "enc0", f"other={encoders}/enc1/encoder.safetensors")) == 0
     again = [json.loads(path.read_text()) for path in sorted((tmp_path / "results").glob("*.json"))]
     assert again == rows
+
+
+def trained_on(folder, encoder, phantom, paths):
+    """A copy of an encoder whose run folder says that it was pretrained on some images."""
+    run = shutil.copytree(encoder, folder)
+    table = Manifest.from_columns({"path": paths, "split": ["train"] * len(paths)}, root=phantom)
+    table.write(run / "seen.parquet")
+    data = {"root": str(phantom), "manifest": str(run / "seen.parquet")}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return run
+
+
+def test_what_one_encoder_has_seen_is_left_out_for_all(phantom, encoders, tmp_path, capsys):
+    paths = Manifest.read(phantom / "manifest.parquet").select("test").column("path").tolist()
+    runs = [trained_on(tmp_path / name, encoders / "enc0", phantom, seen)
+            for name, seen in {"a": paths[:3], "b": paths[2:6]}.items()]  # fmt: skip
+    more = ["--evaluate.leave_out_seen=true", "--evaluate.seen=exact", "--evaluate.protocols=[linear]"]
+    assert main(words(phantom, tmp_path / "out", *runs, encoders / "enc1", more=more)) == 0
+    rows = {row["encoder"]["name"]: row for row in map(json.loads, (
+        path.read_text() for path in (tmp_path / "out" / "results").glob("*.json")))}  # fmt: skip
+    assert {name: (row["seen_before"]["exact"], row["seen_before"]["left_out"]) for name, row in rows.items()} == {
+        "a": (3, 6), "b": (4, 6), "enc1": (None, 6)}  # fmt: skip
+    assert {row["counts"]["test"]["images"] for row in rows.values()} == {len(paths) - 6}
+    assert len(json.loads((tmp_path / "out" / "comparisons.json").read_text())) == 3
+
+    everything = trained_on(tmp_path / "c", encoders / "enc0", phantom, paths)
+    assert main(words(phantom, tmp_path / "none", everything, encoders / "enc1", more=more)) == 1
+    assert f"all {len(paths)} test images were seen" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "none" / "results").exists()
 
 
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from cxrbase.compare.paper_plan import Paper
 from cxrbase.data.images import is_url
 from cxrbase.data.sources.catalogue import find
 from cxrbase.errors import ConfigError
-from cxrbase.evaluate_cli import score_encoder
 from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.suite.score_encoder import score_encoder
 from cxrbase.evaluation.task import Task, read_task
 from cxrbase.evaluation.task_data import load_task_data
 

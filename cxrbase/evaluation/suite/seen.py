@@ -19,7 +19,7 @@ from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.images import default_cache, index_path, is_packed
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.shard_index import ShardIndex
-from cxrbase.errors import ManifestError, ShardError
+from cxrbase.errors import ConfigError, ManifestError, ShardError
 from cxrbase.evaluation.suite.lineage import config_of, lineage
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Seen:
             in one that it started from; None where none is known.
         note: What was not looked for, or "".
         unknown: Why some of those images, or all, are not known, or "".
+        left_out: (N,) bool, which of the test images are not scored; None where all are.
     """
 
     exact: NDArray[np.bool_]
@@ -45,6 +46,7 @@ class Seen:
     training_images: int | None
     note: str
     unknown: str = ""
+    left_out: NDArray[np.bool_] | None = None
 
     @property
     def any(self) -> NDArray[np.bool_]:
@@ -59,6 +61,7 @@ class Seen:
             "near": int(self.near.sum()) if known else None,
             "training_images": self.training_images,
             "note": "; ".join(filter(None, (self.unknown, self.note))),
+            "left_out": 0 if self.left_out is None else int(self.left_out.sum()),
         }
 
 
@@ -152,7 +155,25 @@ def _never_trained(place: Path) -> bool:
     return (folder / ENCODER_FILE).is_file() and read_card(folder).get("objective") == UNTRAINED
 
 
-def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:
+def leave_out(found: Sequence[tuple[Seen | None, NDArray[np.int64]]]) -> list[Seen | None]:
+    """Leaves out for every encoder the test images that any of them has seen, so that all are scored on the same.
+
+    Args:
+        found: For each encoder what it has seen, and the rows of its test images in the manifest of the task, (N,).
+
+    Raises:
+        ConfigError: No test image would be left.
+    """
+    gone = np.unique(np.concatenate([rows[seen.any] if seen else rows[:0] for seen, rows in found]))
+    if any(np.isin(rows, gone).all() for _, rows in found):
+        raise ConfigError(
+            f"all {len(gone)} test images were seen in pretraining, so none is left to score: leave out the encoder "
+            "that has seen them, or set --evaluate.leave_out_seen=false"
+        )
+    return [seen and replace(seen, left_out=np.isin(rows, gone)) for seen, rows in found]
+
+
+def seen_warnings(seen: Seen | None) -> list[str]:
     """What a reader of a score must know about images that were seen before, in sentences."""
     if seen is None:
         return []
@@ -161,8 +182,10 @@ def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:
         which = "more of the test images" if count else "test images"
         said.append(f"it is not known whether the encoder has seen {which}: {seen.unknown}")
     if count:
-        kept = ", which are left out" if left_out else ""
+        kept = "" if seen.left_out is None else ", which are left out"
         said.append(f"the encoder was pretrained on {count} of the test images{kept}")
+    if seen.left_out is not None and (others := int((seen.left_out & ~seen.any).sum())):
+        said.append(f"{others} test images that another encoder was pretrained on are left out too")
     return said
 
 

@@ -166,7 +166,7 @@ def test_without_the_pretraining_images_it_is_not_known(phantom, tmp_path, confi
     why = training_set(tmp_path)
     assert said in why
     seen = seen_by(str(tmp_path), open_set(phantom).manifest, look="near", cache=tmp_path / "p.parquet")
-    assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why}
+    assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why, "left_out": 0}
     assert seen_warnings(seen) == [f"it is not known whether the encoder has seen test images: {why}"]
 
 
