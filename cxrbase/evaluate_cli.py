@@ -14,10 +14,10 @@ from jsonargparse import ArgumentError
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.compare import compare_results
 from cxrbase.evaluation.suite.figures import write_figures
-from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.suite.results import Result, file_part
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
 from cxrbase.evaluation.suite.score_task import Settings
-from cxrbase.evaluation.task import read_sections, read_task
+from cxrbase.evaluation.task import read_sections, read_tasks
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
@@ -49,14 +49,15 @@ def evaluate(words: list[str]) -> int:
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
     device = device_of(options.device)
     # Mistakes in any of them are found before hours are spent on the first.
-    tasks = [(settings_of(config, chosen), read_task(config, changes=changes)) for config in options.config]
+    tasks = read_tasks(options.config, changes=changes)
+    asked = {path: settings_of(path, chosen) for path in tasks}
     encoders = _encoders(options.encoder)
     results: list[Result] = []
-    for settings, task in tasks:
-        trials = prepare(encoders, load_task_data(task), settings, out=out)
+    for path, task in tasks.items():
+        trials = prepare(encoders, load_task_data(task), asked[path], out=out)
         found = [result for trial in trials for result in score_trial(trial, out=out, device=device)]
-        for path in write_figures(found, out / "figures"):
-            logger.info("wrote %s", path)
+        for figure in write_figures(found, out / "figures"):
+            logger.info("wrote %s", figure)
         results += found
     differences = compare_results(results)
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -66,7 +67,7 @@ def evaluate(words: list[str]) -> int:
 
 def _encoders(texts: Sequence[str]) -> list[NamedEncoder]:
     named = [_named(text) for text in texts]
-    names = [name for name, _ in named]
+    names = [file_part(name) for name, _ in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two encoders are called {twice[0]}: name them, as in --encoder {twice[0]}2=<encoder>")
     return [NamedEncoder(name, place, *load_any_encoder(place)) for name, place in named]

@@ -100,8 +100,7 @@ def test_what_one_encoder_has_seen_is_left_out_for_all(phantom, encoders, tmp_pa
             for name, seen in {"a": paths[:3], "b": paths[2:6]}.items()]  # fmt: skip
     more = ["--evaluate.leave_out_seen=true", "--evaluate.seen=exact", "--evaluate.protocols=[linear]"]
     assert main(words(phantom, tmp_path / "out", *runs, encoders / "enc1", more=more)) == 0
-    rows = {row["encoder"]["name"]: row for row in map(json.loads, (
-        path.read_text() for path in (tmp_path / "out" / "results").glob("*.json")))}  # fmt: skip
+    rows = {row["encoder"]["name"]: row for row in rows_of(tmp_path / "out").values()}
     assert {name: (row["seen_before"]["exact"], row["seen_before"]["left_out"]) for name, row in rows.items()} == {
         "a": (3, 6), "b": (4, 6), "enc1": (None, 6)}  # fmt: skip
     assert {row["counts"]["test"]["images"] for row in rows.values()} == {len(paths) - 6}
@@ -111,6 +110,39 @@ def test_what_one_encoder_has_seen_is_left_out_for_all(phantom, encoders, tmp_pa
     assert main(words(phantom, tmp_path / "none", everything, encoders / "enc1", more=more)) == 1
     assert f"all {len(paths)} test images were seen" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "none" / "results").exists()
+
+
+def rows_of(out):
+    return {path.stem: json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))}
+
+
+def test_the_same_weights_under_two_names_are_two_encoders(phantom, encoders, tmp_path):
+    named = [f"{name}={encoders / 'enc0'}" for name in "ab"]
+    assert main(words(phantom, tmp_path, *named, encoders / "enc1")) == 0
+    names = [tuple(pair["encoders"]) for pair in json.loads((tmp_path / "comparisons.json").read_text())]
+    assert sorted(set(names)) == [("a", "b"), ("a", "enc1"), ("b", "enc1")]
+    assert all(f"__{row['encoder']['name']}__" in name for name, row in rows_of(tmp_path).items())
+    assert main(words(phantom, tmp_path, f"new={encoders / 'enc0'}")) == 0
+    assert rows_of(tmp_path)["phantom__new__linear__seed0"]["encoder"]["name"] == "new"
+
+
+def test_rows_are_made_again_once_it_is_known_what_was_seen(phantom, encoders, tmp_path):
+    paths = Manifest.read(phantom / "manifest.parquet").select("test").column("path").tolist()
+    run = trained_on(tmp_path / "run", encoders / "enc0", phantom, paths[:3])
+    config = (run / "config.yaml").rename(run / "later.yaml")
+    more = ["--evaluate.seen=exact", "--evaluate.protocols=[linear]"]
+    for known in (None, 3):
+        assert main(words(phantom, tmp_path / "out", run, more=more)) == 0
+        (row,) = rows_of(tmp_path / "out").values()
+        assert row["seen_before"]["exact"] == known
+        if known is None:
+            config.rename(run / "config.yaml")
+
+
+def test_two_tasks_of_one_name_are_refused(phantom, encoders, tmp_path, capsys):
+    twin = shutil.copy(EXPERIMENTS / "task" / "phantom.yaml", tmp_path / "twin.yaml")
+    assert main(words(phantom, tmp_path, encoders / "enc0", more=["--config", str(twin)])) == 1
+    assert "are both called phantom" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
@@ -151,6 +183,7 @@ def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tm
         (["--task.findings=[pneumonja]"], "pneumonja"),
         (["--task.splits.rename={val: train}", "--task.splits.val=0"], "no labelled image in split val"),
         (["--encoder", "other/enc0"], "two encoders are called enc0"),
+        (["--encoder", "a b=enc0", "--encoder", "a_b=enc1"], "two encoders are called a_b"),
         (["--task.data.root"], "needs a value"),
     ],
 )

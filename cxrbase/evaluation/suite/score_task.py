@@ -123,8 +123,9 @@ def score_task(
     runs = [(p, seed) for p in settings.chosen() for seed in (settings.seeds if p.drawn else settings.seeds[:1])]
     for protocol, seed in tqdm(runs, desc=f"{encoder['name']} on {task['name']}", unit="run", mininterval=1.0):
         key = row_key(
-            encoder=encoder["hash"], task=task, splits=splits.checksum, counts=common["counts"], seed=seed,
-            protocol=protocol.name, settings=asdict(settings) | {"protocols": [], "seeds": []},
+            encoder=[encoder["name"], encoder["hash"]], task=task, splits=splits.checksum, counts=common["counts"],
+            seen=common["seen_before"], seed=seed, protocol=protocol.name,
+            settings=asdict(settings) | {"protocols": [], "seeds": []},
         )  # fmt: skip
         if done and key in done:
             yield done[key]
