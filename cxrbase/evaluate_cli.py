@@ -17,8 +17,8 @@ from cxrbase.evaluation.suite.figures import write_figures
 from cxrbase.evaluation.suite.results import Result, file_part
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
 from cxrbase.evaluation.suite.score_task import Settings
-from cxrbase.evaluation.task import read_sections, read_tasks
-from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task import Task, read_sections, read_tasks
+from cxrbase.evaluation.task_data import TaskData, load_task_data, why_absent
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
 
@@ -52,9 +52,9 @@ def evaluate(words: list[str]) -> int:
     tasks = read_tasks(options.config, changes=changes)
     asked = {path: settings_of(path, chosen) for path in tasks}
     encoders = _encoders(options.encoder)
+    ready = [prepare(encoders, data, asked[path], out=out) for path, data in _there(tasks).items()]
     results: list[Result] = []
-    for path, task in tasks.items():
-        trials = prepare(encoders, load_task_data(task), asked[path], out=out)
+    for trials in ready:
         found = [result for trial in trials for result in score_trial(trial, out=out, device=device)]
         for figure in write_figures(found, out / "figures"):
             logger.info("wrote %s", figure)
@@ -63,6 +63,22 @@ def evaluate(words: list[str]) -> int:
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join([*_table(results), *_pairs(differences), f"rows: {out / 'results'}", ""]))
     return 0
+
+
+def _there(tasks: Mapping[str, Task]) -> dict[str, TaskData]:
+    """The tasks whose images are there, by their file; the others are named.
+
+    Raises:
+        ConfigError: There are no images of any of several tasks.
+        ManifestError: The images of a task are there and malformed, or those of the only one are not there.
+    """
+    absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))} if len(tasks) > 1 else {}
+    if absent and len(absent) == len(tasks):
+        listed = "; ".join(f"{path} has {reason}" for path, reason in absent.items())
+        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    for path, reason in absent.items():
+        logger.warning("%s is not scored: %s", tasks[path].name, reason)
+    return {path: load_task_data(task) for path, task in tasks.items() if path not in absent}
 
 
 def _encoders(texts: Sequence[str]) -> list[NamedEncoder]:

@@ -145,6 +145,42 @@ def test_two_tasks_of_one_name_are_refused(phantom, encoders, tmp_path, capsys):
     assert "are both called phantom" in capsys.readouterr().err.splitlines()[-1]
 
 
+def task_file(path, root):
+    """A task on images elsewhere."""
+    task = {"name": path.stem, "title": "T", "data": {"root": str(root)}, "findings": ["effusion", "nodule"]}
+    path.write_text(yaml.safe_dump({"task": task}))
+    return path
+
+
+def test_a_task_without_images_is_named_and_the_others_are_scored(phantom, encoders, tmp_path, capfd):
+    tasks = [task_file(tmp_path / f"{name}.yaml", root) for name, root in
+             {"far": tmp_path / "far", "near": phantom}.items()]  # fmt: skip
+    given = ["evaluate", f"--encoder={encoders / 'enc0'}", f"--encoder={encoders / 'enc1'}", "--device=cpu",
+             f"--out={tmp_path / 'out'}", "--evaluate.protocols=[linear]", "--evaluate.resamples=20"]  # fmt: skip
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 0
+    assert f"far is not scored: no folder {tmp_path / 'far'}" in capfd.readouterr().err
+    assert {row["task"]["name"] for row in rows_of(tmp_path / "out").values()} == {"near"}
+    (pair,) = json.loads((tmp_path / "out" / "comparisons.json").read_text())
+    assert pair["task"] == "near"
+
+    tasks[1] = task_file(tmp_path / "farther.yaml", tmp_path / "farther")
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 1
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert "no task has images to score on" in said
+    assert "farther" in said
+    assert main([*given, f"--config={tasks[0]}"]) == 1
+    assert "with manifest.parquet or manifest.csv" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_malformed_task_is_an_error_before_any_is_scored(phantom, encoders, tmp_path, capfd):
+    (tmp_path / "empty").mkdir()
+    tasks = [task_file(tmp_path / "near.yaml", phantom), task_file(tmp_path / "empty.yaml", tmp_path / "empty")]
+    given = ["evaluate", f"--encoder={encoders / 'enc0'}", f"--out={tmp_path / 'out'}", "--device=cpu"]
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 1
+    assert "task empty needs" in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "results").exists()
+
+
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
     command = ["-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
     process = warm.Process(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

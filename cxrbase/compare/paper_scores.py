@@ -9,12 +9,10 @@ from typing import Any
 
 from cxrbase.compare.paper_encoders import networks
 from cxrbase.compare.paper_plan import Paper
-from cxrbase.data.images import is_url
-from cxrbase.data.sources.catalogue import find
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.suite.score_encoder import score_encoder
 from cxrbase.evaluation.task import Task, read_tasks
-from cxrbase.evaluation.task_data import load_task_data
+from cxrbase.evaluation.task_data import load_task_data, why_absent
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +59,3 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
                 found = score_encoder(encoder, one, settings, out=out, device=device)
                 scores.results[one.task.name, slot.name] += found
     return scores
-
-
-def why_absent(task: Task) -> str | None:
-    """Half a sentence on the images of a task that are not there; None where they are, or can be made."""
-    where = task.data
-    if where.phantom is not None or is_url(where.root) or Path(where.root).exists():
-        return None
-    wanted = f" of {find(where.source).title}" if where.source else ""
-    return f"no folder {where.root}{wanted}"

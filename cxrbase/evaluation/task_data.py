@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed, is_url
 from cxrbase.data.manifest import SPLITS, Manifest
 from cxrbase.data.manifest_columns import is_lateral, read_table
 from cxrbase.data.shard_index import ShardIndex
@@ -192,6 +192,15 @@ def task_manifest(task: Task) -> Manifest:
     manifest = Manifest.read(found, root=root, targets=task.targets)
     manifest.check_files()
     return manifest
+
+
+def why_absent(task: Task) -> str | None:
+    """Half a sentence on the images of a task that are not there; None where they are, or can be made."""
+    where = task.data
+    if where.phantom is not None or is_url(where.root) or Path(where.root).exists():
+        return None
+    wanted = f" of {find(where.source).title}" if where.source else ""
+    return f"no folder {where.root}{wanted}"
 
 
 def _packed_manifest(task: Task) -> Manifest:
