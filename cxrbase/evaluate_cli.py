@@ -4,29 +4,23 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
 
-from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.compare import compare_results
-from cxrbase.evaluation.suite.feature_store import FeatureStore
 from cxrbase.evaluation.suite.figures import write_figures
-from cxrbase.evaluation.suite.results import Result, read_results, write_result
-from cxrbase.evaluation.suite.score_task import Settings, score_task, splits_of
-from cxrbase.evaluation.suite.seen import seen_by
-from cxrbase.evaluation.task import read_sections, read_task
-from cxrbase.evaluation.task_data import TaskData, load_task_data
-from cxrbase.evaluation.task_images import open_images
-from cxrbase.sizes import longest
+from cxrbase.evaluation.suite.results import Result, file_part
+from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
+from cxrbase.evaluation.suite.score_task import Settings
+from cxrbase.evaluation.task import Task, read_sections, read_tasks
+from cxrbase.evaluation.task_data import TaskData, load_task_data, why_absent
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
-from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +49,15 @@ def evaluate(words: list[str]) -> int:
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
     device = device_of(options.device)
     # Mistakes in any of them are found before hours are spent on the first.
-    tasks = [(settings_of(config, chosen), read_task(config, changes=changes)) for config in options.config]
+    tasks = read_tasks(options.config, changes=changes)
+    asked = {path: settings_of(path, chosen) for path in tasks}
     encoders = _encoders(options.encoder)
+    ready = [prepare(encoders, data, asked[path], out=out) for path, data in _there(tasks).items()]
     results: list[Result] = []
-    for settings, task in tasks:
-        data = load_task_data(task)
-        found: list[Result] = []
-        for encoder in encoders:
-            found += score_encoder(encoder, data, settings, out=out, device=device)
-        for path in write_figures(found, out / "figures"):
-            logger.info("wrote %s", path)
+    for trials in ready:
+        found = [result for trial in trials for result in score_trial(trial, out=out, device=device)]
+        for figure in write_figures(found, out / "figures"):
+            logger.info("wrote %s", figure)
         results += found
     differences = compare_results(results)
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -72,80 +65,25 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
-@dataclass(frozen=True, eq=False)
-class NamedEncoder:
-    """An encoder to score.
+def _there(tasks: Mapping[str, Task]) -> dict[str, TaskData]:
+    """The tasks whose images are there, by their file; the others are named.
 
-    Args:
-        name: What it is called in the results.
-        place: Where it is from, as `load_any_encoder` takes it.
-        network: The network.
-        card: Its description.
+    Raises:
+        ConfigError: There are no images of any of several tasks.
+        ManifestError: The images of a task are there and malformed, or those of the only one are not there.
     """
-
-    name: str
-    place: str
-    network: Encoder
-    card: dict[str, Any]
-
-
-def score_encoder(
-    encoder: NamedEncoder,
-    data: TaskData,
-    settings: Settings,
-    *,
-    out: Path,
-    canvas: Path | None = None,
-    device: str = "cpu",
-) -> list[Result]:
-    """Scores one encoder on one task and writes its results; what an earlier run finished is taken from there.
-
-    Args:
-        encoder: The encoder.
-        data: The task.
-        settings: What to run.
-        out: Folder with `results`, `features` and `fingerprints.parquet`.
-        canvas: Where decoded images are kept; None takes `canvas` in `out`.
-        device: Where the encoder runs.
-    """
-    name, card = encoder.name, encoder.card
-    canvas = canvas or out / "canvas"
-    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=canvas, option="--out")
-    splits, rows = splits_of(data, images.rows)
-    store = FeatureStore(
-        encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device
-    )
-    features = {split: store.features(own, name=f"{name} {split}") for split, own in rows.items()}
-    test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
-    prints, root = out / "fingerprints.parquet", data.task.data.root
-    seen = seen_by(encoder.place, test, look=settings.seen, cache=prints, root=root)
-    said = {"name": name, "hash": store.encoder_hash} | {
-        key: card[key] for key in ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
-        if key in card
-    }  # fmt: skip
-    task = data.task
-    about = {
-        "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
-        "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
-        "manifest_hash": data.manifest.fingerprint(),  # patients and groups, which intervals and gaps are made of
-        "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
-        "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
-    }  # fmt: skip
-    folder = out / "results"
-    done = {result.row["key"]: result for result in read_results(folder)}
-    results = []
-    for result in score_task(features, splits, encoder=said, task=about, settings=settings, seen=seen, done=done):
-        write_result(result, folder)
-        results.append(result)
-    whole = [result for result in results if not Protocol.parse(result.row["protocol"]).drawn]
-    for warning in dict.fromkeys(w for result in whole for w in result.row["warnings"]):
-        logger.warning("%s on %s: %s", name, task.name, warning)
-    return results
+    absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))} if len(tasks) > 1 else {}
+    if absent and len(absent) == len(tasks):
+        listed = "; ".join(f"{path} has {reason}" for path, reason in absent.items())
+        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    for path, reason in absent.items():
+        logger.warning("%s is not scored: %s", tasks[path].name, reason)
+    return {path: load_task_data(task) for path, task in tasks.items() if path not in absent}
 
 
 def _encoders(texts: Sequence[str]) -> list[NamedEncoder]:
     named = [_named(text) for text in texts]
-    names = [name for name, _ in named]
+    names = [file_part(name) for name, _ in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two encoders are called {twice[0]}: name them, as in --encoder {twice[0]}2=<encoder>")
     return [NamedEncoder(name, place, *load_any_encoder(place)) for name, place in named]

@@ -10,6 +10,7 @@ import time
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 
 import warm
 from commands import EXPERIMENTS, REPOSITORY
@@ -84,6 +85,103 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
     assert again == rows
 
 
+def trained_on(folder, encoder, phantom, paths):
+    """A copy of an encoder whose run folder says that it was pretrained on some images."""
+    run = shutil.copytree(encoder, folder)
+    table = Manifest.from_columns({"path": paths, "split": ["train"] * len(paths)}, root=phantom)
+    table.write(run / "seen.parquet")
+    data = {"root": str(phantom), "manifest": str(run / "seen.parquet")}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return run
+
+
+def test_what_one_encoder_has_seen_is_left_out_for_all(phantom, encoders, tmp_path, capsys):
+    paths = Manifest.read(phantom / "manifest.parquet").select("test").column("path").tolist()
+    runs = [trained_on(tmp_path / name, encoders / "enc0", phantom, seen)
+            for name, seen in {"a": paths[:3], "b": paths[2:6]}.items()]  # fmt: skip
+    more = ["--evaluate.leave_out_seen=true", "--evaluate.seen=exact", "--evaluate.protocols=[linear]"]
+    assert main(words(phantom, tmp_path / "out", *runs, encoders / "enc1", more=more)) == 0
+    rows = {row["encoder"]["name"]: row for row in rows_of(tmp_path / "out").values()}
+    assert {name: (row["seen_before"]["exact"], row["seen_before"]["left_out"]) for name, row in rows.items()} == {
+        "a": (3, 6), "b": (4, 6), "enc1": (None, 6)}  # fmt: skip
+    assert {row["counts"]["test"]["images"] for row in rows.values()} == {len(paths) - 6}
+    assert len(json.loads((tmp_path / "out" / "comparisons.json").read_text())) == 3
+
+    everything = trained_on(tmp_path / "c", encoders / "enc0", phantom, paths)
+    assert main(words(phantom, tmp_path / "none", everything, encoders / "enc1", more=more)) == 1
+    assert f"all {len(paths)} test images were seen" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "none" / "results").exists()
+
+
+def rows_of(out):
+    return {path.stem: json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))}
+
+
+def test_the_same_weights_under_two_names_are_two_encoders(phantom, encoders, tmp_path):
+    named = [f"{name}={encoders / 'enc0'}" for name in "ab"]
+    assert main(words(phantom, tmp_path, *named, encoders / "enc1")) == 0
+    names = [tuple(pair["encoders"]) for pair in json.loads((tmp_path / "comparisons.json").read_text())]
+    assert sorted(set(names)) == [("a", "b"), ("a", "enc1"), ("b", "enc1")]
+    assert all(f"__{row['encoder']['name']}__" in name for name, row in rows_of(tmp_path).items())
+    assert main(words(phantom, tmp_path, f"new={encoders / 'enc0'}")) == 0
+    assert rows_of(tmp_path)["phantom__new__linear__seed0"]["encoder"]["name"] == "new"
+
+
+def test_rows_are_made_again_once_it_is_known_what_was_seen(phantom, encoders, tmp_path):
+    paths = Manifest.read(phantom / "manifest.parquet").select("test").column("path").tolist()
+    run = trained_on(tmp_path / "run", encoders / "enc0", phantom, paths[:3])
+    config = (run / "config.yaml").rename(run / "later.yaml")
+    more = ["--evaluate.seen=exact", "--evaluate.protocols=[linear]"]
+    for known in (None, 3):
+        assert main(words(phantom, tmp_path / "out", run, more=more)) == 0
+        (row,) = rows_of(tmp_path / "out").values()
+        assert row["seen_before"]["exact"] == known
+        if known is None:
+            config.rename(run / "config.yaml")
+
+
+def test_two_tasks_of_one_name_are_refused(phantom, encoders, tmp_path, capsys):
+    twin = shutil.copy(EXPERIMENTS / "task" / "phantom.yaml", tmp_path / "twin.yaml")
+    assert main(words(phantom, tmp_path, encoders / "enc0", more=["--config", str(twin)])) == 1
+    assert "are both called phantom" in capsys.readouterr().err.splitlines()[-1]
+
+
+def task_file(path, root):
+    """A task on images elsewhere."""
+    task = {"name": path.stem, "title": "T", "data": {"root": str(root)}, "findings": ["effusion", "nodule"]}
+    path.write_text(yaml.safe_dump({"task": task}))
+    return path
+
+
+def test_a_task_without_images_is_named_and_the_others_are_scored(phantom, encoders, tmp_path, capfd):
+    tasks = [task_file(tmp_path / f"{name}.yaml", root) for name, root in
+             {"far": tmp_path / "far", "near": phantom}.items()]  # fmt: skip
+    given = ["evaluate", f"--encoder={encoders / 'enc0'}", f"--encoder={encoders / 'enc1'}", "--device=cpu",
+             f"--out={tmp_path / 'out'}", "--evaluate.protocols=[linear]", "--evaluate.resamples=20"]  # fmt: skip
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 0
+    assert f"far is not scored: no folder {tmp_path / 'far'}" in capfd.readouterr().err
+    assert {row["task"]["name"] for row in rows_of(tmp_path / "out").values()} == {"near"}
+    (pair,) = json.loads((tmp_path / "out" / "comparisons.json").read_text())
+    assert pair["task"] == "near"
+
+    tasks[1] = task_file(tmp_path / "farther.yaml", tmp_path / "farther")
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 1
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert "no task has images to score on" in said
+    assert "farther" in said
+    assert main([*given, f"--config={tasks[0]}"]) == 1
+    assert "with manifest.parquet or manifest.csv" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_malformed_task_is_an_error_before_any_is_scored(phantom, encoders, tmp_path, capfd):
+    (tmp_path / "empty").mkdir()
+    tasks = [task_file(tmp_path / "near.yaml", phantom), task_file(tmp_path / "empty.yaml", tmp_path / "empty")]
+    given = ["evaluate", f"--encoder={encoders / 'enc0'}", f"--out={tmp_path / 'out'}", "--device=cpu"]
+    assert main([*given, *(f"--config={path}" for path in tasks)]) == 1
+    assert "task empty needs" in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "results").exists()
+
+
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
     command = ["-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
     process = warm.Process(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -140,6 +238,7 @@ def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tm
         (["--task.findings=[pneumonja]"], "pneumonja"),
         (["--task.splits.rename={val: train}", "--task.splits.val=0"], "no labelled image in split val"),
         (["--encoder", "other/enc0"], "two encoders are called enc0"),
+        (["--encoder", "a b=enc0", "--encoder", "a_b=enc1"], "two encoders are called a_b"),
         (["--task.data.root"], "needs a value"),
     ],
 )

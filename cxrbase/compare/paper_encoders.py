@@ -8,7 +8,7 @@ import torch
 from cxrbase.backbones import create_backbone
 from cxrbase.compare.paper_plan import UNTRAINED, Paper, Slot
 from cxrbase.errors import ConfigError
-from cxrbase.evaluate_cli import NamedEncoder
+from cxrbase.evaluation.suite.score_encoder import NamedEncoder
 from cxrbase.sizes import height_width
 from cxrbase.weights import load_any_encoder
 

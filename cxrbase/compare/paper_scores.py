@@ -9,10 +9,9 @@ from typing import Any
 
 from cxrbase.compare.paper_encoders import networks
 from cxrbase.compare.paper_plan import Paper
-from cxrbase.errors import ConfigError
-from cxrbase.evaluate_cli import score_encoder
 from cxrbase.evaluation.suite.results import Result
-from cxrbase.evaluation.task import Task, read_task
+from cxrbase.evaluation.suite.score_encoder import score_encoder
+from cxrbase.evaluation.task import Task, read_tasks
 from cxrbase.evaluation.task_data import load_task_data, why_absent
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
         ConfigError: A task file is missing or wrong, or two tasks have one name.
         ManifestError: The images of a task are there and malformed.
     """
-    tasks = {path: read_task(path) for path in plan.tasks}
-    _refuse_twins(tasks)
+    tasks = read_tasks(plan.tasks)
     absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
     for path, reason in absent.items():
         logger.warning("%s is not drawn: %s", tasks[path].name, reason)
@@ -61,11 +59,3 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
                 found = score_encoder(encoder, one, settings, out=out, device=device)
                 scores.results[one.task.name, slot.name] += found
     return scores
-
-
-def _refuse_twins(tasks: Mapping[str, Task]) -> None:
-    """Results are known by the name of their task."""
-    homes: dict[str, str] = {}
-    for path, task in tasks.items():
-        if (first := homes.setdefault(task.name, path)) != path:
-            raise ConfigError(f"{first} and {path} are both called {task.name}: give one another task.name")

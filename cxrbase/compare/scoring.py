@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.compare.plan import Cell, Plan, code_version
-from cxrbase.evaluate_cli import NamedEncoder, score_encoder
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, interval, rankme
 from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.suite.score_encoder import NamedEncoder, score_encoder
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import TaskData, load_task_data
 from cxrbase.sizes import longest

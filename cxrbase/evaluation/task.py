@@ -1,7 +1,7 @@
 """What a task is: where its images lie, which findings are asked for, and how its labels and splits are to be read."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -152,6 +152,16 @@ def read_task(path: str | Path, *, changes: Mapping[str, Any] | None = None) -> 
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     assert isinstance(made, Task)
     return made
+
+
+def read_tasks(paths: Iterable[str], *, changes: Mapping[str, Any] | None = None) -> dict[str, Task]:
+    """Several tasks by their file, each file once; ConfigError where two have one name, by which results are known."""
+    tasks = {path: read_task(path, changes=changes) for path in paths}
+    homes: dict[str, str] = {}
+    for path, task in tasks.items():
+        if (first := homes.setdefault(task.name, path)) != path:
+            raise ConfigError(f"{first} and {path} are both called {task.name}: give one another task.name")
+    return tasks
 
 
 def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:

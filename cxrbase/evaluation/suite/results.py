@@ -67,15 +67,21 @@ def read_result(path: Path) -> Result:
     return Result(row, logits, probabilities, labels, patients, macro)
 
 
-def read_results(folder: Path) -> list[Result]:
-    """All results of a folder, sorted by name."""
-    return [read_result(path) for path in sorted(folder.glob("*.json"))]
+def read_results(folder: Path, *, task: str = "", encoder: str = "") -> list[Result]:
+    """The results of a folder, sorted by name: all, or those of a task and an encoder."""
+    named = f"{file_part(task)}__{file_part(encoder)}__*.json" if task else "*.json"
+    return [read_result(path) for path in sorted(folder.glob(named))]
 
 
 def row_name(row: dict[str, Any]) -> str:
     """File name of a row, without a suffix."""
     parts = row["task"]["name"], row["encoder"]["name"], row["protocol"], f"seed{row['seed']}"
-    return "__".join(re.sub(r"[^A-Za-z0-9.%-]+", "_", str(part)) for part in parts)
+    return "__".join(file_part(str(part)) for part in parts)
+
+
+def file_part(name: str) -> str:
+    """A name as it stands in the name of a file."""
+    return re.sub(r"[^A-Za-z0-9.%-]+", "_", name)
 
 
 def row_key(**parts: Any) -> str:

@@ -31,7 +31,7 @@ class Settings:
         seeds: Of the draws of few images; protocols that use all images run with the first alone.
         resamples: Of the bootstrap over patients.
         threshold: What the threshold makes largest on validation: youden, f1 or accuracy.
-        leave_out_seen: Whether test images that the encoder was pretrained on are left out.
+        leave_out_seen: Whether test images that an encoder was pretrained on are left out, for all encoders alike.
         seen: What is looked for among the pretraining images: `near` copies and exact ones, `exact` alone, or `off`.
     """
 
@@ -92,17 +92,15 @@ def score_task(
         encoder: What is said of the encoder in each row; needs `name` and `hash`.
         task: What is said of the task; needs `name`, `kind` and `warnings`.
         settings: What to run.
-        seen: Which test images the encoder was pretrained on; None where that was not looked for.
+        seen: Which test images the encoder was pretrained on, which are left out; None where that was not looked for.
         done: Finished results by key, which are not computed again.
 
     Yields:
         A result for each protocol and seed, in order.
     """
     check_features(features, splits)
-    left_out = 0
-    if settings.leave_out_seen and seen is not None and seen.any.any():
-        kept = ~seen.any
-        left_out = int(seen.any.sum())
+    if seen is not None and seen.left_out is not None:
+        kept = ~seen.left_out
         splits = Splits(splits.classes, splits.train, splits.val, splits.test.take(kept), splits.checksum)
         features = {**features, "test": features["test"][kept]}
     weights = cluster_weights(splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
@@ -116,17 +114,18 @@ def score_task(
         "task": task,
         "split_checksum": splits.checksum,
         "counts": splits.counts(),
-        "seen_before": None if seen is None else {**seen.to_dict(), "left_out": left_out},
+        "seen_before": None if seen is None else seen.to_dict(),
         "shortcut": shortcut,
         "version": cxrbase.__version__,
         "git_commit": git_commit(),
     }
-    said = [*task["warnings"], *shortcut_warnings(origin), *seen_warnings(seen, left_out)]
+    said = [*task["warnings"], *shortcut_warnings(origin), *seen_warnings(seen)]
     runs = [(p, seed) for p in settings.chosen() for seed in (settings.seeds if p.drawn else settings.seeds[:1])]
     for protocol, seed in tqdm(runs, desc=f"{encoder['name']} on {task['name']}", unit="run", mininterval=1.0):
         key = row_key(
-            encoder=encoder["hash"], task=task, splits=splits.checksum, counts=common["counts"], seed=seed,
-            protocol=protocol.name, settings=asdict(settings) | {"protocols": [], "seeds": []},
+            encoder=[encoder["name"], encoder["hash"]], task=task, splits=splits.checksum, counts=common["counts"],
+            seen=common["seen_before"], seed=seed, protocol=protocol.name,
+            settings=asdict(settings) | {"protocols": [], "seeds": []},
         )  # fmt: skip
         if done and key in done:
             yield done[key]

@@ -1,7 +1,9 @@
 """Which test images an encoder was pretrained on, by the fingerprints of both."""
 
 import logging
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,8 @@ from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.images import default_cache, index_path, is_packed
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.shard_index import ShardIndex
-from cxrbase.errors import ManifestError, ShardError
+from cxrbase.errors import ConfigError, ManifestError, ShardError
+from cxrbase.evaluation.suite.lineage import config_of, lineage
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +34,19 @@ class Seen:
     Args:
         exact: (N,) bool, the same pixels.
         near: (N,) bool, the same exposure cropped, windowed, scaled, flipped or compressed; not those of `exact`.
-        training_images: Number of images that the encoder was pretrained on; None where that is not known.
-        note: Why it is not known, or "".
+        training_images: Number of images that are known of those that the encoder was pretrained on, in its own run or
+            in one that it started from; None where none is known.
+        note: What was not looked for, or "".
+        unknown: Why some of those images, or all, are not known, or "".
+        left_out: (N,) bool, which of the test images are not scored; None where all are.
     """
 
     exact: NDArray[np.bool_]
     near: NDArray[np.bool_]
     training_images: int | None
     note: str
+    unknown: str = ""
+    left_out: NDArray[np.bool_] | None = None
 
     @property
     def any(self) -> NDArray[np.bool_]:
@@ -52,7 +60,8 @@ class Seen:
             "exact": int(self.exact.sum()) if known else None,
             "near": int(self.near.sum()) if known else None,
             "training_images": self.training_images,
-            "note": self.note,
+            "note": "; ".join(filter(None, (self.unknown, self.note))),
+            "left_out": 0 if self.left_out is None else int(self.left_out.sum()),
         }
 
 
@@ -62,10 +71,9 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     Args:
         encoder: A run folder or a file in it; its config.yaml names the images.
     """
-    path = Path(encoder)
-    config = (path if path.is_dir() else path.parent) / "config.yaml"
+    config = config_of(Path(encoder))
     if not config.is_file():
-        return "the encoder has no config.yaml beside it that says what it was pretrained on"
+        return "there is no config.yaml beside it that says what it was pretrained on"
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         root, splits = data["root"], tuple(data.get("pretrain_on") or ("train",))
@@ -86,6 +94,40 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), of_split[rows], found.packed)
 
 
+def training_sets(encoder: str | Path) -> tuple[list[AuditSet], str]:
+    """The images that the weights of an encoder come from: of its own run, and of every run that it started from.
+
+    Args:
+        encoder: As `load_any_encoder` takes it.
+
+    Returns:
+        The images that are known, none of them twice; and why others are not, "" where all are.
+    """
+    found: list[AuditSet] = []
+    unknown: list[str] = []
+    held: set[str] = set()
+    for number, weights in enumerate(lineage(encoder)):
+        if _never_trained(weights):
+            continue
+        own = training_set(weights)
+        if isinstance(own, AuditSet):
+            found += _new_of(own, held)
+        else:
+            unknown.append(f"it started from {weights}, whose images are not known ({own})" if number else own)
+    return found, "; ".join(unknown)
+
+
+def _new_of(images: AuditSet, held: set[str]) -> list[AuditSet]:
+    """Those images, if any, that are not held yet; from now on they are."""
+    paths = [os.path.abspath(path) for path in images.manifest.paths]
+    rows = np.array([row for row, path in enumerate(paths) if path not in held], np.int64)
+    held.update(paths)
+    if not len(rows):
+        return []
+    left = Manifest(images.manifest.table.take(rows), images.manifest.root)
+    return [replace(images, manifest=left, splits=images.splits[rows])]
+
+
 def seen_by(place: str, test: Manifest, *, look: Look, cache: Path, root: str = "") -> Seen | None:
     """Which test images an encoder has seen, given where it is from; None where that is not looked for.
 
@@ -98,11 +140,13 @@ def seen_by(place: str, test: Manifest, *, look: Look, cache: Path, root: str = 
     """
     if look == "off":
         return None
-    if (place.startswith("timm:") and "=" not in place) or _never_trained(Path(place)):
+    sets, unknown = training_sets(place)
+    if not sets:
         none = np.zeros(len(test), bool)
-        return Seen(none, none, 0, "untrained")
+        return Seen(none, none, None, "", unknown) if unknown else Seen(none, none, 0, "untrained")
     packed, threads = root if root and is_packed(root) else "", available_cores()
-    return seen_before(training_set(place), test, cache=cache, near=look == "near", threads=threads, packed=packed)
+    seen = seen_before(sets, test, cache=cache, near=look == "near", threads=threads, packed=packed)
+    return replace(seen, unknown=unknown)
 
 
 def _never_trained(place: Path) -> bool:
@@ -111,25 +155,53 @@ def _never_trained(place: Path) -> bool:
     return (folder / ENCODER_FILE).is_file() and read_card(folder).get("objective") == UNTRAINED
 
 
-def seen_warnings(seen: Seen | None, left_out: int = 0) -> list[str]:
+def leave_out(found: Sequence[tuple[Seen | None, NDArray[np.int64]]]) -> list[Seen | None]:
+    """Leaves out for every encoder the test images that any of them has seen, so that all are scored on the same.
+
+    Args:
+        found: For each encoder what it has seen, and the rows of its test images in the manifest of the task, (N,).
+
+    Raises:
+        ConfigError: No test image would be left.
+    """
+    gone = np.unique(np.concatenate([rows[seen.any] if seen else rows[:0] for seen, rows in found]))
+    if any(np.isin(rows, gone).all() for _, rows in found):
+        raise ConfigError(
+            f"all {len(gone)} test images were seen in pretraining, so none is left to score: leave out the encoder "
+            "that has seen them, or set --evaluate.leave_out_seen=false"
+        )
+    return [seen and replace(seen, left_out=np.isin(rows, gone)) for seen, rows in found]
+
+
+def seen_warnings(seen: Seen | None) -> list[str]:
     """What a reader of a score must know about images that were seen before, in sentences."""
     if seen is None:
         return []
-    if seen.training_images is None:
-        return [f"it is not known whether the encoder has seen test images: {seen.note}"]
-    count = int(seen.any.sum())
-    if not count:
-        return []
-    return [f"the encoder was pretrained on {count} of the test images" + (", which are left out" if left_out else "")]
+    count, said = int(seen.any.sum()), []
+    if seen.unknown:
+        which = "more of the test images" if count else "test images"
+        said.append(f"it is not known whether the encoder has seen {which}: {seen.unknown}")
+    if count:
+        kept = "" if seen.left_out is None else ", which are left out"
+        said.append(f"the encoder was pretrained on {count} of the test images{kept}")
+    if seen.left_out is not None and (others := int((seen.left_out & ~seen.any).sum())):
+        said.append(f"{others} test images that another encoder was pretrained on are left out too")
+    return said
 
 
 def seen_before(
-    training: AuditSet | str, test: Manifest, *, cache: Path, near: bool = True, threads: int = 2, packed: str = ""
+    training: Sequence[AuditSet],
+    test: Manifest,
+    *,
+    cache: Path,
+    near: bool = True,
+    threads: int = 2,
+    packed: str = "",
 ) -> Seen:
     """Looks for the test images among the pretraining images.
 
     Args:
-        training: Of `training_set`.
+        training: Of `training_sets`, at least one.
         test: The test images.
         cache: Parquet file that keeps fingerprints of images between runs.
         near: Whether changed copies are looked for too; exact ones always are.
@@ -137,14 +209,13 @@ def seen_before(
         packed: Folder or URL of the test images where they are packed.
     """
     none = np.zeros(len(test), bool)
-    if isinstance(training, str):
-        return Seen(none, none, None, training)
     cache.parent.mkdir(parents=True, exist_ok=True)
     blank = Manifest(test.table.drop_columns(["split"]), test.root)
-    sets = [training, AuditSet("test", blank, none.astype(str), packed)]
+    sets = [*training, AuditSet("test", blank, none.astype(str), packed)]
     found = measure(sets, cache, threads=threads)
     known = found["sha1"] != ""
-    of_test = np.arange(len(known)) >= len(training.manifest)
+    trained = len(known) - len(test)
+    of_test = np.arange(len(known)) >= trained
     exact = np.isin(found["sha1"][of_test].astype(str), found["sha1"][~of_test & known].astype(str))
     exact &= known[of_test]
     similar = none
@@ -158,7 +229,7 @@ def seen_before(
         # A copy within the test split is not among `rows` but was seen as its twin was.
         twins = np.unique(found["sha1"][of_test][similar].astype(str))
         similar = np.isin(found["sha1"][of_test].astype(str), twins) & known[of_test] & ~exact
-    return Seen(exact, similar, len(training.manifest), "" if near else "changed copies were not looked for")
+    return Seen(exact, similar, trained, "" if near else "changed copies were not looked for")
 
 
 def _near(

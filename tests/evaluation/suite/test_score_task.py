@@ -13,7 +13,7 @@ from cxrbase.evaluation.suite.compare import compare_results
 from cxrbase.evaluation.suite.figures import write_figures
 from cxrbase.evaluation.suite.results import read_results, write_result
 from cxrbase.evaluation.suite.score_task import Settings, score_task
-from cxrbase.evaluation.suite.seen import Seen
+from cxrbase.evaluation.suite.seen import Seen, leave_out
 from evaluation.worlds import CLASSES, world
 
 QUICK = Settings(protocols=["linear"], resamples=200)
@@ -136,10 +136,20 @@ def test_seen_images_are_counted_and_can_be_left_out():
     (counted,) = run(seen=seen)
     assert counted.row["seen_before"] == {"exact": 10, "near": 10, "training_images": 500, "note": "", "left_out": 0}
     assert "pretrained on 20 of the test images" in counted.row["warnings"][1]
-    (without,) = run(seen=seen, settings=Settings(protocols=["linear"], resamples=50, leave_out_seen=True))
-    assert without.row["seen_before"]["left_out"] == 20
-    assert without.row["counts"]["test"]["images"] == len(without.labels) == 220
-    (unknown,) = run(seen=Seen(flags, flags, None, "why"))
+    rows = np.arange(300, 540)
+    other = Seen(np.roll(flags, 15), flags & False, 500, "")
+    pair = leave_out([(seen, rows), (other, rows)])
+    results = [run(seen=one, name=name, settings=QUICK)[0] for name, one in zip("ab", pair, strict=True)]
+    for result, own in zip(results, (20, 10), strict=True):
+        assert result.row["seen_before"]["left_out"] == 25
+        assert result.row["seen_before"]["exact"] == 10
+        assert result.row["counts"]["test"]["images"] == len(result.labels) == 215
+        assert f"pretrained on {own} of the test images, which are left out" in result.row["warnings"][1]
+        assert f"{25 - own} test images that another encoder was pretrained on" in result.row["warnings"][2]
+    assert len(compare_results(results)) == 1
+    with pytest.raises(ConfigError, match="all 240 test images were seen"):
+        leave_out([(seen, rows), (Seen(~flags, flags & False, 500, ""), rows)])
+    (unknown,) = run(seen=Seen(flags & False, flags & False, None, "", "why"))
     assert unknown.row["seen_before"]["exact"] is None
     assert "not known" in unknown.row["warnings"][1]
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from commands import command
 from cxrbase.cli import main
 from cxrbase.data import audit_pixels
 from cxrbase.data.audit_images import open_set
@@ -17,7 +18,7 @@ from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.images import default_cache
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
-from cxrbase.evaluation.suite.seen import seen_before, seen_by, seen_warnings, training_set
+from cxrbase.evaluation.suite.seen import seen_before, seen_by, seen_warnings, training_set, training_sets
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def planted(phantom, tmp_path):
 def test_planted_copies_are_found_and_nothing_else(phantom, tmp_path, near):
     run = run_folder(tmp_path / "run", root=str(phantom), manifest=None, pretrain_on=["train"])
     test = planted(phantom, tmp_path)
-    seen = seen_before(training_set(run), test, cache=tmp_path / "out" / "prints.parquet", near=near, threads=1)
+    seen = seen_before([training_set(run)], test, cache=tmp_path / "out" / "prints.parquet", near=near, threads=1)
     assert np.flatnonzero(seen.exact).tolist() == [0, 1]
     # How many changed copies are found is measured on real images, by benchmarks/audit.py; here, that no other one is.
     marked = set(np.flatnonzero(seen.near).tolist())
@@ -73,7 +74,7 @@ def test_planted_copies_are_found_and_nothing_else(phantom, tmp_path, near):
 def test_an_encoder_that_was_pretrained_on_the_test_split_has_seen_all_of_it(phantom, tmp_path):
     run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["train", "val", "test"])
     test = Manifest.read(phantom / "manifest.parquet").select("test")
-    seen = seen_before(training_set(run / "encoder.safetensors"), test, cache=tmp_path / "p.parquet", threads=1)
+    seen = seen_before([training_set(run / "encoder.safetensors")], test, cache=tmp_path / "p.parquet", threads=1)
     assert seen.exact.all()
     assert not seen.near.any()
 
@@ -87,6 +88,60 @@ def test_an_encoder_before_its_first_step_has_seen_nothing(phantom, tmp_path):
         seen = seen_by(str(tmp_path), test, look="exact", cache=tmp_path / "p.parquet")
         assert seen.training_images == known
         assert bool(seen_warnings(seen)) == (known is None)
+
+
+def started_from(path, place, **data):
+    run = run_folder(path, **data)
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {"model": {"init_from": str(place)}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    return run
+
+
+def test_images_of_the_runs_that_an_encoder_started_from_were_seen_too(phantom, tmp_path):
+    table = Manifest.read(phantom / "manifest.parquet")
+    first = run_folder(tmp_path / "first", root=str(phantom), pretrain_on=["test"])
+    second = started_from(tmp_path / "second", first / "encoder.safetensors", root=str(phantom), pretrain_on=["val"])
+    third = started_from(tmp_path / "third", f"timm:vit={second}", root=str(phantom), pretrain_on=["train", "val"])
+    seen = seen_by(str(third), table.select("test"), look="exact", cache=tmp_path / "p.parquet")
+    assert seen.exact.all()
+    assert seen.training_images == len(table)  # those of two runs are counted once
+    assert seen_warnings(seen) == [f"the encoder was pretrained on {len(seen.exact)} of the test images"]
+
+
+def test_what_an_encoder_of_unknown_images_started_is_not_called_unseen(phantom, tmp_path):
+    test = Manifest.read(phantom / "manifest.parquet").select("test")
+    weights = tmp_path / "medical_mae.pth"
+    for splits, said in ((["train"], "has seen test images"), (["test"], "has seen more of the test images")):
+        run = started_from(tmp_path / splits[0], weights, root=str(phantom), pretrain_on=splits)
+        seen = seen_by(str(run), test, look="exact", cache=tmp_path / "p.parquet")
+        assert seen.to_dict()["exact"] == (len(test) if splits == ["test"] else 0)
+        why = f"it started from {weights}, whose images are not known"
+        assert why in seen.to_dict()["note"]
+        assert said in seen_warnings(seen)[0]
+        assert why in seen_warnings(seen)[0]
+
+
+def test_a_run_that_started_from_random_weights_or_from_itself_has_its_own_images(phantom, tmp_path):
+    for name in ("timm:vit_tiny_patch16_224", str(tmp_path / "self")):
+        run = started_from(tmp_path / name.rpartition("/")[2], name, root=str(phantom), pretrain_on=["train"])
+        (own,), unknown = training_sets(run)
+        assert len(own.manifest) == len(Manifest.read(phantom / "manifest.parquet").select("train"))
+        assert unknown == ""
+
+
+def test_a_run_says_what_it_started_from(fit, image_folder, tmp_path):
+    fit("mae", "--trainer.max_steps=1")
+    later = tmp_path / "later"
+    words = ["--trainer.max_steps=1", f"--model.init_from={fit.run_dir}", f"--data.root={phantom_of(tmp_path)}"]
+    assert main(command("mae", *words, root=image_folder, run_dir=later)) == 0
+    (own, earlier), unknown = training_sets(later / "encoder.safetensors")
+    assert (own.manifest.root, earlier.manifest.root) == (tmp_path / "phantom", image_folder)
+    assert unknown == ""
+
+
+def phantom_of(folder):
+    make_phantom(folder / "phantom", patients=24, image_size=32, seed=7, workers=1)
+    return folder / "phantom"
 
 
 def test_a_folder_without_splits_is_dealt_as_the_data_module_deals_it(phantom, tmp_path):
@@ -110,8 +165,9 @@ def test_without_the_pretraining_images_it_is_not_known(phantom, tmp_path, confi
         (tmp_path / "config.yaml").write_text(config)
     why = training_set(tmp_path)
     assert said in why
-    seen = seen_before(why, open_set(phantom).manifest, cache=tmp_path / "p.parquet")
-    assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why}
+    seen = seen_by(str(tmp_path), open_set(phantom).manifest, look="near", cache=tmp_path / "p.parquet")
+    assert seen.to_dict() == {"exact": None, "near": None, "training_images": None, "note": why, "left_out": 0}
+    assert seen_warnings(seen) == [f"it is not known whether the encoder has seen test images: {why}"]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +190,7 @@ def test_originals_are_found_among_packed_images(phantom, packed, tmp_path, monk
     table = Manifest.read(phantom / "manifest.parquet").table
     rows = [row for row, split in enumerate(table["split"].to_pylist()) if split != "val"]
     test = Manifest(table.take(rows), phantom)
-    seen = seen_before(training_set(run), test, cache=tmp_path / "prints.parquet", threads=1)
+    seen = seen_before([training_set(run)], test, cache=tmp_path / "prints.parquet", threads=1)
     assert not seen.exact.any()  # packed images have fewer pixels
     of_train = test.column("split") == "train"
     assert seen.near[of_train].mean() > 0.9
@@ -145,7 +201,7 @@ def test_packed_test_images_are_compared_too(phantom, packed, tmp_path):
     run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["train", "val", "test"])
     index = open_set(packed)
     test = Manifest(index.manifest.table.take(np.flatnonzero(index.splits == "test")), packed)
-    seen = seen_before(training_set(run), test, cache=tmp_path / "prints.parquet", threads=1, packed=str(packed))
+    seen = seen_before([training_set(run)], test, cache=tmp_path / "prints.parquet", threads=1, packed=str(packed))
     assert seen.near.mean() > 0.9
 
 
@@ -172,7 +228,7 @@ def test_the_shards_of_a_run_stay_where_they_are_and_a_pack_too_large_for_the_ca
     of_run = default_cache(url)
     for limit, found in ((8_000_000_000, True), (1, False)):
         monkeypatch.setattr(audit_pixels, "_CACHE", limit)
-        seen = seen_before(training_set(run), test, cache=tmp_path / f"{limit}.parquet", threads=1)
+        seen = seen_before([training_set(run)], test, cache=tmp_path / f"{limit}.parquet", threads=1)
         assert seen.near.any() == found
         assert not list(of_run.rglob("*.tar"))
     assert "copy it to a local disk" in caplog.text
