@@ -1,6 +1,8 @@
 """Pretraining: a backbone, an objective and an optimiser, glued to Lightning once for all objectives."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,11 +18,13 @@ from cxrbase.backbones import create_backbone
 from cxrbase.batch_norm import share_batch_norm
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.divergence import StepReport, all_finite, diverged
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
-from cxrbase.sizes import Size, height_width, plain
+from cxrbase.sizes import Size
+from cxrbase.view_checks import check_sizes, check_views
 from cxrbase.views import Views
 from cxrbase.weights import initialise
 
@@ -80,7 +84,7 @@ class Pretraining(L.LightningModule):
         self.compiled, self.recompute, self.clock = compile, recompute, StepClock()
         self._make_objective = objective
         self.objective = self._made(self._backbone())
-        self._pending: tuple[int, float, Tensor] | None = None
+        self.report = StepReport()
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""
@@ -129,8 +133,8 @@ class Pretraining(L.LightningModule):
         """Refuses views and batches that the objective cannot use, before any step is spent."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, CXRDataModule):
-            self._check(data)
-            self._check_sizes(data)
+            check_views(self.objective, data, name=self.objective_name)
+            check_sizes(self.encoder, data)
         self._warn_of_coupling()
         accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
 
@@ -151,34 +155,49 @@ class Pretraining(L.LightningModule):
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Runs the objective and logs its loss."""
-        self.refuse_infinite()
         # What is random in the step depends on the position alone, so that a resumed run draws the same.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & (2**63 - 1))
         loss, logs = self._loss(batch)
-        self._pending = (self.global_step, self._current_lr(), loss.detach())
+        self.report.add(loss / self.trainer.accumulate_grad_batches)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in logs.items()})
         return loss
 
-    def refuse_infinite(self) -> None:
-        """Stops the run where the last loss was not finite; a step late, so that no device is waited for in the step.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the loss of the step before, now that the device has all of this one to do."""
+        self.refuse_infinite_loss()
+
+    def refuse_infinite_loss(self) -> None:
+        """Stops the run, in all processes, where the loss of the last step was not finite.
 
         Raises:
             CXRBaseError: With the step, the learning rate and what to do.
         """
-        if self._pending is None:
-            return
-        (step, lr, loss), self._pending = self._pending, None
-        if not torch.isfinite(loss):
-            raise CXRBaseError(
-                f"the loss is {float(loss)} at step {step} with learning rate {lr:.3g}: lower --model.lr, lengthen "
-                "--model.warmup, or set --trainer.gradient_clip_val=1; the last checkpoint is from before it"
-            )
+        seen = self.report.read()
+        if seen is not None and not math.isfinite(seen.loss):
+            raise self._diverged(f"the loss is {seen.loss}", seen.step, seen.lr)
+
+    def refuse_infinite_weights(self) -> None:
+        """Stops the run, in all processes, where what a checkpoint would hold is not finite in one of them.
+
+        Raises:
+            CXRBaseError: With the step, the learning rate and what to do.
+        """
+        states = [state for optimizer in self.trainer.optimizers for state in optimizer.state.values()]
+        moments = [value for state in states for value in state.values()]
+        finite = all_finite([*self.objective.state_dict().values(), *moments])
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            lr = self.report.last.lr if self.report.last else self._current_lr()
+            raise self._diverged("weights or their moments are not finite", self.global_step, lr)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what a resumed run must share, and a bad step out of the last good checkpoint."""
-        self.refuse_infinite()
+        """Keeps a bad step out of the last good checkpoint, and what others of its weights must share in this one."""
+        self.refuse_infinite_loss()
+        self.refuse_infinite_weights()
         checkpoint["batch"] = self._batch()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, CXRDataModule):
+            checkpoint["normalised"] = {"mean": data.mean, "std": data.std}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to go on with another batch: position, learning rate and schedules would no longer be the run's.
@@ -210,6 +229,7 @@ class Pretraining(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.clock.mark("optimiser")
         self.objective.after_step(self.progress)
+        self.report.send(self.global_step, self._current_lr())
         self.clock.mark("teacher")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -252,22 +272,9 @@ class Pretraining(L.LightningModule):
     def _current_lr(self) -> float:
         return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
-    def _check(self, data: CXRDataModule) -> None:
-        name, needed = self.objective_name, self.objective.num_global_views
-        if data.views.num_global != needed:
-            raise ConfigError(
-                f"{name} needs {needed} large views of each image, data.views makes {data.views.num_global}: "
-                f"set --data.views.num_global={needed}"
-            )
-        if data.views.num_local and not self.objective.uses_local_views:
-            raise ConfigError(
-                f"{name} uses no small views, data.views makes {data.views.num_local}: set --data.views.num_local=0"
-            )
-        if data.batch_size < self.objective.min_batch_size:
-            raise ConfigError(
-                f"{name} needs at least {self.objective.min_batch_size} images per device, got data.batch_size "
-                f"{data.batch_size}"
-            )
+    def _diverged(self, seen: str, step: int, lr: float) -> CXRBaseError:
+        folder = Path(self.trainer.default_root_dir)
+        return diverged(seen, step=step, lr=lr, folder=folder, clip=self.trainer.gradient_clip_val)
 
     def _warn_of_coupling(self) -> None:
         if self.objective.batch_coupled and self.trainer.accumulate_grad_batches > 1:
@@ -275,15 +282,3 @@ class Pretraining(L.LightningModule):
                 f"{self.objective_name} compares the images of a batch with each other, so accumulated "
                 "batches are not the same as one large batch: raise data.batch_size instead where memory allows"
             )
-
-    def _check_sizes(self, data: CXRDataModule) -> None:
-        patch = height_width(self.encoder.patch_embed.patch_size)
-        sizes = {"data.image_size": data.image_size}
-        if data.views.num_local:
-            sizes["data.views.local_size"] = data.views.local_pixels(data.image_size)
-        for option, size in sizes.items():
-            if any(side % part for side, part in zip(height_width(size), patch, strict=True)):
-                said, unit = plain(size), plain(patch)
-                raise ConfigError(
-                    f"{option} is {said}, which patches of {unit} pixels do not tile: set it to a multiple of {unit}"
-                )

@@ -218,6 +218,8 @@ def _rename(inner: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _stats(path: Path, content: dict[str, Any], family: str, state: dict[str, Tensor]) -> tuple[Stats, bool]:
+    if isinstance(ours := content.get("normalised"), dict):  # a checkpoint of `cxrbase fit`
+        return ((float(ours["mean"]),), (float(ours["std"]),)), True
     beside = _neighbour(path, "preprocessor_config.json")
     if "image_mean" in beside and "image_std" in beside:
         return (tuple(beside["image_mean"]), tuple(beside["image_std"])), True
