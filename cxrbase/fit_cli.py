@@ -3,6 +3,8 @@
 from itertools import pairwise
 from pathlib import Path
 
+from cxrbase.config_files import read_config
+
 
 def fit(words: list[str]) -> int:
     """Runs the one that the files ask for, and returns the exit code.
@@ -27,7 +29,5 @@ def configs(words: list[str]) -> list[Path]:
 
 
 def _is_task(path: Path) -> bool:
-    """Whether a file has a section `task`; parsed later, by whom it belongs to."""
-    if not path.is_file():
-        return False
-    return any(line.startswith("task:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    """Whether a file has a section `task`; what is no file is left to the parser that it belongs to."""
+    return path.is_file() and "task" in read_config(path)

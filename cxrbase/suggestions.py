@@ -3,9 +3,13 @@
 import difflib
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+
+from cxrbase.config_files import read_config, refuse_unbounded
 
 # A class that a module lacks, and the values that an option has, in the words of jsonargparse.
 _NO_NAME = re.compile(r"class_path '([\w.]+)': module '([\w.]+)' has no attribute '(\w+)'")
@@ -17,6 +21,16 @@ _CHOICES = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 # The keys that lead to a value, from outside in.
 _KEY = re.compile(r"(?:^|\s)([\w.]+): ")
 _OPTION = re.compile(r"--([\w.-]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)'")
+_load_yaml = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    refuse_unbounded(text)
+    return _load_yaml(text)
+
+
+# Every value of a command line is YAML too, and may name a further file.
+set_loader("yaml", _load, (yaml.YAMLError,))
 
 
 class SuggestingParser(ArgumentParser):
@@ -25,6 +39,14 @@ class SuggestingParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # --trainer.max_epoch would be taken for max_epochs in silence, and a typo for what it abbreviates.
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Reads a file of --config, which ends in a ConfigError where `read_config` refuses it."""
+        # A pipe can be read once.
+        if Path(path).is_file():
+            read_config(path)
+        parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        return parsed
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Says it in one line in place of every option there is."""

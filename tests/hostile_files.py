@@ -9,13 +9,18 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from jsonargparse import ArgumentError
+
 import cxrbase
 from cxrbase.data.decode import decode, decode_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.shards import read_index
 from cxrbase.errors import CXRBaseError
+from cxrbase.evaluate_cli import settings_of
+from cxrbase.evaluation.task import Task, read_task
 from cxrbase.release.inputs import find_images, load
 from cxrbase.release.run_facts import read_run
+from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
 
 
@@ -102,11 +107,25 @@ def read_pack(folder: Path, data: bytes, suffix: str) -> None:
     _allowed(lambda: find_images([str(inner)]))
 
 
+def read_settings(folder: Path, data: bytes, suffix: str) -> None:
+    """As a task file, and by the parser of every command that takes `--config`."""
+    path = folder / f"config{suffix}"
+    path.write_bytes(data)
+    _allowed(lambda: read_task(path))
+    _allowed(lambda: settings_of(str(path), {}))
+    parser = SuggestingParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Task, "task")
+    with contextlib.suppress(ArgumentError):
+        _allowed(lambda: parser.parse_args([f"--config={path}"]))
+
+
 READERS: dict[str, tuple[Callable[[Path, bytes, str], None], tuple[str, ...]]] = {
     "image": (read_image, (".dcm", ".png", ".jpg", ".tif", ".webp", ".bmp", ".jp2")),
     "manifest": (read_manifest, (".csv", ".parquet")),
     "encoder": (read_encoder, (".json", ".safetensors")),
     "pack": (read_pack, (".parquet",)),
+    "config": (read_settings, (".yaml",)),
 }
 
 

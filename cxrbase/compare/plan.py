@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 import cxrbase
+from cxrbase.config_files import read_config
 from cxrbase.errors import ConfigError
 
 BudgetKind = Literal["images", "flops", "seconds"]
@@ -153,7 +154,7 @@ class Cell:
         """What the layers and words add up to; later ones win."""
         merged: dict[str, Any] = {}
         for layer in self.layers:
-            _merge(merged, yaml.safe_load(Path(layer).read_text()) or {})
+            _merge(merged, read_config(layer))
         for word in self.words:
             name, _, value = word.removeprefix("--").partition("=")
             nested: Any = yaml.safe_load(value)

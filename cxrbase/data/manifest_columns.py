@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from cxrbase.data.parquet import read_parquet
 from cxrbase.errors import ManifestError
 
 MOST_ORIGINS = 100  # values of the column `origin`; one that has more holds no groups, and may name people
@@ -20,7 +20,7 @@ LABEL_PREFIX = "label_"
 def read_table(path: Path) -> pa.Table:
     """Reads a .parquet or .csv file; of the latter every column as text, so that patient 007 stays 007."""
     if path.suffix.lower() != ".csv":
-        return pq.ParquetFile(path).read()
+        return read_parquet(path)
     parse = pacsv.ParseOptions(newlines_in_values=True)
     with pacsv.open_csv(path, parse_options=parse) as reader:
         types = dict.fromkeys(reader.schema.names, pa.string())

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cxrbase.data.manifest import LABEL_PREFIX, deal_splits
+from cxrbase.data.parquet import read_parquet
 from cxrbase.data.shards import FORMAT_VERSION, PACKED_FIELDS, metadata_of
 from cxrbase.errors import ManifestError, ShardError
 
@@ -147,8 +148,7 @@ class ShardIndex:
 
     def _column(self, name: str, *, dictionary: bool = False) -> Any:
         try:
-            file = pq.ParquetFile(self.path, read_dictionary=[name] if dictionary else None)
-            column = file.read([name])[name]
+            column = read_parquet(self.path, columns=[name], dictionaries=dictionary)[name]
             if dictionary:
                 whole = pa.types.is_dictionary(column.type)
                 column = column.unify_dictionaries() if whole else column.dictionary_encode()

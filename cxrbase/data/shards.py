@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxrbase.data.parquet import read_parquet
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ShardError
 
@@ -121,7 +122,7 @@ def read_table(storage: Storage, name: str) -> pa.Table:
     """A Parquet file of a pack, checked against the format; ShardError where it is missing, damaged or another's."""
     data = storage.read(name)
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        table = read_parquet(data)
         version = metadata_of(table.schema).get("version")
         names = list(table.column_names)
     except ShardError as error:

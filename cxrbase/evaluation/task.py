@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from cxrbase.config_files import read_config
 from cxrbase.data.images import Phantom
 from cxrbase.data.manifest import Target
 from cxrbase.errors import ConfigError
@@ -166,13 +166,10 @@ def read_tasks(paths: Iterable[str], *, changes: Mapping[str, Any] | None = None
 
 def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
     """The sections of a task file as they stand in it; ConfigError where it is none."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"no task file {path}: give one of experiments/task/, such as phantom.yaml") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("task"), dict):
+    if not Path(path).is_file():
+        raise ConfigError(f"no task file {path}: give one of experiments/task/, such as phantom.yaml")
+    content = read_config(path)
+    if not isinstance(content.get("task"), dict):
         raise ConfigError(f"{path} is no task file: it needs a section `task:`, as those in experiments/task/ have")
     for name, section in content.items():
         if name not in SECTIONS:

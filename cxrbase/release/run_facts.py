@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from cxrbase.config_files import read_config
 from cxrbase.data.manifest import SPLITS, Manifest
 from cxrbase.data.sources.catalogue import SOURCES
-from cxrbase.errors import ManifestError
+from cxrbase.errors import ConfigError, ManifestError
 
 _SIMULATED = ("Simulated radiographs of cxrbase", "Apache-2.0")
 
@@ -68,9 +68,8 @@ def read_run(folder: Path) -> RunFacts:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        found = json.loads(path.read_text()) if path.suffix == ".json" else read_config(path)
+    except (OSError, ValueError, ConfigError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 import cxrbase
 import hostile_files as hostile
+from commands import EXPERIMENTS
 from cxrbase.data.decode import decode
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import CXRBaseError, DecodeError, EncoderError
@@ -36,6 +37,7 @@ def seeds(tmp_path_factory, encoder_folder):
         "manifest": [(".parquet", manifest.read_bytes()), (".csv", b"path,patient_id,split\na.png,1,train\n")],
         "encoder": [(path.suffix, path.read_bytes()) for path in sorted(encoder_folder.iterdir())],
         "pack": [(".parquet", manifest.read_bytes())],
+        "config": [(".yaml", path.read_bytes()) for path in sorted((EXPERIMENTS / "task").glob("p*.yaml"))],
     }
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cxrbase.config_files import read_config
+from cxrbase.errors import ConfigError
 
 
 def lineage(encoder: str | Path) -> list[Path]:
@@ -36,9 +37,8 @@ def _weights_of(place: str) -> Path | None:
 
 def _started_from(config: Path) -> Path | None:
     try:
-        settings: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError):
+        model: Any = read_config(config).get("model")
+    except (OSError, ConfigError):
         return None
-    model = settings.get("model") if isinstance(settings, dict) else None
     place = model.get("init_from") if isinstance(model, dict) else None
     return _weights_of(place) if isinstance(place, str) else None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from cxrbase.backbones import ENCODER_FILE, UNTRAINED, read_card
+from cxrbase.config_files import read_config
 from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_pixels import SmallImages
@@ -75,12 +75,12 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     if not config.is_file():
         return "there is no config.yaml beside it that says what it was pretrained on"
     try:
-        data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        data = read_config(config)["data"]
         root, splits = data["root"], tuple(data.get("pretrain_on") or ("train",))
         if not isinstance(root, str):
             raise TypeError(f"data.root is {root!r}")
         found = open_set(root if is_packed(root) else Path(root, data.get("manifest") or ""))
-    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
     except (ManifestError, ShardError) as error:
         return f"the images that the encoder was pretrained on are not there: {error}"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cxrbase.data.parquet import read_parquet
 from cxrbase.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class Neighbours:
 
     def __init__(self, path: str | Path, *, weights_sha256: str) -> None:
         try:
-            table = pq.ParquetFile(path).read()
+            table = read_parquet(path, columns=["path", "cls", "patch_mean"])
             about = json.loads((table.schema.metadata or {})[b"cxrbase"])
             columns = [table[name] for name in ("cls", "patch_mean")]
             self.names: list[str] = table["path"].to_pylist()

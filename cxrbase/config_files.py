@@ -1,0 +1,72 @@
+"""Configuration files: UTF-8 YAML of bounded size and depth that holds settings, without aliases and tags."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxrbase.errors import ConfigError
+
+LARGEST = 100_000  # bytes; those of experiments/ have less than 2,000
+DEEPEST = 50  # sections within sections; parsers and constructors call themselves for each
+
+
+class RefusedYAML(yaml.YAMLError):
+    """YAML that is well formed and that a small file could fill the memory or run code with."""
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads a file of settings.
+
+    Args:
+        path: A YAML file.
+
+    Raises:
+        ConfigError: The file is missing, too large, no UTF-8, no YAML, has an alias or a tag, or holds no settings.
+    """
+    text = read_text(path)
+    try:
+        refuse_unbounded(text)
+        content = yaml.safe_load(text)
+    except RefusedYAML as error:
+        raise ConfigError(f"{path} {error}") from error
+    # A date such as 2024-13-01 and a number of 5,000 digits are ValueErrors.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings: give lines of `name: value`, as the files of experiments/ have")
+    return content
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a configuration file; ConfigError where it cannot be read, is too large or no UTF-8."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: give an existing YAML file ({error})") from error
+    if len(data) > LARGEST:
+        raise ConfigError(f"{path} has more than {LARGEST:,} bytes: it is no configuration file")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from error
+
+
+def refuse_unbounded(text: str) -> None:
+    """Makes no value; raises RefusedYAML, half a sentence, for too much YAML, too many levels, an alias or a tag.
+
+    An alias is what makes a value hold itself, or a few lines stand for billions of values.
+    """
+    if len(text) > LARGEST:
+        raise RefusedYAML(f"has more than {LARGEST:,} characters: it is no configuration file")
+    depth = 0
+    # The one in C is ten times as fast; not every build of PyYAML has it.
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise RefusedYAML(f"refers to a value by the alias *{event.anchor}: write the value out in its place")
+        if tag := getattr(event, "tag", None):
+            raise RefusedYAML(f"has the tag {tag}: write plain values without tags")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RefusedYAML(f"has more than {DEEPEST} levels: it is no configuration file")
