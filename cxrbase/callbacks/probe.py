@@ -164,7 +164,7 @@ class FrozenProbe(Callback):
         self, trainer: L.Trainer, data: CXRDataModule, encoder: VisionTransformer, split: str, name: str
     ) -> Labelled:
         device = trainer.strategy.root_device
-        views = data.eval_batches(data.centre.few(data.labelled_rows(split), self.limit), device=device)
+        views = data.centre.batches(data.centre.few(data.labelled_rows(split), self.limit), device=device)
         features = extract_features(
             encoder, views, device=device, total=len(views), description=f"{name} {split} features"
         )

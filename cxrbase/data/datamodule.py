@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrbase.data.canvas import CanvasStore, Reading
-from cxrbase.data.centre import Canvases, Centre, CentreViews
+from cxrbase.data.centre import Canvases, Centre
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
 from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
@@ -262,10 +262,6 @@ class CXRDataModule(L.LightningDataModule):
     def patients(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Patients of some rows, (N,)."""
         return np.asarray(self.manifest.patients()[rows])
-
-    def eval_batches(self, rows: NDArray[np.int64], *, device: torch.device, batch_size: int = 256) -> CentreViews:
-        """The evaluation view of some rows, in order; see `CentreViews`."""
-        return self.centre.batches(rows, device=device, batch_size=batch_size)
 
     def random_views(self, canvases: Canvases, *, device: torch.device) -> Views:
         """Training views of some images, as the first epoch draws them."""

@@ -68,7 +68,7 @@ def test_every_epoch_draws_other_views_and_the_same_epoch_the_same(image_folder,
 def test_the_evaluation_view_is_the_normalised_centre_in_order(image_folder, tmp_path):
     data = ready(image_folder, tmp_path, image_size=40, canvas_size=48, mean=0.4, std=0.2)
     rows = np.array([11, 0, 2])  # of even width, so that the central square falls on whole pixels
-    views = torch.cat(list(data.eval_batches(rows, device=CPU, batch_size=2)))
+    views = torch.cat(list(data.centre.batches(rows, device=CPU, batch_size=2)))
     assert views.shape == (3, 1, 40, 40)
     for view, row in zip(views, rows, strict=True):
         image = decode(data.manifest.paths[row])

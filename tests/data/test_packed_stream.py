@@ -55,7 +55,7 @@ def test_packed_images_stream_with_labels_and_evaluation_views(pack):
     paths = data.manifest.column("path")
     assert sorted(paths[test]) == [f"nih/{row}.png" if row < 40 else f"brax/{row}.png" for row in range(60, 64)]
     assert data.labels(test)[:, 0].tolist() == [int(path.split("/")[1][:-4]) % 2 for path in paths[test]]
-    images = next(iter(data.eval_batches(test, device=torch.device("cpu"))))
+    images = next(iter(data.centre.batches(test, device=torch.device("cpu"))))
     assert images.shape == (4, 1, 32, 32)
     for batch in data.train_dataloader():
         for image, (height, width), row in zip(*batch, strict=True):

@@ -42,7 +42,7 @@ def test_features_are_those_that_the_data_module_would_give(phantom, tmp_path):
     data.prepare_data()
     data.setup("fit")
     rows = np.array([5, 0, 3])
-    want = extract_features(encoder(), data.eval_batches(rows, device=torch.device("cpu")), device="cpu")
+    want = extract_features(encoder(), data.centre.batches(rows, device=torch.device("cpu")), device="cpu")
     np.testing.assert_allclose(store(phantom, tmp_path).features(rows, name="x"), want, atol=1e-6)
 
 
@@ -123,6 +123,6 @@ def test_an_encoder_of_oblong_images_gives_features_of_oblong_views(phantom, tmp
     data.prepare_data()
     data.setup("fit")
     rows = np.array([5, 0, 3])
-    want = extract_features(network, data.eval_batches(rows, device=torch.device("cpu")), device="cpu")
+    want = extract_features(network, data.centre.batches(rows, device=torch.device("cpu")), device="cpu")
     found = store(phantom, tmp_path, network, image_size=[32, 48]).features(rows, name="x")
     np.testing.assert_allclose(found, want, atol=1e-6)
