@@ -34,9 +34,10 @@ def collect(
     done = [result for result in results if result is not None]
     protocols = protocols_of(done)
     primary = PRIMARY if PRIMARY in protocols else next(iter(protocols), PRIMARY)
+    pairs = differences(done)
     content = {
         "name": plan.name,
-        "answer": answer(done, protocol=primary, planned=len(plan.seeds)),
+        "answer": answer(done, pairs, protocol=primary, planned=len(plan.seeds)),
         "complete": len(done) == len(places),
         "primary_protocol": primary,
         "plan": asdict(plan),
@@ -45,7 +46,7 @@ def collect(
         "ranking": ranking(done, protocol=primary),
         "ranked_tasks": ranked_tasks(done, protocol=primary),
         "values": values(done),
-        "differences": differences(done),
+        "differences": pairs,
         "cells": cells,
     }
     write_json(root / "results.json", content)

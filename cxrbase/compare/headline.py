@@ -1,55 +1,88 @@
 """The outcome of a comparison in words, and what must be known of its seeds before it is believed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cxrbase.compare.plan import CONTROL
-from cxrbase.compare.verdict import Results, arms_of, differences, ranking
+from cxrbase.compare.verdict import LEVEL, Results, arms_of, difference_of, means, ranked_tasks, ranking
+
+Gap = Mapping[str, Any]
 
 _PATIENTS_ONLY = "over patients only, and nothing is known of the spread between trainings"
 
 
-def answer(results: Results, *, protocol: str, planned: int) -> str:
+def answer(results: Results, differences: Sequence[Mapping[str, Any]], *, protocol: str, planned: int) -> str:
     """The outcome in a few words, with its uncertainty and its price.
 
     Args:
         results: Of the cells that are done.
+        differences: Of every pair, as `verdict.differences` gives them.
         protocol: Whose scores are ranked.
         planned: Number of seeds of the plan.
     """
-    ranked = ranking(results, protocol=protocol)
-    trained = [row for row in ranked if row["arm"] != CONTROL]
+    ranked = {row["arm"]: row for row in ranking(results, protocol=protocol)}
+    trained = [arm for arm in ranked if arm != CONTROL]
     if not trained:
         return "No trained encoder has been scored yet."
-    best = trained[0]
-    tied = [row["arm"] for row in trained if row["rank"] == best["rank"]]
-    said = f"{best['arm']} is best: macro AUROC {best['value']:.3f} by {protocol}"
-    if len(tied) > 1:
-        said = f"No difference is established between {_listed(tied)}: "
-        said += f"{best['arm']} scores {best['value']:.3f} by {protocol}"
-    elif len(trained) > 1:
-        gap = trained[1]["behind_next_above"]
-        said += f", {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] against {trained[1]['arm']}"
-        said += _corrected(results, protocol, {best["arm"], trained[1]["arm"]})
-    control = [row for row in ranked if row["arm"] == CONTROL]
-    if control:
-        said += f"; the untrained network scores {control[0]['value']:.3f}"
-    price = [r["spent"] for r in results if r["cell"]["arm"] == best["arm"]]
-    mean = {name: float(np.mean([spent[name] for spent in price])) for name in ("images", "flops", "seconds")}
-    said += f". Its price per seed: {mean['images']:,.0f} images, {mean['flops']:.3g} FLOPs, {mean['seconds']:.0f} s."
-    return said + _caution(best["seeds"], planned)
+    best, mean = trained[0], means(results, protocol=protocol)
+    gaps = {arm: difference_of(mean[best], mean[arm]) for arm in trained[1:]}
+    tasks = ranked_tasks(results, protocol=protocol)
+    rows = [row for row in differences if row["protocol"] == protocol and row["task"] in tasks]
+    said = _lead(ranked[best], gaps, rows, protocol)
+    if CONTROL in ranked:
+        told = _told(difference_of(mean[best], mean[CONTROL]))
+        said += f"; the untrained network scores {ranked[CONTROL]['value']:.3f}{told}"
+    # What is said of a pair rests on the seeds that both have.
+    shown = _tied(gaps) or list(gaps)[:1]
+    seeds = [gap["seeds"] for arm in shown if (gap := gaps[arm]) is not None]
+    return said + _price(results, best) + _caution(min([ranked[best]["seeds"], *seeds]), planned)
 
 
-def _corrected(results: Results, protocol: str, pair: set[str]) -> str:
-    """Range over tasks of the corrected p-values of two arms."""
-    rows = [
-        row for row in differences(results) if row["protocol"] == protocol and {row["first"], row["second"]} == pair
-    ]
-    found = sorted(row["p_holm"] for row in rows if "p_holm" in row)
+def _lead(best: Mapping[str, Any], gaps: Mapping[str, Gap | None], rows: Sequence[Gap], protocol: str) -> str:
+    """The best trained arm, with those that it is not told from or else with its lead over the next."""
+    scores = f"{best['value']:.3f} by {protocol}"
+    if tied := _tied(gaps):
+        # They may be told from each other.
+        named = f"{best['arm']} and {_listed(tied, 'or')}"
+        return f"No difference is established between {named}: {best['arm']} scores macro AUROC {scores}"
+    second, gap = next(iter(gaps.items()), (None, None))
+    if gap is None:
+        return f"{best['arm']} scores macro AUROC {scores}"
+    found = sorted(row["p_holm"] for row in rows if {row["first"], row["second"]} == {best["arm"], second}
+                   and "p_holm" in row)  # fmt: skip
+    lead = f"macro AUROC {scores}, {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] against {second}"
+    established = bool(found) and found[0] < LEVEL
+    return f"{best['arm']} {'is best' if established else 'scores highest'}: {lead}{_corrected(found)}"
+
+
+def _tied(gaps: Mapping[str, Gap | None]) -> list[str]:
+    """Arms that the best is not told from."""
+    return [arm for arm, gap in gaps.items() if gap is None or gap["low"] <= 0]
+
+
+def _corrected(found: Sequence[float]) -> str:
+    """Range over tasks of the corrected p-values of two arms, sorted."""
     if not found:
         return ""
-    return f", corrected p {found[0]:.3g}" + (f" to {found[-1]:.3g} by task" if len(found) > 1 else "")
+    ends = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in (found[0], found[-1])]
+    if len(found) == 1:
+        return f", corrected p {ends[0]}" + (f", which is not below {LEVEL}" if found[0] >= LEVEL else "")
+    return f", corrected p {ends[0]} to {ends[1]} by task" + (f", none below {LEVEL}" if found[0] >= LEVEL else "")
+
+
+def _told(gap: Gap | None) -> str:
+    """Whether the best trained arm is told from the untrained network."""
+    if gap is not None and gap["low"] > 0:
+        return ""
+    return ", which is better" if gap is not None and gap["high"] < 0 else ", from which it is not told apart"
+
+
+def _price(results: Results, arm: str) -> str:
+    spent = [result["spent"] for result in results if result["cell"]["arm"] == arm]
+    mean = {name: float(np.mean([one[name] for one in spent])) for name in ("images", "flops", "seconds")}
+    return f". Its price per seed: {mean['images']:,.0f} images, {mean['flops']:.3g} FLOPs, {mean['seconds']:.0f} s."
 
 
 def seed_warnings(results: Results, *, planned: int) -> list[str]:
@@ -64,7 +97,7 @@ def seed_warnings(results: Results, *, planned: int) -> list[str]:
     said = []
     for count in sorted(set(done.values())):
         who = [arm for arm in arms if done[arm] == count]
-        parts = [f"{_done(count, planned)} done"] if count < planned else []
+        parts = [f"{count} of {planned} seeds {'is' if count == 1 else 'are'} done"] if count < planned else []
         if count == 1:
             parts.append(f"with 1 seed intervals and p-values are {_PATIENTS_ONLY}")
         elif count == 2:
@@ -76,7 +109,7 @@ def seed_warnings(results: Results, *, planned: int) -> list[str]:
 
 def _caution(seeds: int, planned: int) -> str:
     """The same in the sentence, of the seeds that it rests on."""
-    parts = [f"{_done(seeds, planned)} done"] if seeds < planned else []
+    parts = [f"this rests on {seeds} of {planned} seeds"] if seeds < planned else []
     if seeds == 1:
         parts.append(f"with 1 seed the interval is {_PATIENTS_ONLY}")
     elif seeds == 2:
@@ -85,9 +118,5 @@ def _caution(seeds: int, planned: int) -> str:
     return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
-def _done(seeds: int, planned: int) -> str:
-    return f"{seeds} of {planned} seeds {'is' if seeds == 1 else 'are'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

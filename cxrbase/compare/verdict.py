@@ -108,19 +108,38 @@ def ranked_tasks(results: Results, *, protocol: str) -> list[str]:
 
 
 def ranking(results: Results, *, protocol: str) -> list[dict[str, Any]]:
-    """Arms by their mean over tasks; an arm shares the rank of the one above where their interval includes 0."""
-    tasks = ranked_tasks(results, protocol=protocol)
-    mean = {arm: runs for arm in arms_of(results) if (runs := over_tasks(results, arm, tasks, protocol))}
-    order = sorted(mean, key=lambda arm: -_mean(mean[arm]))
+    """Arms by their mean over tasks.
+
+    An arm shares a rank only where the interval of its difference to the first arm of that rank includes 0: neighbours
+    may each be close to the next while the ends are told apart. `behind` is that difference.
+    """
+    mean = means(results, protocol=protocol)
     ranked: list[dict[str, Any]] = []
-    for place, arm in enumerate(order):
-        rank, against = place + 1, None
-        if ranked:
-            against = difference_of(mean[order[place - 1]], mean[arm])
-            rank = ranked[-1]["rank"] if against is None or against["low"] <= 0 else place + 1
+    first = ""
+    for place, arm in enumerate(_ordered(mean)):
+        behind = difference_of(mean[first], mean[arm]) if ranked else None
+        own = not ranked or (behind is not None and behind["low"] > 0)
         score = {name: value for name, value in score_of(list(mean[arm].values())).items() if name != "by_seed"}
-        ranked.append({"arm": arm, "rank": rank, **score, "behind_next_above": against})
+        row = {"arm": arm, "rank": place + 1 if own else ranked[-1]["rank"], **score}
+        ranked.append(row | {"behind": behind and {"arm": first} | behind})
+        first = arm if own else first
     return ranked
+
+
+def means(results: Results, *, protocol: str) -> dict[str, dict[int, Run]]:
+    """Of each arm that has them all, by seed, the mean over the tasks of the ranking."""
+    tasks = ranked_tasks(results, protocol=protocol)
+    return {arm: runs for arm in arms_of(results) if (runs := _over_tasks(results, arm, tasks, protocol))}
+
+
+def _ordered(mean: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    """Best first, by the mean; one that is better on the seeds that both have goes before, whatever the others did."""
+    order: list[str] = []
+    for arm in sorted(mean, key=lambda arm: -np.mean([run[0] for run in mean[arm].values()])):
+        gaps = [difference_of(mean[above], mean[arm]) for above in order]
+        beaten = [place for place, gap in enumerate(gaps) if gap is not None and gap["high"] < 0]
+        order.insert(min(beaten, default=len(order)), arm)
+    return order
 
 
 def protocols_of(results: Results) -> list[str]:
@@ -133,12 +152,8 @@ def _questions(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys(asked))
 
 
-def over_tasks(results: Results, arm: str, tasks: Sequence[str], protocol: str) -> dict[int, Run]:
+def _over_tasks(results: Results, arm: str, tasks: Sequence[str], protocol: str) -> dict[int, Run]:
     """By seed that has all tasks, the mean over them; resamples of different test sets are independent."""
     by_task = [samples(results, arm, task, protocol) for task in tasks]
     whole = [seed for seed in by_task[0] if all(seed in runs for runs in by_task)] if by_task else []
     return {seed: np.mean([runs[seed] for runs in by_task], axis=0) for seed in whole}
-
-
-def _mean(runs: Mapping[int, Run]) -> float:
-    return float(np.mean([run[0] for run in runs.values()]))
