@@ -1,7 +1,7 @@
 """`cxrbase compare`: one command from a grid of objectives to a report."""
 
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from cxrbase.compare.plan import Plan
 from cxrbase.suggestions import SuggestingParser
@@ -26,13 +26,16 @@ def compare(words: list[str]) -> int:
     parser.add_function_arguments(_where)
     # The parser ends the process itself on --help and on wrong options.
     given = parser.instantiate(parser.parse_args(words)).as_dict()
-    out, engine, jobs = (given.pop(name) for name in ("out", "engine", "jobs"))
+    where = {name: given.pop(name) for name in ("out", "engine", "jobs", "slurm")}
     given.pop("config")
-    return _run(Plan(**given), out, engine, jobs)
+    return _run(Plan(**given), **where)
 
 
 def _where(
-    out: str = "runs/compare", engine: Literal["local", "ray", "slurm"] = "local", jobs: int | None = None
+    out: str = "runs/compare",
+    engine: Literal["local", "ray", "slurm"] = "local",
+    jobs: int | None = None,
+    slurm: dict[str, Any] | None = None,
 ) -> None:
     """Where a comparison runs.
 
@@ -40,13 +43,15 @@ def _where(
         out: Folder of comparisons.
         engine: This machine, an existing Ray cluster, or Slurm.
         jobs: Cells at once on this machine; by default one per GPU, or one per two CPU cores.
+        slurm: Parameters of submitit for the engine slurm, such as {slurm_partition: gpu, slurm_account: lab,
+            timeout_min: 600}. By default 24 hours, and 8 cores for each GPU that trainer.devices asks for.
     """
 
 
-def _run(plan: Plan, out: str, engine: Literal["local", "ray", "slurm"], jobs: int | None) -> int:
+def _run(plan: Plan, out: str, **where: Any) -> int:
     from cxrbase.compare.compare import compare as run
 
-    content = run(plan, out=out, engine=engine, jobs=jobs)
+    content = run(plan, out=out, **where)
     lines = ["", content["answer"], *(f"  note: {warning}" for warning in content["warnings"])]
     sys.stdout.write("\n".join([*lines, f"  report {out}/{plan.name}/report.html", ""]))
     return 0 if content["complete"] else 1

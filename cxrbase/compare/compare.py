@@ -1,6 +1,7 @@
 """A comparison from plan to report: prepare the images once, run what is missing, write down whatever there is."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from cxrbase.compare.stop_signals import taken_as_ctrl_c
 logger = logging.getLogger(__name__)
 
 
-def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int | None = None) -> dict[str, Any]:
+def compare(
+    plan: Plan,
+    *,
+    out: str | Path,
+    engine: Engine = "local",
+    jobs: int | None = None,
+    slurm: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Runs what has no result yet and writes results and report, also when stopped halfway by any signal but SIGKILL.
 
     Args:
@@ -24,15 +32,16 @@ def compare(plan: Plan, *, out: str | Path, engine: Engine = "local", jobs: int 
         out: Folder of comparisons; this one gets a folder of its name in it.
         engine: Where cells run.
         jobs: Cells at once on this machine; None takes one per GPU, or one per two CPU cores.
+        slurm: Parameters of submitit for the engine slurm, in place of those found.
 
     Returns:
         What results.json holds.
     """
     with taken_as_ctrl_c():
-        return _compare(plan, Path(out) / plan.name, engine, jobs)
+        return _compare(plan, Path(out) / plan.name, engine=engine, jobs=jobs, slurm=slurm)
 
 
-def _compare(plan: Plan, root: Path, engine: Engine, jobs: int | None) -> dict[str, Any]:
+def _compare(plan: Plan, root: Path, **where: Any) -> dict[str, Any]:
     scored, absent = without_absent(plan)
     for sentence in absent:
         logger.warning(sentence)
@@ -42,7 +51,7 @@ def _compare(plan: Plan, root: Path, engine: Engine, jobs: int | None) -> dict[s
     _say(places)
     try:
         with Board(places) as board:
-            execute(places, engine=engine, jobs=jobs, tick=board.tick)
+            execute(places, tick=board.tick, **where)
     finally:
         content = collect(plan, places, root, data=inputs.whole, absent=absent)
         write_report(content, places, root / "report.html")

@@ -163,6 +163,21 @@ class Cell:
             _merge(merged, nested)
         return merged
 
+    @property
+    def devices(self) -> int:
+        """Devices that it trains on, by `--trainer.devices`; one where that says to take whatever there is."""
+        asked = 1 if self.objective == CONTROL else self.settings.get("trainer", {}).get("devices", 1)
+        if isinstance(asked, list):
+            return len(asked)
+        if "," in str(asked):
+            return len([part for part in str(asked).split(",") if part.strip()])
+        return max(1, int(asked)) if str(asked).isdigit() else 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it is given where there are any: one to score with where it trains on the CPU."""
+        return 1 if self.settings.get("trainer", {}).get("accelerator") == "cpu" else self.devices
+
     def key(self, plan: Plan, *, data: str, tasks: str = "") -> str:
         """Hash of everything that the result depends on: configuration, budget, scoring, images, labels and code.
 

@@ -79,10 +79,7 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
     if cell.objective == CONTROL:
         return {"flops_per_image": 0.0, "steps": 0, "global_batch": 0}
     module, data = build(cell.settings)
-    trainer = cell.settings.get("trainer", {})
-    devices = trainer.get("devices", 1)
-    batch = data.batch_size * (devices if isinstance(devices, int) else max(1, torch.cuda.device_count()))
-    batch *= trainer.get("accumulate_grad_batches", 1)
+    batch = data.batch_size * cell.devices * cell.settings.get("trainer", {}).get("accumulate_grad_batches", 1)
     cost: dict[str, Any] = {"flops_per_image": flops_per_image(module, data), "global_batch": batch}
     if plan.budget == "seconds":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
