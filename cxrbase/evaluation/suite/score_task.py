@@ -20,6 +20,7 @@ from cxrbase.evaluation.suite.results import Result, git_commit, row_key
 from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
+from cxrbase.evaluation.unscored import Unscored
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,7 @@ def _result(
     test = splits.test
     found = measure(scored.val, splits.val.labels, scored.test, test.labels, weights, classes=splits.classes,
                     criterion=settings.threshold)  # fmt: skip
-    undefined = splits.undefined()
-    undefined |= {name: "too few labels to learn from" for name in found.undefined() if name not in undefined}
-    warnings = [*said, *(f"{name} is undefined: {why}" for name, why in undefined.items())]
+    unscored = Unscored.of(splits, found)
     row = {
         **common,
         "protocol": scored.protocol.name,
@@ -152,11 +151,12 @@ def _result(
         "train_images": scored.images,
         "regularisation": list(scored.regularisation),
         "test_opened": 1,
-        "undefined": undefined,
+        "undefined": unscored.undefined,
+        "uncalibrated": unscored.uncalibrated,
         "metrics": found.to_dict() | _top1(found, splits, common["task"]["kind"], weights),
         "subgroups": {} if scored.protocol.drawn else subgroup_report(
             scored.test, test, weights, classes=splits.classes),
-        "warnings": warnings,
+        "warnings": [*said, *unscored.warnings()],
     }  # fmt: skip
     macro = {name: found.macro(name) for name in found.values}
     labels = np.asarray(test.labels, np.float64)
