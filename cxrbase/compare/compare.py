@@ -13,7 +13,7 @@ from cxrbase.compare.engines import Engine, execute
 from cxrbase.compare.live import Board
 from cxrbase.compare.plan import Plan
 from cxrbase.compare.report import write_report
-from cxrbase.compare.scoring import SCORES
+from cxrbase.compare.scoring import SCORES, opening
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.evaluation.task_images import open_images
@@ -56,7 +56,9 @@ def _prepare(plan: Plan, root: Path) -> str:
     data.setup("fit")
     for path in plan.tasks:
         cache = root / SCORES / "canvas"
-        open_images(load_task_data(read_task(path)), size=2 * longest(data.image_size), cache_dir=cache, option="--out")
+        open_images(
+            load_task_data(read_task(path)), size=2 * longest(data.image_size), cache_dir=cache, **opening(plan)
+        )
     return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 

@@ -101,6 +101,7 @@ class CanvasStore:
         limit_gb: float = 8.0,
         read: "Reading | None" = None,
         option: str = "--data.cache_dir",
+        bad_option: str = "--data.max_bad",
     ) -> "CanvasStore":
         """Opens the canvases of a manifest and makes them first where they are missing.
 
@@ -115,6 +116,7 @@ class CanvasStore:
             limit_gb: Above this size only the outcome of decoding is kept, and images are decoded again on access.
             read: How pixels become brightness; None takes the defaults.
             option: Option of the command line that sets `cache_dir`, for messages.
+            bad_option: The one that sets `max_bad`.
 
         Raises:
             ManifestError: More images are unreadable, or the canvases cannot be written.
@@ -127,7 +129,7 @@ class CanvasStore:
         if not sizes.is_file() or (pixels is not None and not pixels.is_file()):
             try:
                 cache_dir.mkdir(parents=True, exist_ok=True)
-                _make(manifest, size, max_bad, pixels, sizes, read)
+                _make(manifest, size, (max_bad, bad_option), pixels, sizes, read)
             except OSError as error:
                 raise ManifestError(
                     f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
@@ -183,7 +185,9 @@ def _key(manifest: Manifest, size: int, read: Reading) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, sizes: Path, read: Reading) -> None:
+def _make(
+    manifest: Manifest, size: int, limit: tuple[float, str], pixels: Path | None, sizes: Path, read: Reading
+) -> None:
     taken, bad = np.zeros((len(manifest), 2), np.int32), []
     with ExitStack() as files:
         sizes_file = files.enter_context(files.enter_context(written_whole(sizes)).open("wb"))
@@ -197,7 +201,7 @@ def _make(manifest: Manifest, size: int, max_bad: float, pixels: Path | None, si
             taken[row] = result[1]
             if array is not None:
                 array[row] = result[0]
-        _judge(bad, len(manifest), max_bad)
+        _judge(bad, len(manifest), *limit)
         if array is not None:
             array.flush()
         np.save(sizes_file, taken)
@@ -224,12 +228,12 @@ def _decoded(paths: list[Path], size: int, read: Reading) -> Iterator[Result]:
         bar.close()
 
 
-def _judge(bad: list[DecodeError | None], total: int, max_bad: float) -> None:
+def _judge(bad: list[DecodeError | None], total: int, max_bad: float, option: str) -> None:
     if len(bad) > max_bad * total:
         enough = math.ceil(1000 * len(bad) / total) / 1000
         raise ManifestError(
-            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; "
-            f"remove them, or allow for them by max_bad={enough:g}"
+            f"{len(bad)} of {total} images are unreadable, more than {option}={max_bad:g} allows; first: {bad[0]}; "
+            f"remove them, or allow for them by {option}={enough:g}"
         )
     for error in bad[:10]:
         logger.warning("left out: %s", error)

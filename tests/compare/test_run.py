@@ -1,6 +1,7 @@
 """Comparisons that really run: a failing cell, a killed comparison, a Ray cluster that loses a node, an array job."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 import warm
 from commands import EXPERIMENTS
 from cxrbase.cli import main
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 
 SMALL = [
@@ -53,6 +55,16 @@ def config(phantom, tmp_path):
 def finished(folder: Path) -> dict[str, float]:
     """Time of writing of each result."""
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+
+
+def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_them(config, phantom, tmp_path, capsys):
+    root = shutil.copytree(phantom, tmp_path / "torn", ignore=shutil.ignore_patterns(".canvas"))
+    for path in Manifest.read(root / "manifest.parquet").paths[:3]:
+        path.write_bytes(b"not an image")
+    task = {"name": "torn", "title": "Torn", "data": {"root": str(root)}}
+    (tmp_path / "torn.yaml").write_text(yaml.safe_dump({"task": task}))
+    assert main(config(tasks=[str(tmp_path / "torn.yaml")])) == 1
+    assert "allow for them by --max_bad=" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):
