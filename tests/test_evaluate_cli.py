@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,6 +183,32 @@ def test_a_malformed_task_is_an_error_before_any_is_scored(phantom, encoders, tm
     assert not (tmp_path / "out" / "results").exists()
 
 
+def damaged(phantom, folder):
+    """A copy of a phantom with three images that cannot be read."""
+    shutil.copytree(phantom, folder, ignore=shutil.ignore_patterns(".canvas"))
+    for path in Manifest.read(folder / "manifest.parquet").paths[:3]:
+        path.write_bytes(b"not an image")
+    return folder
+
+
+def test_unreadable_images_are_allowed_for_by_the_option_that_is_named(phantom, encoders, tmp_path, capfd):
+    task = task_file(tmp_path / "t.yaml", damaged(phantom, tmp_path / "images"))
+    given = ["evaluate", f"--encoder={encoders / 'enc0'}", f"--config={task}", f"--out={tmp_path / 'out'}",
+             "--device=cpu", "--evaluate.protocols=[linear]", "--evaluate.resamples=20"]  # fmt: skip
+    assert main(given) == 1
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert "3 of " in said
+    option = re.search(r"allow for them by (--evaluate.max_bad=[0-9.]+)", said)[1]
+    assert main([*given, option, "--evaluate.cache_gb=0"]) == 0
+    (row,) = rows_of(tmp_path / "out").values()
+    assert row["task"]["unreadable"] == 3
+    assert {path.name.rpartition("-")[2] for path in (tmp_path / "out" / "canvas").iterdir()} == {"sizes.npy"}
+    key = row["key"]
+    assert main([*given, "--evaluate.max_bad=0.5"]) == 0
+    (row,) = rows_of(tmp_path / "out").values()
+    assert row["key"] == key  # where images come from changes no score
+
+
 def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
     command = ["-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
     process = warm.Process(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -234,6 +261,8 @@ def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tm
         (["--encoder", "timm:vit_tyni"], "vit_tyni"),
         (["--config", "nowhere.yaml"], "no task file nowhere.yaml"),
         (["--device", "warp9"], "--device must be"),
+        (["--evaluate.max_bad=2"], "max_bad must be in [0, 1]"),
+        (["--evaluate.cache_gb=-1"], "cache_gb at least 0"),
         (["--evaluate.protocols=[linear-0shot]"], "a protocol is linear or knn"),
         (["--task.findings=[pneumonja]"], "pneumonja"),
         (["--task.splits.rename={val: train}", "--task.splits.val=0"], "no labelled image in split val"),

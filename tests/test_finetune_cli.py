@@ -304,6 +304,14 @@ def test_mistakes_are_answered_in_one_sentence(place, tmp_path, capsys, more, sa
     assert "Traceback" not in error
 
 
+def test_unreadable_images_are_answered_by_the_option_that_allows_for_them(place, tmp_path, capsys):
+    root = shutil.copytree(place / "phantom", tmp_path / "phantom", ignore=shutil.ignore_patterns(".canvas"))
+    for path in Manifest.read(root / "manifest.parquet").paths[:3]:
+        path.write_bytes(b"not an image")
+    assert main([*words(place, run="unread"), f"--task.data.root={root}"]) == 1
+    assert "allow for them by --finetune.max_bad=" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_processes_that_are_started_together_must_be_told_the_encoder(place, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert main(words(place, run="together", encoder=None)) == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxrbase.compare.cost import build_data
 from cxrbase.compare.plan import Plan
-from cxrbase.compare.scoring import CANVAS, SCORES
+from cxrbase.compare.scoring import CANVAS, SCORES, opening
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
@@ -79,7 +79,7 @@ def prepare(plan: Plan, root: Path) -> Inputs:
         files = [*_lists(data), *_weights(cell.settings.get("model", {}).get("init_from"))]
         pretraining[cell.title] = _digest([places[place], files])
         sides.add(2 * longest(data.image_size))
-    return Inputs(pretraining, _digest({path: _task(path, root / SCORES / CANVAS, sides) for path in plan.tasks}))
+    return Inputs(pretraining, _digest({path: _task(plan, path, root / SCORES / CANVAS, sides) for path in plan.tasks}))
 
 
 def fingerprint(table: ImageTable, images: ImageStore) -> str:
@@ -104,9 +104,9 @@ def _place(data: CXRDataModule) -> tuple[str, ...]:
     return tuple(str(part) for part in parts)
 
 
-def _task(path: str, canvas: Path, sides: Iterable[int]) -> list[str]:
+def _task(plan: Plan, path: str, canvas: Path, sides: Iterable[int]) -> list[str]:
     data = load_task_data(read_task(path))
-    stores = [open_images(data, size=side, cache_dir=canvas, option="--out") for side in sorted(sides)]
+    stores = [open_images(data, size=side, cache_dir=canvas, **opening(plan)) for side in sorted(sides)]
     return [fingerprint(data.manifest, stores[0]), data.label_checksum]
 
 

@@ -76,6 +76,8 @@ class Paper:
         threshold: What the threshold behind the accuracy makes largest on validation: accuracy, youden or f1.
         seen: What is looked for among the images that an encoder was pretrained on: `near` copies and exact ones,
             `exact` alone, or `off`.
+        max_bad: Largest share of unreadable images of a task that is tolerated.
+        cache_gb: Above this size images are decoded on access.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Paper:
     resamples: int = 2000
     threshold: Criterion = "accuracy"
     seen: Look = "exact"
+    max_bad: float = 0.01
+    cache_gb: float = 8.0
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
@@ -128,8 +132,9 @@ class Paper:
         """
         names = [Protocol().name, *(Protocol(shots=shots).name for shots in self.shots if few)]
         return Settings(
-            names, list(self.seeds if seeds is None else seeds), self.resamples, self.threshold, seen=self.seen
-        )
+            names, list(self.seeds if seeds is None else seeds), self.resamples, self.threshold, seen=self.seen,
+            max_bad=self.max_bad, cache_gb=self.cache_gb,
+        )  # fmt: skip
 
     def with_encoders(self, words: Sequence[str]) -> "Paper":
         """The same with files of the command line in place of those of the slots that they name.

@@ -56,6 +56,6 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
         for seeds, encoder in networks(slot, cards[slot.name], plan.seeds):
             settings = plan.settings(few=ours, seeds=seeds)
             for one in data:
-                found = score_encoder(encoder, one, settings, out=out, device=device)
+                found = score_encoder(encoder, one, settings, out=out, device=device, bad_option="--max_bad")
                 scores.results[one.task.name, slot.name] += found
     return scores

@@ -58,6 +58,8 @@ class Plan:
         tasks: Task files that every encoder is scored on.
         shots: Labelled images per class of the label-efficiency curve.
         resamples: Resampled patient sets of the intervals.
+        max_bad: Largest share of unreadable images of a task that is tolerated.
+        cache_gb: Above this size images of a task are decoded on access.
         experiments: Folder of the YAML files.
     """
 
@@ -76,6 +78,8 @@ class Plan:
     points: int = 4
     shots: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     resamples: int = 1000
+    max_bad: float = 0.01
+    cache_gb: float = 8.0
     experiments: str = "experiments"
 
     def __post_init__(self) -> None:

@@ -43,7 +43,13 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
     for path in plan.tasks:
         data = load_task_data(read_task(path))
         results = score_encoder(
-            encoder, data, settings_of(plan), out=scores_folder(run), canvas=canvas_folder(run), device=device
+            encoder,
+            data,
+            settings_of(plan),
+            out=scores_folder(run),
+            canvas=canvas_folder(run),
+            device=device,
+            bad_option="--max_bad",
         )
         found[data.task.name] = {
             "protocols": _protocols(results),
@@ -51,7 +57,7 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
             "warnings": list(dict.fromkeys(w for r in results if "shot" not in r.row["protocol"]
                                            for w in r.row["warnings"])),
             "confounded": any(_told_by_origin(result.row) for result in results),
-            "features": _look(encoder, run, data, device),
+            "features": _look(encoder, run, data, plan, device),
         }  # fmt: skip
     return found
 
@@ -69,7 +75,14 @@ def settings_of(plan: Plan) -> Any:
         seeds=list(_DRAWS),
         resamples=plan.resamples,
         seen="exact",  # near copies are the audit's to find, once, and not for every cell
+        max_bad=plan.max_bad,
+        cache_gb=plan.cache_gb,
     )
+
+
+def opening(plan: Plan) -> dict[str, Any]:
+    """How the images of a task are opened, as `open_images` takes it."""
+    return {"option": "--out", "max_bad": plan.max_bad, "bad_option": "--max_bad", "limit_gb": plan.cache_gb}
 
 
 def scores_folder(run: Path) -> Path:
@@ -127,7 +140,7 @@ def _gaps(results: list[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict[str, Any]:
+def _look(encoder: NamedEncoder, run: Path, data: TaskData, plan: Plan, device: str) -> dict[str, Any]:
     """Rank and spread of the features of test images, and a map of them."""
     from cxrbase.evaluation.suite.feature_store import FeatureStore
     from cxrbase.evaluation.suite.score_task import splits_of
@@ -135,7 +148,7 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict
 
     folder = scores_folder(run)
     images = open_images(
-        data, size=2 * longest(encoder.card["image_size"]), cache_dir=canvas_folder(run), option="--out"
+        data, size=2 * longest(encoder.card["image_size"]), cache_dir=canvas_folder(run), **opening(plan)
     )
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(

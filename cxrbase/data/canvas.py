@@ -98,6 +98,7 @@ class CanvasStore:
         read: "Reading | None" = None,
         option: str = "--data.cache_dir",
         prepared: bool = False,
+        bad_option: str = "--data.max_bad",
     ) -> "CanvasStore":
         """Opens the canvases of a manifest and makes them first where they are missing.
 
@@ -114,6 +115,7 @@ class CanvasStore:
             option: Option of the command line that sets `cache_dir`, for messages.
             prepared: They were opened for this run just now, perhaps by another process, and all its processes need the
                 same rows: nothing is tried again or named twice.
+            bad_option: The option that sets `max_bad`.
 
         Raises:
             ManifestError: More images are unreadable, or the canvases cannot be written.
@@ -121,7 +123,7 @@ class CanvasStore:
         read = read or Reading()
         files = _files(manifest, size, Path(cache_dir), read, kept=len(manifest) * size**2 <= limit_gb * 1e9)
         try:
-            _readable(manifest, files, read, max_bad=max_bad, prepared=prepared)
+            _readable(manifest, files, read, limit=(max_bad, bad_option), prepared=prepared)
         except OSError as error:
             raise ManifestError(
                 f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
@@ -170,14 +172,16 @@ def _files(manifest: Manifest, size: int, folder: Path, read: Reading, *, kept: 
     return CanvasFiles(pixels, folder / f"{stem}-sizes.npy", folder / f"{stem}-unreadable.json", size)
 
 
-def _readable(manifest: Manifest, files: CanvasFiles, read: Reading, *, max_bad: float, prepared: bool) -> None:
+def _readable(
+    manifest: Manifest, files: CanvasFiles, read: Reading, *, limit: tuple[float, str], prepared: bool
+) -> None:
     """Makes the canvases where they are missing, and judges and names the images that have none."""
 
     def canvas(path: Path) -> Canvas:
         return to_canvas(read(path), files.size)
 
     def judge(bad: list[str]) -> None:
-        _judge(bad, len(manifest), max_bad)
+        _judge(bad, len(manifest), *limit)
 
     known = files.there
     if known:
@@ -202,12 +206,12 @@ def _key(manifest: Manifest, size: int, read: Reading) -> str:
     return digest.hexdigest()[:16]
 
 
-def _judge(bad: list[str], total: int, max_bad: float) -> None:
+def _judge(bad: list[str], total: int, max_bad: float, option: str) -> None:
     if len(bad) > max_bad * total:
         enough = math.ceil(1000 * len(bad) / total) / 1000
         raise ManifestError(
-            f"{len(bad)} of {total} images are unreadable, more than max_bad={max_bad:g} allows; first: {bad[0]}; "
-            f"remove them, or allow for them by max_bad={enough:g}"
+            f"{len(bad)} of {total} images are unreadable, more than {option}={max_bad:g} allows; first: {bad[0]}; "
+            f"remove them, or allow for them by {option}={enough:g}"
         )
 
 

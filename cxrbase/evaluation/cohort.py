@@ -115,13 +115,20 @@ class Splits:
         return [("train", self.train), ("val", self.val), ("test", self.test)]
 
     def undefined(self) -> dict[str, str]:
-        """Classes that cannot be scored, with the reason."""
-        reasons: dict[str, str] = {}
-        for name, part in self.parts():
-            for label, kinds in zip(self.classes, self._kinds(part), strict=True):
-                if kinds != {0.0, 1.0}:
-                    lacking = "no known label" if not kinds else f"only {'positives' if 1.0 in kinds else 'negatives'}"
-                    reasons.setdefault(label, f"{lacking} in {name}")
+        """Classes that cannot be learnt or scored, with the reason."""
+        return self._lacking("test") | self._lacking("train")
+
+    def undecided(self) -> dict[str, str]:
+        """Classes for which validation cannot choose a threshold and a temperature, with the reason."""
+        return self._lacking("val")
+
+    def _lacking(self, split: str) -> dict[str, str]:
+        """Classes without both labels in a split, with what is there."""
+        reasons = {}
+        for label, kinds in zip(self.classes, self._kinds(dict(self.parts())[split]), strict=True):
+            if kinds != {0.0, 1.0}:
+                there = "no known label" if not kinds else f"only {'positives' if 1.0 in kinds else 'negatives'}"
+                reasons[label] = f"{there} in {split}"
         return reasons
 
     def counts(self) -> dict[str, Any]:

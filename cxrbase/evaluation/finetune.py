@@ -79,8 +79,7 @@ def finetune(
     found = measure(fitted.scored["val"].logits, val.labels, fitted.scored["test"].logits, tested.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
     check = fitted.lateral_check(material)
-    row = result_row(data, settings, said, material.splits.counts(), material.splits.undefined(), found, best,
-                     len(material.train)) | {
+    row = result_row(data, settings, said, material.splits, found, best, len(material.train)) | {
         "subgroups": subgroup_report(fitted.scored["test"].logits, tested, weights, classes=data.classes),
         "shortcut": fitted.shortcut(material, weights),
         "seen_before": None if seen is None else seen.to_dict(),

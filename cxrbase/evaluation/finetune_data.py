@@ -57,7 +57,7 @@ class Material:
             "option": "--finetune.cache_dir",
             "limit_gb": settings.cache_gb,
         }
-        store = open_images(data, max_bad=settings.max_bad, **opening)
+        store = open_images(data, max_bad=settings.max_bad, bad_option="--finetune.max_bad", **opening)
         laterals = open_laterals(data, **opening)
         splits, rows = splits_of(data, store.rows)
         made = cls(store, laterals, canvas, splits, rows, _few(settings, splits.train, rows["train"], data))

@@ -4,11 +4,13 @@ from dataclasses import asdict
 from typing import Any
 
 import cxrbase
+from cxrbase.evaluation.cohort import Splits
 from cxrbase.evaluation.finetune_fit import BestEpoch
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.measure import Measured, plain
 from cxrbase.evaluation.suite.results import git_commit, row_key
 from cxrbase.evaluation.task_data import TaskData
+from cxrbase.evaluation.unscored import Unscored
 
 _SHARED = (
     "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
@@ -16,8 +18,8 @@ _SHARED = (
 
 
 def result_row(
-    data: TaskData, settings: FineTune, encoder: dict[str, Any], counts: dict[str, Any], undefined: dict[str, str],
-    found: Measured, best: BestEpoch, images: int,
+    data: TaskData, settings: FineTune, encoder: dict[str, Any], splits: Splits, found: Measured, best: BestEpoch,
+    images: int,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of results.
 
@@ -25,15 +27,12 @@ def result_row(
         data: The task.
         settings: How was fitted.
         encoder: Card of the encoder, with its name and hash.
-        counts: Patients and images of the splits.
-        undefined: Classes without a score, and why.
+        splits: The images of the task that can be read.
         found: The scores.
         best: The epoch that was chosen.
         images: How many were learnt from.
     """
-    undefined = undefined | {
-        name: "too few labels to learn from" for name in found.undefined() if name not in undefined
-    }
+    unscored = Unscored.of(splits, found)
     task = _task_card(data)
     shown = {key: encoder.get(key) for key in ("name", "hash", "timm_name", "image_size", "mean", "std", "format")}
     return {
@@ -50,14 +49,15 @@ def result_row(
         "split_checksum": data.split_checksum,
         "label_checksum": data.label_checksum,
         "label_counts": data.label_counts,
-        "counts": counts,
+        "counts": splits.counts(),
         "train_images": images,
         "best_epoch": best.epoch + 1,
         "validation_score": plain(best.score),
         "test_opened": 1,
-        "undefined": undefined,
+        "undefined": unscored.undefined,
+        "uncalibrated": unscored.uncalibrated,
         "metrics": found.to_dict(),
-        "warnings": [*data.warnings, *(f"{name} is undefined: {why}" for name, why in undefined.items())],
+        "warnings": [*data.warnings, *unscored.warnings()],
         "settings": asdict(settings),
         "version": cxrbase.__version__,
         "git_commit": git_commit(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxrbase.evaluation.calibration import calibration_metrics, fit_temperature, sigmoid
+from cxrbase.evaluation.calibration import CALIBRATED, calibration_metrics, fit_temperature, sigmoid
 from cxrbase.evaluation.decisions import Criterion, choose_thresholds, decision_metrics
 from cxrbase.evaluation.metrics import interval, macro, macro_samples
 from cxrbase.evaluation.ranking import ranked_metrics
@@ -26,8 +26,8 @@ class Measured:
         classes: Names of the K classes.
         values: (K,) by metric; NaN where undefined.
         samples: (R, K) by metric, for each resample of patients.
-        thresholds: (K,) on calibrated probabilities, chosen on validation.
-        temperatures: (K,) fitted on validation.
+        thresholds: (K,) on calibrated probabilities, chosen on validation; NaN where validation lacks a label.
+        temperatures: (K,) fitted on validation; 1 where it lacks a label, which calibrates nothing.
         probabilities: (N, K) calibrated, of the test images.
     """
 
@@ -48,17 +48,21 @@ class Measured:
         return [name for name, value in zip(self.classes, self.values["auroc"], strict=True) if np.isnan(value)]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: value and 95 % interval of each metric, macro and per class; None where undefined."""
+        """For JSON: of each metric value and 95 % interval, macro and per class, and `classes`, what the macro is over.
+
+        What is undefined is None; so is the temperature of a class that validation cannot calibrate.
+        """
         return {name: self._entry(name) for name in self.values} | {
             "threshold": self._per_class(self.thresholds),
-            "temperature": self._per_class(self.temperatures),
+            "temperature": self._per_class(np.where(np.isnan(self.thresholds), np.nan, self.temperatures)),
         }
 
     def _entry(self, metric: str) -> dict[str, Any]:
         whole = self.macro(metric)
         columns = zip(self.classes, self.values[metric], self.samples[metric].T, strict=True)
         per_class = {name: bounded(value, samples) for name, value, samples in columns}
-        return {"macro": bounded(whole[0], whole[1:]), "per_class": per_class}
+        over = [name for name, value in zip(self.classes, self.values[metric], strict=True) if not np.isnan(value)]
+        return {"macro": bounded(whole[0], whole[1:]), "per_class": per_class, "classes": over}
 
     def _per_class(self, values: Floats) -> dict[str, float | None]:
         return {name: plain(value) for name, value in zip(self.classes, values, strict=True)}
@@ -96,9 +100,10 @@ def measure(
     found = ranked_metrics(ranks, labels, every, specificity=SPECIFICITY)
     found |= decision_metrics(chances, labels, every, thresholds=thresholds)
     found |= calibration_metrics(chances, labels, every)
-    one_label = np.isnan(found["auroc"][0])
-    for name in ("brier", "ece"):  # of a class that is not learnt or has one label they would look good
-        found[name][:, one_label] = np.nan
+    # Of a class that is not learnt or has one label they would look good, and without validation nothing is calibrated.
+    uncalibrated = np.isnan(found["auroc"][0]) | np.isnan(thresholds)
+    for name in CALIBRATED:
+        found[name][:, uncalibrated] = np.nan
     values, samples = {n: v[0] for n, v in found.items()}, {n: v[1:] for n, v in found.items()}
     return Measured(tuple(classes), values, samples, thresholds, temperatures, chances)
 

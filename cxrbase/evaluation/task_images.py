@@ -18,6 +18,7 @@ def open_images(
     option: str,
     limit_gb: float = 8.0,
     max_bad: float = 0.01,
+    bad_option: str = "--evaluate.max_bad",
 ) -> ImageStore:
     """Opens the images of a task, row by row those of a manifest.
 
@@ -29,6 +30,7 @@ def open_images(
         option: Option of the command line that sets `cache_dir`, for messages.
         limit_gb: Above this size canvases are decoded on access; shards of an object store are kept up to this size.
         max_bad: Largest share of unreadable images of a folder that is tolerated.
+        bad_option: Option of the command line that sets `max_bad`, for messages.
 
     Raises:
         ManifestError: More images are unreadable, or the canvases cannot be written.
@@ -46,4 +48,5 @@ def open_images(
         limit_gb=limit_gb,
         max_bad=max_bad,
         option=option,
+        bad_option=bad_option,
     )

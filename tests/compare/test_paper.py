@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cxrbase.compare.paper_encoders import networks, read_cards
 from cxrbase.compare.paper_figures import draw, p_text, score_text
 from cxrbase.compare.paper_numbers import METRICS
 from cxrbase.compare.paper_plan import FIGURES, Paper, Slot
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite import feature_store
@@ -290,6 +292,21 @@ def test_images_that_are_there_and_malformed_are_an_error_and_not_missing(words,
     (tmp_path / "odd.yaml").write_text(yaml.safe_dump({"task": task}))
     assert main(words(figure3=[str(tmp_path / "odd.yaml")])) == 1
     assert "needs" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_unreadable_images_are_answered_by_the_option_that_allows_for_them(words, world, capsys, tmp_path):
+    root = shutil.copytree(world / "phantom", tmp_path / "phantom", ignore=shutil.ignore_patterns(".canvas"))
+    for path in Manifest.read(root / "manifest.parquet").paths[:9]:
+        path.write_bytes(b"not an image")
+    task = yaml.safe_load((world / "pneumonia.yaml").read_text())
+    task["task"] |= {"name": "torn", "data": {"root": str(root)}}
+    (tmp_path / "torn.yaml").write_text(yaml.safe_dump(task))
+    given = {"figure2": [f"{tmp_path}/torn.yaml"], "figure3": [f"{tmp_path}/torn.yaml"], "shots": [1], "few": 1}
+    command = words("--encoder=from_scratch=" + str(world / "encoder0"), figure4=[f"{tmp_path}/torn.yaml"], **given)
+    assert main(command) == 1
+    option = re.search(r"allow for them by (--max_bad=[0-9.]+)", capsys.readouterr().err.splitlines()[-1])[1]
+    assert main([*command, option, "--cache_gb=0"]) == 0
+    assert {path.name.rpartition("-")[2] for path in (tmp_path / "out").rglob("canvas/*")} == {"sizes.npy"}
 
 
 def test_two_tasks_of_one_name_are_refused(words, world, capsys, tmp_path):

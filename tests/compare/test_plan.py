@@ -7,6 +7,7 @@ import pytest
 from cxrbase.backbones import UNTRAINED
 from cxrbase.compare.cost import build, flops_per_image, steps_for
 from cxrbase.compare.plan import CONTROL, Axis, code_version
+from cxrbase.compare.scoring import opening, settings_of
 from cxrbase.errors import ConfigError
 
 
@@ -25,6 +26,12 @@ def test_a_cell_for_every_value_of_every_axis(plan):
     assert mae.settings["model"]["objective"]["mask_ratio"] == 0.9
     assert mae.settings["trainer"]["precision"] == "bf16-mixed"
     assert sum(cell.objective == CONTROL for cell in cells) == 3
+
+
+def test_tasks_are_opened_and_scored_with_the_limits_of_the_plan(plan):
+    wanted = replace(plan, max_bad=0.2, cache_gb=0.5)
+    settings, given = settings_of(wanted), opening(wanted)
+    assert (settings.max_bad, settings.cache_gb) == (given["max_bad"], given["limit_gb"]) == (0.2, 0.5)
 
 
 def test_no_control_where_none_is_wanted(plan):

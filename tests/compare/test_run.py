@@ -1,6 +1,7 @@
 """Comparisons that really run: a failing cell, a killed comparison, a Ray cluster that loses a node, an array job."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,22 @@ import yaml
 import warm
 from cells_at_work import finished, started, until, workers
 from cxrbase.cli import main
+from cxrbase.data.manifest import Manifest
 
 
 def unblock():
     # A background job inherits an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_them(config, compared_phantom, tmp_path, capsys):
+    root = shutil.copytree(compared_phantom, tmp_path / "torn", ignore=shutil.ignore_patterns(".canvas"))
+    for path in Manifest.read(root / "manifest.parquet").paths[:3]:
+        path.write_bytes(b"not an image")
+    task = {"name": "torn", "title": "Torn", "data": {"root": str(root)}}
+    (tmp_path / "torn.yaml").write_text(yaml.safe_dump({"task": task}))
+    assert main(config(tasks=[str(tmp_path / "torn.yaml")])) == 1
+    assert "allow for them by --max_bad=" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):

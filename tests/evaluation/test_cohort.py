@@ -44,9 +44,21 @@ def test_a_broken_label_column_is_reported_with_the_split_where_it_breaks():
     assert splits(test=Cohort(test, good.test.patients)).undefined() == {"nodule": "only negatives in test"}
     test[:, 1] = np.nan
     assert splits(test=Cohort(test, good.test.patients)).undefined() == {"nodule": "no known label in test"}
-    assert good.undefined() == {}
+    assert good.undefined() == good.undecided() == {}
+    train = np.where([True, False], good.train.labels, 1)
+    broken = splits(train=Cohort(train, good.train.patients), test=Cohort(test, good.test.patients))
+    assert broken.undefined() == {"nodule": "only positives in train"}
     assert good.counts()["test"]["patients"] == 120
     assert good.counts()["test"]["positive"]["effusion"] == int(good.test.labels[:, 0].sum())
+
+
+def test_what_validation_cannot_choose_is_not_undefined():
+    val = cohort("val")[1]
+    labels = val.labels.copy()
+    labels[:, 1] = 0
+    found = splits(val=Cohort(labels, val.patients))
+    assert found.undefined() == {}
+    assert found.undecided() == {"nodule": "only negatives in val"}
 
 
 def test_patients_become_numbers_and_parts_must_fit():

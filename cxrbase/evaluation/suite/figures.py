@@ -1,9 +1,8 @@
 """Pictures of the results of a task: ROC, precision-recall, reliability, confusion, and AUROC over labels."""
 
-import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from cxrbase.evaluation.calibration import reliability
 from cxrbase.evaluation.protocols import Protocol
-from cxrbase.evaluation.suite.results import Result
+from cxrbase.evaluation.suite.results import Result, file_part
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 _SHOWN = 16  # classes per picture
@@ -25,29 +24,30 @@ def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
             neighbours where it was not run.
         folder: Where the PNG files go.
     """
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    task = results[0].row["task"]
-    shown = _whole(results)
-    drawn: list[tuple[str, Figure]] = []
-    if shown:
-        curves = {"roc": ("AUROC", _roc), "precision_recall": ("average precision", _precision_recall)}
-        for name, (metric, draw) in (curves | {"reliability": ("calibration error", _reliability)}).items():
-            drawn.append((name, _per_class(shown, draw, task["title"], metric)))
-        drawn += [(f"confusion_{_safe(r.row['encoder']['name'])}", _confusion(r)) for r in shown]
+    pictures = curves(_whole(results))
     if (curve := _label_efficiency(results)) is not None:
-        drawn.append(("label_efficiency", curve))
-    paths = []
-    for name, figure in drawn:
-        path = folder / f"{_safe(task['name'])}__{name}.png"
-        figure.savefig(path, dpi=120)
-        paths.append(path)
-    return paths
+        pictures["label_efficiency"] = curve
+    return _save(pictures, results[0].row["task"]["name"], folder)
 
 
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+def curves(results: Sequence[Result]) -> dict[str, Any]:
+    """Figures by name of one result of each encoder on one task: ROC, precision-recall, reliability, and confusion.
+
+    Args:
+        results: Of one task; none gives no figures.
+    """
+    if not results:
+        return {}
+    drawn = {name: _per_class(results, metric, said, draw) for name, (metric, said, draw) in _CURVES.items()}
+    return drawn | {f"confusion_{file_part(result.row['encoder']['name'])}": _confusion(result) for result in results}
+
+
+def _save(pictures: Mapping[str, Any], task: str, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{file_part(task)}__{name}.png" for name in pictures}
+    for name, figure in pictures.items():
+        figure.savefig(paths[name], dpi=120)
+    return list(paths.values())
 
 
 def _whole(results: Sequence[Result]) -> list[Result]:
@@ -58,12 +58,12 @@ def _whole(results: Sequence[Result]) -> list[Result]:
     return list(found.values())
 
 
-def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], None], title: str, metric: str) -> Any:
+def _per_class(results: Sequence[Result], metric: str, said: str, draw: Callable[[Any, Result, int, str], None]) -> Any:
     from matplotlib.figure import Figure
 
     first = results[0].row
-    classes = [(k, name) for k, name in enumerate(first["metrics"]["auroc"]["per_class"]) if name not in
-               first["undefined"]][:_SHOWN]  # fmt: skip
+    told = {name for result in results for name in result.row["metrics"][metric]["classes"]}
+    classes = [(k, name) for k, name in enumerate(first["metrics"][metric]["per_class"]) if name in told][:_SHOWN]
     across = min(4, max(1, len(classes)))
     down = -(-max(1, len(classes)) // across)
     figure = Figure(figsize=(3.4 * across + 0.6, 3.3 * down + 0.9), layout="constrained")
@@ -72,11 +72,11 @@ def _per_class(results: list[Result], draw: Callable[[Any, Result, int, str], No
         for result, colour in zip(results, _colours(results), strict=True):
             draw(axis, result, column, colour)
         axis.set_title(name.replace("_", " "), fontsize=10)
-        axis.legend(fontsize=7, loc="best", title=f"{metric} [95 %]", title_fontsize=7)
+        axis.legend(fontsize=7, loc="best", title=f"{said} [95 %]", title_fontsize=7)
     for axis in axes[len(classes) :]:
         axis.set_visible(False)
-    said = textwrap.fill(title, 42 * across)
-    figure.suptitle(f"{said}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
+    title = textwrap.fill(first["task"]["title"], 42 * across)
+    figure.suptitle(f"{title}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
     return figure
 
 
@@ -123,7 +123,9 @@ def _precision_recall(axis: Any, result: Result, column: int, colour: str) -> No
 
 
 def _reliability(axis: Any, result: Result, column: int, colour: str) -> None:
-    curve = reliability(result.probabilities[:, column], result.labels[:, column])
+    known = list(result.row["metrics"]["ece"]["per_class"].values())[column]["value"] is not None
+    chances = result.probabilities[:, column] if known else np.full(len(result.labels), np.nan)
+    curve = reliability(chances, result.labels[:, column])
     full = curve.count > 0
     axis.plot(curve.probability[full], curve.frequency[full], color=colour, lw=1, label=_named(result, "ece", column))
     axis.scatter(curve.probability[full], curve.frequency[full], s=4 + 80 * curve.count[full] / curve.count.sum(),
@@ -132,21 +134,30 @@ def _reliability(axis: Any, result: Result, column: int, colour: str) -> None:
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of positives", aspect="equal")
 
 
+# By picture: the metric beside the name of each encoder, what it is called, and what draws a class of one of them.
+_CURVES = {
+    "roc": ("auroc", "AUROC", _roc),
+    "precision_recall": ("auprc", "average precision", _precision_recall),
+    "reliability": ("ece", "calibration error", _reliability),
+}
+
+
 def _confusion(result: Result) -> Any:
     """Two by two for each finding at its threshold; all against all where an image has exactly one class."""
     from matplotlib.figure import Figure
 
     names = list(result.row["metrics"]["auroc"]["per_class"])
-    if result.row["task"]["kind"] == "multiclass" and not result.row["undefined"]:
+    limits = {name: limit for name, limit in result.row["metrics"]["threshold"].items()
+              if limit is not None and name not in result.row["undefined"]}  # fmt: skip
+    if result.row["task"]["kind"] == "multiclass" and len(limits) == len(names):
         single = np.nansum(result.labels, axis=1) == 1
         truth, called = np.nan_to_num(result.labels[single]).argmax(1), result.probabilities[single].argmax(1)
         table = np.zeros((len(names), len(names)), int)
         np.add.at(table, (truth, called), 1)
         tables = [("likeliest class", [n.replace("_", " ") for n in names], table)]
     else:
-        limits = result.row["metrics"]["threshold"]
         tables = [(n.replace("_", " "), ["absent", "present"], _two_by_two(result, k, limits[n]))
-                  for k, n in enumerate(names) if n not in result.row["undefined"]][:_SHOWN]  # fmt: skip
+                  for k, n in enumerate(names) if n in limits][:_SHOWN]  # fmt: skip
     across = min(4, max(1, len(tables)))
     down = -(-max(1, len(tables)) // across)
     figure = Figure(figsize=(2.9 * across + 0.4, 2.9 * down + 0.8), layout="constrained")
@@ -160,10 +171,10 @@ def _confusion(result: Result) -> Any:
     return figure
 
 
-def _two_by_two(result: Result, column: int, limit: float | None) -> Any:
+def _two_by_two(result: Result, column: int, limit: float) -> Any:
     known = ~np.isnan(result.labels[:, column])
     truth = result.labels[known, column].astype(int)
-    called = (result.probabilities[known, column] >= (np.inf if limit is None else limit)).astype(int)
+    called = (result.probabilities[known, column] >= limit).astype(int)
     table = np.zeros((2, 2), int)
     np.add.at(table, (truth, called), 1)
     return table

@@ -17,6 +17,8 @@ from cxrbase.whole_files import written_whole
 
 Floats = npt.NDArray[np.float64]
 
+_FORMAT = 2  # changes when the same scores would be written otherwise
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -86,7 +88,7 @@ def file_part(name: str) -> str:
 
 def row_key(**parts: Any) -> str:
     """Changes with anything that could change a row."""
-    text = json.dumps({"version": cxrbase.__version__, **parts}, sort_keys=True)
+    text = json.dumps({"version": cxrbase.__version__, "format": _FORMAT, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

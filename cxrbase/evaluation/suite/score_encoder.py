@@ -1,7 +1,7 @@
 """Scores frozen encoders on the images of a task: what each has seen, its features, and its rows on disk."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,13 @@ class Trial:
 
 
 def prepare(
-    encoders: Sequence[NamedEncoder], data: TaskData, settings: Settings, *, out: Path, canvas: Path | None = None
+    encoders: Sequence[NamedEncoder],
+    data: TaskData,
+    settings: Settings,
+    *,
+    out: Path,
+    canvas: Path | None = None,
+    bad_option: str = "--evaluate.max_bad",
 ) -> list[Trial]:
     """Opens the images for each encoder and looks for those that it has seen, before any is scored.
 
@@ -76,11 +82,13 @@ def prepare(
         settings: What to run.
         out: Folder with `fingerprints.parquet`.
         canvas: Where decoded images are kept; None takes `canvas` in `out`.
+        bad_option: Option of the command line that sets `max_bad`, for messages.
 
     Raises:
         ConfigError: No test image would be left.
     """
-    trials = [_trial(encoder, data, settings, out, canvas or out / "canvas") for encoder in encoders]
+    opening = {"cache_dir": canvas or out / "canvas", "option": "--out", "bad_option": bad_option}
+    trials = [_trial(encoder, data, settings, out, opening) for encoder in encoders]
     if not settings.leave_out_seen:
         return trials
     kept = leave_out([(trial.seen, trial.rows["test"]) for trial in trials])
@@ -95,6 +103,7 @@ def score_encoder(
     out: Path,
     canvas: Path | None = None,
     device: str = "cpu",
+    bad_option: str = "--evaluate.max_bad",
 ) -> list[Result]:
     """Scores one encoder on one task and writes its results; what an earlier run finished is taken from there.
 
@@ -105,8 +114,9 @@ def score_encoder(
         out: Folder with `results`, `features` and `fingerprints.parquet`.
         canvas: Where decoded images are kept; None takes `canvas` in `out`.
         device: Where the encoder runs.
+        bad_option: Option of the command line that sets `max_bad`, for messages.
     """
-    (trial,) = prepare([encoder], data, settings, out=out, canvas=canvas)
+    (trial,) = prepare([encoder], data, settings, out=out, canvas=canvas, bad_option=bad_option)
     return score_trial(trial, out=out, device=device)
 
 
@@ -139,8 +149,9 @@ def score_trial(trial: Trial, *, out: Path, device: str = "cpu") -> list[Result]
     return results
 
 
-def _trial(encoder: NamedEncoder, data: TaskData, settings: Settings, out: Path, canvas: Path) -> Trial:
-    images = open_images(data, size=2 * longest(encoder.card["image_size"]), cache_dir=canvas, option="--out")
+def _trial(encoder: NamedEncoder, data: TaskData, settings: Settings, out: Path, opening: Mapping[str, Any]) -> Trial:
+    size = 2 * longest(encoder.card["image_size"])
+    images = open_images(data, size=size, max_bad=settings.max_bad, limit_gb=settings.cache_gb, **opening)
     splits, rows = splits_of(data, images.rows)
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
     prints, root = out / "fingerprints.parquet", data.task.data.root

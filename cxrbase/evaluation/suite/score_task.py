@@ -20,6 +20,9 @@ from cxrbase.evaluation.suite.results import Result, git_commit, row_key
 from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
+from cxrbase.evaluation.unscored import Unscored
+
+_FREE = ("protocols", "seeds", "max_bad", "cache_gb")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Settings:
         threshold: What the threshold makes largest on validation: youden, f1 or accuracy.
         leave_out_seen: Whether test images that an encoder was pretrained on are left out, for all encoders alike.
         seen: What is looked for among the pretraining images: `near` copies and exact ones, `exact` alone, or `off`.
+        max_bad: Largest share of unreadable images of a task that is tolerated; they are left out and named.
+        cache_gb: Above this size images are decoded on access.
     """
 
     protocols: list[str] = field(default_factory=list)
@@ -41,6 +46,8 @@ class Settings:
     threshold: Criterion = "youden"
     leave_out_seen: bool = False
     seen: Look = "near"
+    max_bad: float = 0.01
+    cache_gb: float = 8.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -48,8 +55,16 @@ class Settings:
             raise ConfigError(f"resamples must be at least 1 and seeds at least 0, got {self.resamples}, {self.seeds}")
         if self.leave_out_seen and self.seen == "off":
             raise ConfigError("leave_out_seen needs the look for seen images, got seen=off")
+        if not 0 <= self.max_bad <= 1 or self.cache_gb < 0:
+            raise ConfigError(
+                f"max_bad must be in [0, 1] and cache_gb at least 0, got {self.max_bad:g} and {self.cache_gb:g}"
+            )
         for name in self.protocols:
             Protocol.parse(name)
+
+    def shared(self) -> dict[str, Any]:
+        """What every row depends on; which rows there are, and where images come from, is left out."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
     def chosen(self) -> list[Protocol]:
         """The protocols to run."""
@@ -125,7 +140,7 @@ def score_task(
         key = row_key(
             encoder=[encoder["name"], encoder["hash"]], task=task, splits=splits.checksum, counts=common["counts"],
             seen=common["seen_before"], seed=seed, protocol=protocol.name,
-            settings=asdict(settings) | {"protocols": [], "seeds": []},
+            settings=settings.shared(),
         )  # fmt: skip
         if done and key in done:
             yield done[key]
@@ -141,9 +156,7 @@ def _result(
     test = splits.test
     found = measure(scored.val, splits.val.labels, scored.test, test.labels, weights, classes=splits.classes,
                     criterion=settings.threshold)  # fmt: skip
-    undefined = splits.undefined()
-    undefined |= {name: "too few labels to learn from" for name in found.undefined() if name not in undefined}
-    warnings = [*said, *(f"{name} is undefined: {why}" for name, why in undefined.items())]
+    unscored = Unscored.of(splits, found)
     row = {
         **common,
         "protocol": scored.protocol.name,
@@ -152,11 +165,12 @@ def _result(
         "train_images": scored.images,
         "regularisation": list(scored.regularisation),
         "test_opened": 1,
-        "undefined": undefined,
+        "undefined": unscored.undefined,
+        "uncalibrated": unscored.uncalibrated,
         "metrics": found.to_dict() | _top1(found, splits, common["task"]["kind"], weights),
         "subgroups": {} if scored.protocol.drawn else subgroup_report(
             scored.test, test, weights, classes=splits.classes),
-        "warnings": warnings,
+        "warnings": [*said, *unscored.warnings()],
     }  # fmt: skip
     macro = {name: found.macro(name) for name in found.values}
     labels = np.asarray(test.labels, np.float64)

@@ -10,7 +10,7 @@ from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.protocols import Protocol, standard_protocols
 from cxrbase.evaluation.suite.compare import compare_results
-from cxrbase.evaluation.suite.figures import write_figures
+from cxrbase.evaluation.suite.figures import curves, write_figures
 from cxrbase.evaluation.suite.results import read_results, write_result
 from cxrbase.evaluation.suite.score_task import Settings, score_task
 from cxrbase.evaluation.suite.seen import Seen, leave_out
@@ -31,8 +31,8 @@ def test_a_row_holds_everything_and_goes_to_disk_and_back(tmp_path):
     (result,) = run()
     row = result.row
     assert {"encoder", "task", "protocol", "protocol_text", "seed", "version", "git_commit", "split_checksum", "counts",
-            "metrics", "subgroups", "shortcut", "seen_before", "undefined", "warnings", "test_opened", "regularisation",
-            "train_images", "key"} == set(row)  # fmt: skip
+            "metrics", "subgroups", "shortcut", "seen_before", "undefined", "uncalibrated", "warnings", "test_opened",
+            "regularisation", "train_images", "key"} == set(row)  # fmt: skip
     assert (row["test_opened"], row["split_checksum"], row["warnings"]) == (1, "c0ffee", ["told"])
     area = row["metrics"]["auroc"]
     want = [roc_auc_score(result.labels[:, k], result.logits[:, k]) for k in range(2)]
@@ -127,6 +127,51 @@ def test_a_broken_label_column_is_named_and_not_averaged(value, tmp_path):
         assert row["metrics"][name]["macro"]["value"] == row["metrics"][name]["per_class"]["effusion"]["value"]
     write_result(results[0], tmp_path)  # None and not NaN, which is no JSON
     assert len(write_figures(results, tmp_path)) == 4
+
+
+@pytest.mark.parametrize(("value", "lacks"), [(0.0, "only negatives"), (1.0, "only positives"), (np.nan, "no known")])
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
+def test_a_class_that_validation_cannot_judge_keeps_what_needs_no_validation(value, lacks, kind):
+    def broken(features, splits):
+        labels = splits.val.labels.copy()
+        labels[:, 1] = value
+        val = Cohort(labels, splits.val.patients)
+        return features, Splits(splits.classes, splits.train, val, splits.test, "")
+
+    (result,) = run(changed=broken, kind=kind)
+    row, whole = result.row, run()[0].row
+    assert row["undefined"] == {}
+    assert row["uncalibrated"].keys() == {"nodule"}
+    assert any(w.startswith(f"nodule is not thresholded or calibrated: {lacks}") for w in row["warnings"])
+    for name, entry in row["metrics"].items():
+        if name in ("threshold", "temperature"):
+            assert entry["nodule"] is None
+        elif name in ("auroc", "auprc", "sensitivity_at_specificity"):
+            assert entry["classes"] == list(CLASSES)
+            assert entry["per_class"]["nodule"]["value"] == pytest.approx(
+                whole["metrics"][name]["per_class"]["nodule"]["value"], abs=0.2
+            )
+        elif name != "top1_accuracy":
+            assert entry["classes"] == ["effusion"]
+            assert entry["per_class"]["nodule"] == {"value": None, "low": None, "high": None}
+            assert entry["macro"] == entry["per_class"]["effusion"]
+    shown = {name: titles(figure) for name, figure in curves([result]).items()}
+    assert shown["roc"] == shown["precision_recall"] == list(CLASSES)
+    assert shown["reliability"] == shown["confusion_e"] == ["effusion"]
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_visible()]
+
+
+def test_figures_show_a_class_that_one_of_two_encoders_can_be_drawn_for():
+    (first,), (second,) = run(), run(name="f")
+    entry = second.row["metrics"]["ece"]
+    entry["per_class"]["nodule"], entry["classes"] = {"value": None, "low": None, "high": None}, ["effusion"]
+    axes = curves([first, second])["reliability"].axes
+    labels = [[text.get_text() for text in one.get_legend().get_texts()] for one in axes]
+    assert [len(one) for one in labels] == [2, 2]
+    assert labels[1][1] == "f undefined"
 
 
 def test_seen_images_are_counted_and_can_be_left_out():
