@@ -1,4 +1,4 @@
-"""Tells a run whose loss or weights are no longer finite, without making a device wait for its host."""
+"""What all processes say of a step, without a device waiting for its host; tells a run that is no longer finite."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,20 +26,23 @@ class StepLoss(NamedTuple):
 
 
 class StepReport:
-    """The loss of an optimizer step, the same in all processes, sent without waiting and read a step later.
+    """What all processes say of an optimizer step, sent without waiting and read a step later, everywhere the same.
 
     A GPU copies it into pinned memory on its way. Whoever reads it while the next step is queued waits for nothing but
     a device that is more than a step behind its host.
 
     Attributes:
-        last: What was read last; None before the second step.
+        last: The loss that was read last; None before the second step.
+        asks_stop: Whether this process asks all of them to stop.
+        stop: Whether one of them did.
     """
 
     def __init__(self) -> None:
         self.last: StepLoss | None = None
+        self.asks_stop = self.stop = False
         self._sum: Tensor | None = None
         self._sent: tuple[int, float] | None = None
-        self._host = torch.zeros(1)
+        self._host = torch.zeros(2)
         self._arrived: torch.cuda.Event | None = None
 
     def add(self, loss: Tensor) -> None:
@@ -56,12 +59,12 @@ class StepReport:
         """
         if self._sum is None:
             return
-        (said, self._sum), count = (self._sum.reshape(1), None), 1
+        said, count = torch.stack([self._sum, torch.full_like(self._sum, self.asks_stop)]), 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             count = torch.distributed.get_world_size()
             torch.distributed.all_reduce(said)
         self._copy(said / count)
-        self._sent = step, lr
+        self._sum, self._sent = None, (step, lr)
 
     def read(self) -> StepLoss | None:
         """The step that was sent last, if it was not read yet."""
@@ -70,8 +73,9 @@ class StepReport:
         if self._arrived is not None:
             self._arrived.synchronize()
         # As an array, because that is refused of anything but the host's own memory.
+        loss, asked = self._host.numpy().tolist()
         (step, lr), self._sent = self._sent, None
-        self.last = StepLoss(step, lr, float(self._host.numpy()[0]))
+        self.last, self.stop = StepLoss(step, lr, loss), asked > 0
         return self.last
 
     def _copy(self, said: Tensor) -> None:

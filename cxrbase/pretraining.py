@@ -159,7 +159,8 @@ class Pretraining(L.LightningModule):
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & (2**63 - 1))
         loss, logs = self._loss(batch)
         self.report.add(loss / self.trainer.accumulate_grad_batches)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        # Not for the progress bar, for which Lightning would read it from the device after every batch.
+        self.log("train/loss", loss.detach())
         self.log_dict({f"train/{name}": value for name, value in logs.items()})
         return loss
 

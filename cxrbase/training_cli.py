@@ -136,7 +136,8 @@ class CXRBaseCLI(LightningCLI):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
         if RichProgressBar in found:
-            callbacks[callbacks.index(found[RichProgressBar])] = StepBar()
+            bar = StepBar(found[Throughput], found[StepTimes])
+            callbacks[callbacks.index(found[RichProgressBar])] = bar
         found[Collapse].probe = found[FrozenProbe]
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
         callbacks.insert(len(callbacks) - 1, Requeue())

@@ -10,6 +10,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
+from cxrbase.divergence import StepReport
+from cxrbase.pretraining import Pretraining
+
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 128 + signal.SIGTERM
@@ -20,24 +23,30 @@ class Requeue(Callback):
     """Replaces Lightning's handling of SIGTERM, which stops between accumulated batches and saves nothing."""
 
     def __init__(self) -> None:
-        self._asked, self._step = False, 0
+        self._report, self._step = StepReport(), 0
         self._before: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signal over, and tells the workers, which a stream starts with its first batch."""
         if isinstance(loader := trainer.train_dataloader, DataLoader):
             loader.worker_init_fn = outlive_sigterm
-        self._step = trainer.global_step
+        assert isinstance(pl_module, Pretraining)
+        self._report, self._step = pl_module.report, trainer.global_step
+        # Lightning asks all processes in every batch whether it has had the signal, and waits for the device to answer.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
         self._before = signal.signal(signal.SIGTERM, self._note)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and exits where it was asked for and an optimizer step has just ended, on all ranks at once."""
+        """Saves and exits where it was asked for and an optimizer step has just ended, on all ranks at once.
+
+        Several ranks learn of it with what they say of a step anyway, a step later.
+        """
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        if not trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if not (self._report.asks_stop if trainer.world_size == 1 else self._report.stop):
             return
         folder = Path(trainer.default_root_dir)
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
@@ -51,7 +60,11 @@ class Requeue(Callback):
             self._before = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._report.asks_stop = True
+
+
+def _ask_nobody() -> None:
+    pass
 
 
 def outlive_sigterm(worker: int) -> None:

@@ -5,24 +5,35 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
-from cxrbase.callbacks.step_times import PHASES
-
-_LABELS = {"train/loss": "loss", "train/images_per_s": "images/s"}
+from cxrbase.callbacks.step_times import StepTimes
+from cxrbase.callbacks.throughput import Throughput
+from cxrbase.pretraining import Pretraining
 
 
 class StepBar(RichProgressBar):
     """Shows the loss, images/s, and each phase's share of a step in per cent, such as wait 1 fwd 33 bwd 61.
 
-    Phases below half a per cent are left out.
+    Phases below half a per cent are left out. All are numbers that the host has already, the loss that of the step
+    before: what is logged for the bar, Lightning reads from the device after every batch.
+
+    Args:
+        throughput: Where images are counted.
+        step_times: Where phases are timed.
     """
 
+    def __init__(self, throughput: Throughput, step_times: StepTimes) -> None:
+        super().__init__()
+        self.throughput, self.step_times = throughput, step_times
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Lightning's metrics under short names, the phases joined."""
+        """What is shown, by name."""
         found: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        phases = {short.rstrip("%"): found.pop(short) for short in PHASES.values() if short in found}
-        shown = {_LABELS.get(name, name): value for name, value in found.items() if name != "v_num"}
-        if "images/s" in shown:
-            shown["images/s"] = f"{shown['images/s']:,.0f}"
-        if phases:
-            shown["%"] = " ".join(f"{name} {share:.0f}" for name, share in phases.items() if round(share))
-        return shown
+        found.pop("v_num", None)
+        assert isinstance(pl_module, Pretraining)
+        if (last := pl_module.report.last) is not None:
+            found["loss"] = last.loss
+        if (recent := self.throughput.recent_per_s) is not None:
+            found["images/s"] = f"{recent:,.0f}"
+        if shares := self.step_times.shares:
+            found["%"] = " ".join(f"{name} {share}" for name, share in shares.items() if share)
+        return found

@@ -8,12 +8,12 @@ from lightning.pytorch.callbacks import Callback
 from cxrbase.clock import StepClock
 
 # Phase, and its short name in the progress bar.
-PHASES = {"wait": "wait%", "copy": "copy%", "views": "views%", "forward": "fwd%", "backward": "bwd%",
-          "optimiser": "opt%", "teacher": "ema%"}  # fmt: skip
+PHASES = {"wait": "wait", "copy": "copy", "views": "views", "forward": "fwd", "backward": "bwd",
+          "optimiser": "opt", "teacher": "ema"}  # fmt: skip
 
 
 class StepTimes(Callback):
-    """Logs time/<phase>_ms, the mean over the last steps, and shows the shares of their sum in the progress bar.
+    """Logs time/<phase>_ms, the mean over the last steps, and keeps the shares of their sum for the progress bar.
 
     Logging, other callbacks and what the loop does between steps count as none of the phases. Waiting is the host's
     time; on a GPU the other phases are the device's.
@@ -21,13 +21,16 @@ class StepTimes(Callback):
     Args:
         every_n_steps: Batches between two points of the curves.
         enabled: Whether anything is timed.
+
+    Attributes:
+        shares: Per cent of the last steps' time by the short name of a phase; empty before there were any.
     """
 
     def __init__(self, every_n_steps: int = 20, enabled: bool = True) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps, self.enabled = every_n_steps, enabled
-        self.clock = StepClock()
+        self.clock, self.shares = StepClock(), dict[str, int]()
         self._waited, self._batches = 0.0, 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -61,9 +64,6 @@ class StepTimes(Callback):
         seconds = {phase: spent.get(phase, 0.0) for phase in PHASES}
         total = max(sum(seconds.values()), 1e-9)
         means = {f"time/{phase}_ms": 1000 * value / self._batches for phase, value in seconds.items()}
-        shares = {PHASES[phase]: round(100 * value / total) for phase, value in seconds.items()}
+        self.shares = {PHASES[phase]: round(100 * value / total) for phase, value in seconds.items()}
         pl_module.log_dict(means, rank_zero_only=True)
-        pl_module.log_dict(
-            {name: float(share) for name, share in shares.items()}, prog_bar=True, logger=False, rank_zero_only=True
-        )
         self._batches = 0

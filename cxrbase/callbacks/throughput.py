@@ -18,6 +18,9 @@ class Throughput(Callback):
 
     Args:
         every_n_steps: Batches between two points of the curves, and over which the last loss is averaged.
+
+    Attributes:
+        recent_per_s: Images per second between the last two points; None before.
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
@@ -25,7 +28,8 @@ class Throughput(Callback):
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.images, self.busy_s, self.wait_s = 0, 0.0, 0.0
-        self.loss_first: float | None = None
+        self.recent_per_s: float | None = None
+        self._first: torch.Tensor | float | None = None
         self._losses: deque[torch.Tensor] = deque(maxlen=every_n_steps)
         self._recent: list[tuple[int, float, float]] = []
         self._waited = 0.0
@@ -39,12 +43,18 @@ class Throughput(Callback):
         busy, wait = time.perf_counter() - stream.handed_at, stream.waited_s - self._waited
         self._waited = stream.waited_s
         self.images, self.busy_s, self.wait_s = self.images + images, self.busy_s + busy, self.wait_s + wait
-        self._losses.append(trainer.callback_metrics["train/loss"])
-        if self.loss_first is None:
-            self.loss_first = float(self._losses[0])
+        # Kept where they are: reading one would wait for the device. Lightning gives each its share in a step.
+        self._losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
+        if self._first is None:
+            self._first = self._losses[0]
         self._recent.append((images, busy, wait))
         if len(self._recent) >= self.every_n_steps:
             self._log(pl_module)
+
+    @property
+    def loss_first(self) -> float | None:
+        """Loss of the first batch."""
+        return None if self._first is None else float(self._first)
 
     @property
     def loss_last(self) -> float | None:
@@ -67,11 +77,11 @@ class Throughput(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the totals up again."""
-        for key in _TOTALS:
-            setattr(self, key, state_dict[key])
+        self.images, self.busy_s, self.wait_s, self._first = (state_dict[key] for key in _TOTALS)
 
     def _log(self, pl_module: L.LightningModule) -> None:
         images, busy, wait = (sum(column) for column in zip(*self._recent, strict=True))
         self._recent.clear()
-        pl_module.log("train/images_per_s", images / (busy + wait), prog_bar=True, rank_zero_only=True)
+        self.recent_per_s = images / (busy + wait)
+        pl_module.log("train/images_per_s", self.recent_per_s, rank_zero_only=True)
         pl_module.log("train/data_wait_fraction", wait / (busy + wait), rank_zero_only=True)

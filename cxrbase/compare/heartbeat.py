@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from cxrbase.pretraining import Pretraining
 from cxrbase.whole_files import written_whole
 
 PROGRESS = "progress.json"
@@ -40,13 +41,14 @@ class Heartbeat(Callback):
         if time.monotonic() - self._said < self.every_s:
             return
         self._said = time.monotonic()
-        loss = trainer.callback_metrics.get("train/loss")
+        # What is logged is on the device, which would be waited for.
+        last = pl_module.report.last if isinstance(pl_module, Pretraining) else None
         say(
             Path(trainer.default_root_dir).parent,
             stage="pretraining",
             step=trainer.global_step,
             steps=int(trainer.estimated_stepping_batches),
-            loss=None if loss is None else float(loss),
+            loss=None if last is None else last.loss,
             began=self._began,
             first=self._first,
         )

@@ -1,28 +1,21 @@
 """A training step asks the device nothing: no value is read by the host and no shape depends on data."""
 
+import json
+import os
+import signal
+import subprocess
+import time
+
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import asking
+import warm
+from asking import Asked, AskNothing, questions
+from commands import command
 from cxrbase.optim import param_groups
 from cxrbase.views import RandomViews
-
-ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "_unique2", "unique_dim", "equal"}
-
-
-class Asked(AssertionError):
-    """The host would have waited for the device."""
-
-
-class AskNothing(TorchDispatchMode):
-    """Fails on operations whose result, or whose size, the host must know before it can go on."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
-        if name in ASKING or any(i is not None and i.dtype == torch.bool for i in indices):
-            raise Asked(f"{func} in the step")
-        return func(*args, **(kwargs or {}))
+from test_joint_batch import free_port
 
 
 @pytest.mark.parametrize(
@@ -60,3 +53,68 @@ def test_no_view_reads_a_value_from_the_device():
 def test_such_a_question_would_be_seen(ask):
     with AskNothing(), pytest.raises(Asked):
         ask(torch.zeros(3))
+
+
+# Every callback of the command line, and the bar; what reads now and then, after more steps than these.
+STEPS = ["--trainer.max_steps=24", "--data.batch_size=1", "--trainer.log_every_n_steps=1000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mae", ["--trainer.enable_progress_bar=true"]),
+        ("mae", ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=12"]),
+        ("dino", ["--trainer.enable_progress_bar=true", "--model.objective.batch_norm=false"]),
+    ],
+)
+def test_no_step_of_a_real_run_reads_a_value_from_the_device(name, words, image_folder, tmp_path):
+    steps, asked = questions(command(name, *STEPS, *words, root=image_folder, run_dir=tmp_path / "run"))
+    assert steps == (12 if "--trainer.max_steps=12" in words else 24)
+    assert asked == []
+
+
+def test_a_callback_that_reads_would_be_seen(image_folder, tmp_path):
+    words = command("mae", *STEPS, "--trainer.callbacks=asking.Reads", root=image_folder, run_dir=tmp_path / "run")
+    steps, asked = questions(words)
+    assert len(asked) == steps - 1
+    assert "asking.py" in asked[0][-1]
+
+
+def launch(words, run):
+    """Two processes of a command."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    ranks = [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [warm.Process([*run(rank), *words], env=ranks[rank], stderr=subprocess.PIPE) for rank in range(2)]
+
+
+def test_no_step_of_two_processes_reads_a_value_from_the_device(image_folder, tmp_path):
+    words = [
+        *STEPS,
+        "--trainer.max_steps=6",
+        "--figures.enabled=false",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+    ]
+    words = command("mae", *words, root=image_folder, run_dir=tmp_path / "run")
+    started = launch(words, lambda rank: [asking.__file__, tmp_path / f"{rank}.json"])
+    errors = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [6, []]
+
+
+def test_both_processes_save_and_leave_where_one_of_them_has_sigterm(image_folder, tmp_path):
+    words = ["--trainer.max_steps=100000", "--trainer.max_epochs=-1", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    words += ["--checkpoint.every_n_train_steps=100000", "--trainer.log_every_n_steps=1", "--probe.enabled=false"]
+    words = command("mae", *words, root=image_folder, run_dir=tmp_path)
+    started = launch(words, lambda rank: ["-m", "cxrbase"])
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 1000 for path in tmp_path.glob("events.*")):
+        assert all(process.poll() is None for process in started)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [143, 143], "\n".join(errors)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] > 0
