@@ -38,6 +38,21 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_value(option: str, text: str) -> Any:
+    """A value that was given to an option, as YAML; ConfigError where it is none.
+
+    Args:
+        option: Its name, for the message.
+        text: The value.
+    """
+    try:
+        refuse_unbounded(text)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        why = f"it {error}" if isinstance(error, RefusedYAML) else getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{option} must be a value in YAML, got {text!r}: put text into quotes ({why})") from error
+
+
 def read_text(path: str | Path) -> str:
     """The text of a configuration file; ConfigError where it cannot be read, is too large or no UTF-8."""
     try:

@@ -19,7 +19,7 @@ def embed(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="new .parquet file")
     parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images per step of the network")
-    parser.add_argument("--device", type=str, default=None, help="cpu, cuda ... (default: a GPU where there is one)")
+    parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda ... (default: a GPU if any)")
     parser.add_argument("--threads", type=PositiveInt, default=None, help="threads that decode (default: all cores)")
     parser.add_argument("--part", type=PositiveInt, default=1024, help="images that a killed job loses at most")
     options = parser.parse_args(words)

@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError
 
+from cxrbase.config_files import read_value
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.compare import compare_results
 from cxrbase.evaluation.suite.figures import write_figures
@@ -47,7 +48,7 @@ def evaluate(words: list[str]) -> int:
     options = parser.parse_args(rest)
     out = Path(options.out)
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
-    device = device_of(options.device)
+    device = str(device_of(options.device))
     # Mistakes in any of them are found before hours are spent on the first.
     tasks = read_tasks(options.config, changes=changes)
     asked = {path: settings_of(path, chosen) for path in tasks}
@@ -111,7 +112,7 @@ def _task_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         name, separator, value = word.removeprefix("--task.").partition("=")
         if not separator and not left:
             raise ConfigError(f"{word} needs a value, such as {word}=...")
-        changes[name] = yaml.safe_load(value if separator else left.pop(0))
+        changes[name] = read_value(f"--task.{name}", value if separator else left.pop(0))
     return changes, rest
 
 
@@ -126,19 +127,6 @@ def settings_of(config: str, chosen: Mapping[str, Any]) -> Settings:
         raise ConfigError(f"{config}, section evaluate: {parser.answer(str(error))}") from error
     assert isinstance(made, Settings)
     return made
-
-
-def device_of(name: str) -> str:
-    """The device that `--device` names; `auto` takes a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device must be auto, cpu or a device that is there, got {name!r}: {error}") from error
-    return name
 
 
 def _table(results: Sequence[Result]) -> list[str]:

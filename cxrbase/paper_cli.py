@@ -5,8 +5,8 @@ import sys
 from jsonargparse import ArgumentError
 
 from cxrbase.compare.paper_plan import Paper
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
-from cxrbase.evaluate_cli import device_of
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -31,7 +31,7 @@ def paper(words: list[str]) -> int:
         raise ConfigError(parser.answer(str(error))) from error
     encoders, out, device = (given.pop(name) for name in ("encoder", "out", "device"))
     given.pop("config")
-    return _run(Paper(**given).with_encoders(encoders), out, device_of(device))
+    return _run(Paper(**given).with_encoders(encoders), out, str(device_of(device)))
 
 
 def _run(plan: Paper, out: str, device: str) -> int:

@@ -20,7 +20,7 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--model", type=str, required=True, help="model folder or fine-tuning run")
     parser.add_argument("--out", type=str, required=True, help="new .csv or .json file")
     parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images per step of the network")
-    parser.add_argument("--device", type=str, default=None, help="cpu, cuda ... (default: a GPU where there is one)")
+    parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda ... (default: a GPU if any)")
     parser.add_argument("--threads", type=PositiveInt, default=available_cores(), help="threads that decode")
     options = parser.parse_args(words)
     out = Path(options.out)
@@ -35,14 +35,16 @@ def predict(words: list[str]) -> int:
     from cxrbase.release.predict import write_predictions
 
     model = load_model(options.model)
-    found = list(
-        run(options.model, options.images, batch_size=options.batch_size, device=options.device,
-            threads=options.threads)
-    )  # fmt: skip
-    with out.open("w", newline="", encoding="utf-8") as file:
-        write_predictions(found, model.classes, file, form="csv" if out.suffix == ".csv" else "json")
-    warned, bad = sum(bool(row.warnings) for row in found), sum(bool(row.error) for row in found)
-    sys.stdout.write(f"{out}: {len(found)} images, {warned} with warnings, {bad} could not be read (column error)\n")
+    found = run(
+        options.model, options.images, batch_size=options.batch_size, device=options.device, threads=options.threads
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A row is on disk when it is made, so that what stops a long job does not take the others with it.
+    with out.open("x", newline="", encoding="utf-8", buffering=1) as file:
+        done = write_predictions(found, model.classes, file, form="csv" if out.suffix == ".csv" else "json")
+    sys.stdout.write(
+        f"{out}: {done.images} images, {done.warned} with warnings, {done.bad} could not be read (column error)\n"
+    )
     if doubt := in_words(unproven(model.card)):
         sys.stdout.write(f"warning: {doubt}\n")
     return 0

@@ -10,10 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 import cxrbase
-from cxrbase.config_files import read_config
+from cxrbase.config_files import read_config, read_value
 from cxrbase.errors import ConfigError
 
 BudgetKind = Literal["images", "flops", "seconds"]
@@ -161,7 +159,7 @@ class Cell:
             _merge(merged, read_config(layer))
         for word in self.words:
             name, _, value = word.removeprefix("--").partition("=")
-            nested: Any = yaml.safe_load(value)
+            nested: Any = read_value(f"--{name}", value)
             for part in reversed(name.split(".")):
                 nested = {part: nested}
             _merge(merged, nested)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrbase.cores import available_cores
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
@@ -116,8 +117,8 @@ class Embedder:
     def __init__(
         self, encoder: str, *, device: str | None = None, batch_size: int = 64, threads: int | None = None
     ) -> None:
+        self.device = device_of(device)
         self.network, self.card = encoder_of(encoder)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network.to(self.device)
         self.batch_size, self.threads = batch_size, threads or available_cores()
         told = {key: value for key, value in self.card.items() if key != "source"}

@@ -2,14 +2,16 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Literal, TextIO
 
 import torch
 from tqdm import tqdm
 
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.models import Model, load_model
 from cxrbase.release.feature_warnings import feature_warnings
@@ -40,6 +42,15 @@ class Prediction:
     error: str
 
 
+@dataclass
+class Written:
+    """What a table holds: images, and of them those with warnings and those that could not be read."""
+
+    images: int = 0
+    warned: int = 0
+    bad: int = 0
+
+
 def predict(
     model: str | Path,
     images: Sequence[str],
@@ -56,14 +67,26 @@ def predict(
         batch_size: Images per step.
         device: cpu, cuda ...; None takes a GPU where there is one.
         threads: That decode.
+
+    Raises:
+        ConfigError: There is no such device.
+        ModelError: There is no such model.
+        ManifestError: There are no such images.
     """
+    place = device_of(device)
     loaded, items = load_model(model), find_images(images)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded.network.to(place)
+    # What cannot work is said now, and not when the first prediction is asked for.
+    return _predictions(loaded, items, batch_size=batch_size, device=place, threads=threads)
+
+
+def _predictions(
+    loaded: Model, items: Sequence[Item], *, batch_size: int, device: torch.device, threads: int
+) -> Iterator[Prediction]:
     canvas = int(loaded.card.get("canvas_size") or 2 * longest(loaded.image_size))
     with tqdm(total=len(items), desc="predicting", unit="image", mininterval=1.0) as bar:
         for batch in loaded_batches(items, canvas_size=canvas, batch_size=batch_size, threads=threads):
-            yield from predict_batch(loaded, batch, device=place)
+            yield from predict_batch(loaded, batch, device=device)
             bar.update(len(batch))
 
 
@@ -98,8 +121,10 @@ def _one(model: Model, image: Loaded, probabilities: list[float], distance: floa
     return Prediction(image.item.name, named, present, distance, (*image.warnings, *odd), "")
 
 
-def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str], file: TextIO, *, form: Form) -> None:
-    """Writes a table or a list of objects.
+def write_predictions(
+    predictions: Iterable[Prediction], classes: Sequence[str], file: TextIO, *, form: Form
+) -> Written:
+    """Writes a table or a list of objects, row by row as they come.
 
     Args:
         predictions: In the order they shall have.
@@ -107,18 +132,33 @@ def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str],
         file: Open for text.
         form: csv or json.
     """
-    if form == "json":
-        rows = [vars(prediction) | {"warnings": list(prediction.warnings)} for prediction in predictions]
-        json.dump(rows, file, indent=2, allow_nan=False)
-        file.write("\n")
-        return
-    if form != "csv":
+    if form not in ("csv", "json"):
         raise ConfigError(f"format must be csv or json, got {form!r}")
+    written = Written()
+    for row in (_json if form == "json" else _csv)(predictions, classes, file):
+        written.images += 1
+        written.warned += bool(row.warnings)
+        written.bad += bool(row.error)
+    return written
+
+
+def _json(predictions: Iterable[Prediction], classes: Sequence[str], file: TextIO) -> Iterator[Prediction]:
+    before = "[\n"
+    for prediction in predictions:
+        row = vars(prediction) | {"warnings": list(prediction.warnings)}
+        file.write(before + indent(json.dumps(row, indent=2, allow_nan=False), "  "))
+        before = ",\n"
+        yield prediction
+    file.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _csv(predictions: Iterable[Prediction], classes: Sequence[str], file: TextIO) -> Iterator[Prediction]:
     columns = ["path", *classes, *(f"present_{name}" for name in classes), "distance", "warnings", "error"]
     table = csv.writer(file, lineterminator="\n")
     table.writerow(columns)
     for prediction in predictions:
         table.writerow(_row(prediction, classes))
+        yield prediction
 
 
 def _row(prediction: Prediction, classes: Sequence[str]) -> list[Any]:

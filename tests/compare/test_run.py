@@ -21,7 +21,9 @@ def unblock():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_them(config, compared_phantom, tmp_path, capsys):
+def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_them(
+    config, compared_phantom, tmp_path, capsys
+):
     root = shutil.copytree(compared_phantom, tmp_path / "torn", ignore=shutil.ignore_patterns(".canvas"))
     for path in Manifest.read(root / "manifest.parquet").paths[:3]:
         path.write_bytes(b"not an image")

@@ -124,6 +124,15 @@ def test_out_must_be_new_and_parquet(name, said, encoder_folder, image_folder, t
     assert (tmp_path / "taken.parquet").read_text() == "mine"
 
 
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_answered_in_one_sentence(device, encoder_folder, image_folder, tmp_path, capsys):
+    words = ["embed", "--encoder", str(encoder_folder), str(image_folder), "--out", str(tmp_path / "e.parquet")]
+    assert main([*words, "--device", device]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"--device must be auto, cpu or a device that is there, got {device!r}" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_packed_images_are_found_and_read(encoder_folder, tmp_path):
     import io
 

@@ -2,9 +2,13 @@
 
 import csv
 import dataclasses
+import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import warm
 from cxrbase.backbones import load_encoder, read_card
 from cxrbase.cli import main
 from cxrbase.errors import ConfigError, ModelError
@@ -25,7 +30,7 @@ from cxrbase.release.explain_images import explain_image
 from cxrbase.release.export import export
 from cxrbase.release.feature_warnings import LATERAL, UNLIKE
 from cxrbase.release.inputs import find_images
-from cxrbase.release.predict import predict
+from cxrbase.release.predict import predict, write_predictions
 
 CLASSES, TEMPERATURES, THRESHOLDS = ["effusion", "nodule"], [1.0, 2.0], [0.4, None]
 
@@ -160,6 +165,44 @@ def test_help_says_once_what_it_is_not_for(capsys):
     with pytest.raises(SystemExit):
         main(["predict", "--help"])
     assert capsys.readouterr().out.count("diagnosis") == 1
+
+
+def test_a_new_folder_is_made_and_a_device_or_image_that_is_not_there_leaves_none(model, images, tmp_path, capsys):
+    words = ["predict", "--model", str(model), "--out", str(tmp_path / "new" / "folder" / "p.csv"), "--device"]
+    assert main([*words, "foo", str(images)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "--device must be auto, cpu or a device that is there, got 'foo'" in said
+    assert main([*words, "auto", str(tmp_path / "nothing.png")]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert main([*words, "cpu", str(images)]) == 0
+    assert len((tmp_path / "new" / "folder" / "p.csv").read_text().splitlines()) == 25
+
+
+def test_a_killed_job_keeps_the_rows_that_it_has_made(model, images, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(400):
+        os.link(images / f"{number % 24:02}.png", tmp_path / "images" / f"{number:03}.png")
+    out, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
+    words = ["predict", tmp_path / "images", "--model", model, "--batch_size=1", "--threads=1", "--device=cpu", "--out"]
+    job = warm.Process(["-m", "cxrbase", *words, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while job.poll() is None and not (out.exists() and len(out.read_text().splitlines()) > 3):
+        time.sleep(0.005)
+    assert job.returncode is None
+    job.kill()
+    job.wait()
+    kept = out.read_text()
+    assert 3 < len(kept.splitlines()) < 400
+    assert main([str(word) for word in (*words, whole)]) == 0
+    assert whole.read_text().startswith(kept)
+
+
+def test_what_is_written_as_it_comes_is_what_json_writes(model, images):
+    found = list(predict(model, [str(images)], device="cpu"))
+    for rows in (found, found[:1], []):
+        file = io.StringIO()
+        assert write_predictions(iter(rows), CLASSES, file, form="json").images == len(rows)
+        wanted = [vars(row) | {"warnings": list(row.warnings)} for row in rows]
+        assert file.getvalue() == json.dumps(wanted, indent=2) + "\n"
 
 
 def test_out_must_be_new(model, images, tmp_path):
