@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError
 
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.compare import compare_results
@@ -102,7 +103,8 @@ def score_encoder(
         device: Where the encoder runs.
     """
     name, card = encoder.name, encoder.card
-    images = open_images(data, size=2 * longest(card["image_size"]), cache_dir=out / "canvas", option="--out")
+    size, read = 2 * longest(card["image_size"]), Reading.of(card)
+    images = open_images(data, size=size, read=read, cache_dir=out / "canvas", option="--out")
     splits, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, card, manifest=data.manifest, images=images, folder=out / "features", device=device
@@ -112,15 +114,15 @@ def score_encoder(
     prints, root = out / "fingerprints.parquet", data.task.data.root
     seen = seen_by(encoder.place, test, look=settings.seen, cache=prints, root=root)
     said = {"name": name, "hash": store.encoder_hash} | {
-        key: card[key] for key in ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
-        if key in card
+        key: card[key] for key in ("timm_name", "image_size", "mean", "std", "window", "crop_borders", "format",
+                                   "objective", "images_seen") if key in card
     }  # fmt: skip
     task = data.task
     about = {
         "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
         "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": store.data_hash,
         "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
-        "unreadable": len(data.manifest) - len(images.rows), "warnings": data.warnings,
+        "unreadable": len(data.manifest) - len(images.rows), "warnings": [*data.warnings, *read.unlike(images.reading)],
     }  # fmt: skip
     folder = out / "results"
     done = {result.row["key"]: result for result in read_results(folder)}

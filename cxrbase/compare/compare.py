@@ -55,8 +55,8 @@ def _prepare(plan: Plan, root: Path) -> str:
     data.prepare_data()
     data.setup("fit")
     for path in plan.tasks:
-        cache = root / SCORES / "canvas"
-        open_images(load_task_data(read_task(path)), size=2 * longest(data.image_size), cache_dir=cache, option="--out")
+        cache, size, read = root / SCORES / "canvas", 2 * longest(data.image_size), data.store.reading
+        open_images(load_task_data(read_task(path)), size=size, read=read, cache_dir=cache, option="--out")
     return str(data.manifest.images_hash(np.arange(len(data.manifest))))
 
 

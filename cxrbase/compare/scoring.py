@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.compare.plan import Cell, Plan
+from cxrbase.data.reading import Reading
 from cxrbase.evaluate_cli import NamedEncoder, score_encoder
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, interval, rankme
@@ -128,9 +129,8 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, device: str) -> dict
     from cxrbase.evaluation.task_images import open_images
 
     folder = scores_folder(run)
-    images = open_images(
-        data, size=2 * longest(encoder.card["image_size"]), cache_dir=folder / "canvas", option="--out"
-    )
+    size, read = 2 * longest(encoder.card["image_size"]), Reading.of(encoder.card)
+    images = open_images(data, size=size, read=read, cache_dir=folder / "canvas", option="--out")
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, encoder.card, manifest=data.manifest, images=images, folder=folder / "features", device=device

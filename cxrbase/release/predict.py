@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cxrbase.errors import ConfigError
 from cxrbase.models import Model, load_model
 from cxrbase.release.feature_warnings import feature_warnings
-from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches
+from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, warn_of_packs
 from cxrbase.sizes import longest
 
 Form = Literal["csv", "json"]
@@ -58,11 +58,14 @@ def predict(
         threads: That decode.
     """
     loaded, items = load_model(model), find_images(images)
+    warn_of_packs(items, loaded.reading)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded.network.to(place)
     canvas = int(loaded.card.get("canvas_size") or 2 * longest(loaded.image_size))
     with tqdm(total=len(items), desc="predicting", unit="image", mininterval=1.0) as bar:
-        for batch in loaded_batches(items, canvas_size=canvas, batch_size=batch_size, threads=threads):
+        for batch in loaded_batches(
+            items, canvas_size=canvas, read=loaded.reading, batch_size=batch_size, threads=threads
+        ):
             yield from predict_batch(loaded, batch, device=place)
             bar.update(len(batch))
 

@@ -7,12 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import warm
 from commands import EXPERIMENTS
 from cxrbase.cli import main
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import decode_uint8
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 
 SMALL = [
@@ -41,7 +45,8 @@ def config(phantom, tmp_path):
         plan = {
             "name": "small", "objectives": ["mae"], "size": "tiny", "data": "phantom", "tasks": [str(task)],
             "amounts": {"images": 64}, "budget": "images", "seeds": [0], "resamples": 50, "shots": [2], "points": 2,
-            "words": [*SMALL, f"--data.root={phantom}", spec], "experiments": str(EXPERIMENTS),
+            "words": [*SMALL, f"--data.root={phantom}", spec, "--data.crop_borders=true"],
+            "experiments": str(EXPERIMENTS),
         } | changes  # fmt: skip
         path = tmp_path / "compare.yaml"
         path.write_text(yaml.safe_dump(plan))
@@ -55,7 +60,9 @@ def finished(folder: Path) -> dict[str, float]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
 
 
-def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):
+def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
+    config, phantom, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     broken = {"rate": {"values": {"usual": ["--model.lr=1e-3"], "absurd": ["--model.lr=1e30", "--model.warmup=0.0"]}}}
     assert main(config(axes=broken)) == 1
@@ -83,6 +90,7 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
     assert {name: when for name, when in finished(root).items() if name in before} == before
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
+    check_reading(root, phantom)
 
 
 def check_control(root):
@@ -94,6 +102,16 @@ def check_control(root):
     found = content["cells"][0]["tasks"]["phantom"]["protocols"]["linear"]["value"]
     assert found == pytest.approx(in_run, abs=0.05)
     assert (control / "encoder.safetensors").is_file()
+
+
+def check_reading(root, phantom):
+    """Cells are scored on images that were read as those of their training were, the control too."""
+    cards = [json.loads(path.read_text()) for path in root.glob("cells/*/run/encoder.json")]
+    assert {card["crop_borders"] for card in cards} == {True}
+    (canvases,) = (root / "scores" / "canvas").glob("*-64.npy")  # decoded once for all that score
+    paths = Manifest.read(phantom / "manifest.parquet").paths
+    wanted = [to_canvas(decode_uint8(path, crop=True), 64)[0] for path in paths]
+    np.testing.assert_array_equal(np.load(canvases), wanted)
 
 
 @pytest.mark.slow
