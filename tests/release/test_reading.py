@@ -31,6 +31,7 @@ from cxrbase.release.embed import embed
 from cxrbase.release.explain import explain
 from cxrbase.release.explain_images import explain_image
 from cxrbase.release.explained import open_explained
+from cxrbase.release.export import export
 from cxrbase.release.overlay import write_overlay
 from cxrbase.release.predict import predict
 from cxrbase.views import centre_view
@@ -156,6 +157,25 @@ def test_demo(kind, name, image, encoders, models):
     view = view_of(image, name)[0, 0]
     expected = ((view - view.min()) / (view.max() - view.min()) * 255).byte().numpy()
     np.testing.assert_array_equal(pixels_of(analysis(image.read_bytes())["input"]), expected)
+
+
+@each
+def test_exports_state_it_as_values(name, encoders, tmp_path):
+    values = SAID[name][1].values()
+    for to, config in (("timm", "config.json"), ("hf", "preprocessor_config.json"), ("onnx", None), ("torch", None)):
+        if to in ("onnx", "torch") and name != "both":
+            continue  # they write nothing of their own about images
+        export(str(encoders / name), to=to, out=tmp_path / to)
+        card = json.loads((tmp_path / to / "encoder.json").read_text())
+        (decoding, *_) = json.loads((tmp_path / to / "preprocessing.json").read_text())["steps"]
+        for said in (
+            card,
+            decoding,
+            *([json.loads((tmp_path / to / config).read_text())["decoding"]] if config else ()),
+        ):
+            assert {key: said[key] for key in values} == values
+        assert str(SAID[name][1]) in (tmp_path / to / "README.md").read_text()
+        assert Reading.of(load_any_encoder(str(tmp_path / to))[1]) == SAID[name][1]
 
 
 def test_encoders_of_others_take_the_default():
