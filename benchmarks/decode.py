@@ -3,6 +3,7 @@
 OMP_NUM_THREADS=1 python benchmarks/decode.py
 """
 
+import io
 import json
 import os
 import platform
@@ -25,12 +26,23 @@ from jsonargparse import auto_cli
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydicom.pixels import get_encoder
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 from torchvision.io import ImageReadMode, decode_image
 
 from cxrbase.data.decode import decode, decode_uint8
 
 MIN_SIDE = 512
+JPEG_LS = "jpeg_ls"  # written only where pydicom has an encoder for it, as with pyjpegls
 
 
 def benchmark(
@@ -48,6 +60,7 @@ def benchmark(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         jobs = {path: readers(path) for path in write_files(Path(folder), radiograph(height, width))}
+        lacking = [] if any(path.stem == JPEG_LS for path in jobs) else [f"{JPEG_LS}.dcm: nothing installed writes it"]
         times = measure(jobs, rounds)
     result = {
         "command": shlex.join(["python", *sys.argv]),
@@ -59,15 +72,17 @@ def benchmark(
         },
         "image": {"height": height, "width": width, "min_side": MIN_SIDE},
         "rounds": rounds,
+        "left_out": lacking,
         "formats": {path.name: summary(times[path]) for path in jobs},
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(result, indent=2) + "\n")
     for name, rows in result["formats"].items():
         print(
-            f"{name:12}",
+            f"{name:18}",
             "  ".join(f"{reader} {row['ms']:.0f} ms (x{row['speed']:.2f})" for reader, row in rows.items()),
         )
+    print(*lacking, sep="\n", end="\n" if lacking else "")
 
 
 def radiograph(height: int, width: int) -> np.ndarray:
@@ -78,52 +93,96 @@ def radiograph(height: int, width: int) -> np.ndarray:
 
 
 def write_files(folder: Path, image: np.ndarray) -> list[Path]:
-    """One file of each format; lossless ones hold the same pixels."""
+    """One file of each format; lossless ones hold the same pixels, those with 8 in their name only the upper 8 bits."""
     small = Image.fromarray(np.uint8(image >> 4))
     small.save(folder / "png8.png")
     Image.fromarray(image).save(folder / "png16.png")
     small.save(folder / "jpeg.jpg", quality=90)
     small.save(folder / "tiff.tiff")
+    Image.fromarray(image).save(folder / "tiff16.tiff")
+    small.save(folder / "bmp.bmp")
     small.save(folder / "webp.webp", lossless=True, method=0)
-    write_dicom(folder / "raw.dcm", image)
-    write_dicom(folder / "j2k.dcm", image, compress=True)
+    Image.fromarray(image).save(folder / "jp2.jp2", irreversible=False)
+    write_dicoms(folder, image)
     return sorted(folder.iterdir())
 
 
-def write_dicom(path: Path, image: np.ndarray, *, compress: bool = False) -> None:
+def write_dicoms(folder: Path, image: np.ndarray) -> None:
+    """The transfer syntaxes that something installed writes."""
+    raw = folder / "raw.dcm"
+    dicom(image, bits=12).save_as(raw, enforce_file_format=True)
+    frames = {
+        "j2k": (JPEG2000Lossless, image, partial(encoded, form="JPEG2000", no_jp2=True, irreversible=False)),
+        "jpeg8": (JPEGBaseline8Bit, np.uint8(image >> 4), partial(encoded, form="JPEG", quality=90)),
+    }
+    for name, (syntax, pixels, encode) in frames.items():
+        data = dicom(pixels, bits=8 * pixels.dtype.itemsize)
+        data.file_meta.TransferSyntaxUID, data.PixelData = syntax, encapsulate([encode(pixels)])
+        data.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    write_jpeg_lossless(raw, folder / "jpeg_lossless.dcm")
+    for name, syntax in (("rle", RLELossless), (JPEG_LS, JPEGLSLossless)):
+        if get_encoder(syntax).is_available:
+            data = dicom(image, bits=12)
+            data.compress(syntax)
+            data.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+
+
+def encoded(pixels: np.ndarray, *, form: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return file.getvalue()
+
+
+def dicom(image: np.ndarray, *, bits: int) -> Dataset:
+    """Not compressed."""
     meta, data = FileMetaDataset(), Dataset()
-    meta.TransferSyntaxUID = JPEG2000Lossless if compress else ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.SOPClassUID = meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
     data.file_meta = meta
     data.Rows, data.Columns = image.shape
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = (16, 16, 15) if compress else (16, 12, 11)
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8 * image.dtype.itemsize, bits, bits - 1
     data.PixelData = image.tobytes()
-    if compress:
-        codestream = path.with_suffix(".j2k")
-        Image.fromarray(image).save(codestream, irreversible=False)
-        data.PixelData = encapsulate([codestream.read_bytes()])
-        codestream.unlink()
-    data.save_as(path, enforce_file_format=True)
+    data["PixelData"].VR = "OW"
+    return data
+
+
+def write_jpeg_lossless(raw: Path, path: Path) -> None:
+    """Through GDCM, which calls it JPEG."""
+    import SimpleITK
+
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetUseCompression(True)
+    writer.SetCompressor("JPEG")
+    writer.SetFileName(str(path))
+    writer.Execute(SimpleITK.ReadImage(str(raw)))
+    if pydicom.dcmread(path).file_meta.TransferSyntaxUID != JPEGLosslessSV1:
+        raise RuntimeError(f"GDCM wrote another syntax than JPEG Lossless to {path}")
 
 
 def readers(path: Path) -> dict[str, Callable[[], object]]:
     """Ways of reading a file; the first of a foreign library is what the others are compared with."""
     ours = {"decode": partial(decode, path), "decode_uint8_512": partial(decode_uint8, path, min_side=MIN_SIDE)}
+    simpleitk = {"simpleitk": partial(by_simpleitk, path)}
     if path.suffix == ".dcm":
-        foreign = {"simpleitk": partial(by_simpleitk, path)}
-        return foreign | ({"pydicom": partial(by_pydicom, path)} if path.stem == "raw" else {}) | ours
-    flag = cv2.IMREAD_GRAYSCALE | (cv2.IMREAD_ANYDEPTH if path.stem == "png16" else 0)
+        foreign = simpleitk | {"pydicom": partial(by_pydicom, path)}
+        return {name: read for name, read in foreign.items() if reads(read)} | ours
+    flag = cv2.IMREAD_GRAYSCALE | (cv2.IMREAD_ANYDEPTH if path.stem in ("png16", "tiff16", "jp2") else 0)
     foreign = {"opencv": lambda: cv2.imread(str(path), flag), "pillow": lambda: np.array(Image.open(path))}
     if path.suffix == ".jpg":
         foreign["opencv_reduced"] = lambda: cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_2)
-    if path.suffix == ".png":
-        foreign["simpleitk"] = partial(by_simpleitk, path)
-    if path.suffix != ".tiff":
-        mode = ImageReadMode.UNCHANGED
-        foreign["torchvision"] = lambda: decode_image(str(path), mode)
-    return foreign | ours
+    foreign |= simpleitk | {"torchvision": lambda: decode_image(str(path), ImageReadMode.UNCHANGED)}
+    return {name: read for name, read in foreign.items() if reads(read)} | ours
+
+
+def reads(read: Callable[[], object]) -> bool:
+    """Whether a library knows the format: torchvision no TIFF, SimpleITK no WebP, pydicom alone no JPEG Lossless."""
+    try:
+        return read() is not None
+    except (RuntimeError, NotImplementedError, OSError):
+        return False
 
 
 def by_simpleitk(path: Path) -> np.ndarray:

@@ -59,7 +59,9 @@ def ours(embedder: Embedder, items: list[Item]) -> np.ndarray:
 def inputs(embedder: Embedder, items: list[Item]) -> None:
     """All that `cxrbase embed` does before the encoder: decode, checksum, warnings, canvas, view."""
     card, size = embedder.card, embedder.card["image_size"]
-    for batch in loaded_batches(items, canvas_size=2 * size, batch_size=embedder.batch_size, threads=1):
+    for batch in loaded_batches(
+        items, canvas_size=2 * size, read=embedder.reading, batch_size=embedder.batch_size, threads=1
+    ):
         prepare(batch, size=size, mean=card["mean"], std=card["std"], device=embedder.device)
 
 

@@ -13,6 +13,7 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.sizes import Size, height_width
 from cxrbase.weights_formats import read_checkpoint
@@ -145,10 +146,10 @@ def load_encoder(path: str | Path) -> VisionTransformer:
 
 
 def check_description(card: dict[str, Any], weights: Path) -> None:
-    """Refuses a description that would fetch something, or make a network far larger than its weights.
+    """Refuses a description that would fetch something, is of a far larger network, or reads images in no known way.
 
     Args:
-        card: Holds timm_name and timm_args.
+        card: Holds timm_name and timm_args, and perhaps window and crop_borders.
         weights: The file that they describe.
 
     Raises:
@@ -156,6 +157,10 @@ def check_description(card: dict[str, Any], weights: Path) -> None:
         OSError: There is no such file.
     """
     name, arguments = card["timm_name"], card["timm_args"]
+    try:
+        Reading.of(card)
+    except ConfigError as error:
+        raise EncoderError(f"the description of {weights} has no known way to read images: {error}") from error
     # timm takes hf-hub:... and local-dir:... as names, too.
     if not isinstance(name, str) or not timm.is_model(name.split(".")[0]) or not isinstance(arguments, dict):
         raise EncoderError(f"timm_name must be a network of timm and timm_args its options, got {str(name)[:80]!r}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import cxrbase
 from cxrbase.backbones import check_description
+from cxrbase.data.reading import Reading
 from cxrbase.errors import EncoderError, ModelError
 from cxrbase.evaluation.classifier import Classifier, Features
 from cxrbase.evaluation.heads import log_odds
@@ -106,6 +107,11 @@ class Model:
         """Side, or height and width, of the view in pixels."""
         height, width = height_width(self.card["encoder"]["image_size"])
         return height, width
+
+    @property
+    def reading(self) -> Reading:
+        """How the files of its images are read."""
+        return Reading.of(self.card["encoder"])
 
     def view(self, canvases: Tensor, sizes: Tensor) -> Tensor:
         """What the network is fed, (B, 1, H, W), of uint8 canvases (B, 1, C, C) and valid sizes (B, 2)."""

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.backbones import load_encoder, read_card
 from cxrbase.data.decode import INTENSITY_CONVENTION
+from cxrbase.data.reading import Reading
 from cxrbase.errors import EncoderError
 from cxrbase.sizes import Size, plain
 from cxrbase.weights_fit import Encoder, fit_weights, position_grid
@@ -48,8 +49,8 @@ def load_any_encoder(
         seed: Seed of the weights of `timm:<name>`.
 
     Returns:
-        The network in evaluation mode, and its card: timm_name, timm_args, image_size, mean, std, intensity, source,
-        format. Images are to be given as (x / 255 - mean) / std.
+        The network in evaluation mode, and its card: timm_name, timm_args, image_size, mean, std, intensity, window,
+        crop_borders, source, format. Images are to be read by `Reading.of` it and given as (x / 255 - mean) / std.
 
     Raises:
         EncoderError: If there is no such file or name, or the weights do not fit, in whole or in part.
@@ -108,7 +109,7 @@ def _ours(path: Path, image_size: Size | None, patch_size: int | None) -> tuple[
     rows, columns = vit.patch_embed.grid_size
     fit_weights(network, vit.state_dict(), stats=stats, to=(stats[0][0], stats[1][0]), grid=(rows, columns))
     changes = {"timm_args": arguments, "image_size": plain(size), "source": str(path), "format": "cxrbase"}
-    return network.eval(), {"intensity": INTENSITY_CONVENTION, **card, **changes}
+    return network.eval(), {"intensity": INTENSITY_CONVENTION, **Reading.of(card).values(), **card, **changes}
 
 
 def _untrained(
@@ -193,6 +194,7 @@ def _card(name: str, arguments: dict[str, Any], to: tuple[float, float], source:
         "mean": to[0],
         "std": to[1],
         "intensity": INTENSITY_CONVENTION,
+        **Reading().values(),
         "source": source,
         "format": kind,
     }

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError
 import cxrbase
 from cxrbase.data.decode import decode, decode_uint8
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.data.shards import read_index
 from cxrbase.errors import CXRBaseError
 from cxrbase.evaluate_cli import settings_of
@@ -66,7 +67,7 @@ def read_image(folder: Path, data: bytes, suffix: str) -> None:
     for read in (decode, lambda p: decode_uint8(p, min_side=64)):
         _allowed(lambda read=read: read(path))  # type: ignore[misc]
     (item,) = find_images([str(path)])
-    found = load(item, canvas_size=64)
+    found = load(item, canvas_size=64, read=Reading())
     assert found.canvas.shape == (64, 64)
 
 

@@ -112,6 +112,27 @@ def test_precision_on_a_cpu_is_full():
     assert found_precision("cpu") == "32-true"
 
 
+@pytest.mark.parametrize(
+    ("there", "computes_bf16", "emulates_bf16", "wanted"),
+    [
+        (True, True, True, "bf16-mixed"),
+        (True, False, True, "16-mixed"),  # such as a V100, where torch would emulate it slowly
+        (True, False, False, "16-mixed"),
+        (False, False, False, "32-true"),
+    ],
+)
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cpu"])
+def test_precision_on_a_gpu_is_what_it_computes_in(
+    accelerator, there, computes_bf16, emulates_bf16, wanted, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes_bf16 or (
+            including_emulation and emulates_bf16)
+    )  # fmt: skip
+    assert found_precision(accelerator) == ("32-true" if accelerator == "cpu" else wanted)
+
+
 def test_decode_error_survives_a_worker_and_a_pickle():
     error = DecodeError("nih", "a.png", "the file is empty")
     assert str(DecodeError(str(error))) == str(error)

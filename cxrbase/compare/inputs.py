@@ -13,6 +13,7 @@ from cxrbase.compare.scoring import CANVAS, SCORES, opening
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.errors import ConfigError
@@ -68,7 +69,7 @@ def prepare(plan: Plan, root: Path) -> Inputs:
     Returns:
         Fingerprints, which are the same as long as a cell would read the same.
     """
-    sides, places, pretraining = set(), {}, {}
+    ways, places, pretraining = set(), {}, {}
     for cell in plan.cells():
         data = build_data(cell.settings)
         place = _place(data)
@@ -78,8 +79,8 @@ def prepare(plan: Plan, root: Path) -> Inputs:
             places[place] = fingerprint(data.manifest, data.store)
         files = [*_lists(data), *_weights(cell.settings.get("model", {}).get("init_from"))]
         pretraining[cell.title] = _digest([places[place], files])
-        sides.add(2 * longest(data.image_size))
-    return Inputs(pretraining, _digest({path: _task(plan, path, root / SCORES / CANVAS, sides) for path in plan.tasks}))
+        ways.add((2 * longest(data.image_size), data.reading))
+    return Inputs(pretraining, _digest({path: _task(plan, path, root / SCORES / CANVAS, ways) for path in plan.tasks}))
 
 
 def fingerprint(table: ImageTable, images: ImageStore) -> str:
@@ -104,9 +105,10 @@ def _place(data: CXRDataModule) -> tuple[str, ...]:
     return tuple(str(part) for part in parts)
 
 
-def _task(plan: Plan, path: str, canvas: Path, sides: Iterable[int]) -> list[str]:
+def _task(plan: Plan, path: str, canvas: Path, ways: Iterable[tuple[int, Reading]]) -> list[str]:
     data = load_task_data(read_task(path))
-    stores = [open_images(data, size=side, cache_dir=canvas, **opening(plan)) for side in sorted(sides)]
+    stores = [open_images(data, size=side, read=read, cache_dir=canvas, **opening(plan))
+              for side, read in sorted(ways, key=str)]  # fmt: skip
     return [fingerprint(data.manifest, stores[0]), data.label_checksum]
 
 

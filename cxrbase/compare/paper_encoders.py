@@ -7,6 +7,7 @@ import torch
 
 from cxrbase.backbones import create_backbone
 from cxrbase.compare.paper_plan import UNTRAINED, Paper, Slot
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder
 from cxrbase.sizes import height_width
@@ -71,4 +72,5 @@ def _untrained(slot: Slot, like: Card, *, seed: int) -> NamedEncoder:
         size = like["image_size"] if isinstance(like["image_size"], int) else height_width(like["image_size"])
         network = create_backbone(like["timm_name"], image_size=size, options=options).eval()
     card = {name: like[name] for name in ("timm_name", "timm_args", "image_size", "mean", "std")}
-    return NamedEncoder(slot.name, f"timm:{like['timm_name']}", network, card | {"format": UNTRAINED})
+    card |= {"format": UNTRAINED, **Reading.of(like).values()}
+    return NamedEncoder(slot.name, f"timm:{like['timm_name']}", network, card)

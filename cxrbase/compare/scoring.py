@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.compare.plan import Cell, Plan, code_version
+from cxrbase.data.reading import Reading
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, interval, rankme
 from cxrbase.evaluation.suite.results import Result
@@ -147,9 +148,8 @@ def _look(encoder: NamedEncoder, run: Path, data: TaskData, plan: Plan, device: 
     from cxrbase.evaluation.task_images import open_images
 
     folder = scores_folder(run)
-    images = open_images(
-        data, size=2 * longest(encoder.card["image_size"]), cache_dir=canvas_folder(run), **opening(plan)
-    )
+    size, read = 2 * longest(encoder.card["image_size"]), Reading.of(encoder.card)
+    images = open_images(data, size=size, read=read, cache_dir=canvas_folder(run), **opening(plan))
     _, rows = splits_of(data, images.rows)
     store = FeatureStore(
         encoder.network, encoder.card, manifest=data.manifest, images=images, folder=folder / "features", device=device

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbase.data.canvas_files import Canvas, CanvasFiles
-from cxrbase.data.decode import Window, decode_uint8, intensity_convention
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ManifestError
 
 logger = logging.getLogger(__name__)
@@ -48,43 +47,26 @@ def on_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], t
     return canvas, (height, width)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How files become 8-bit images.
-
-    Args:
-        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
-        crop_borders: Cut off borders that are black throughout.
-    """
-
-    window: Window = "percentile"
-    crop_borders: bool = False
-
-    def __call__(self, path: Path) -> NDArray[np.uint8]:
-        """Reads one file, see `decode_uint8`."""
-        return decode_uint8(path, window=self.window, crop=self.crop_borders)
-
-    @property
-    def convention(self) -> str:
-        """What brightness means in the images, and what was cut off."""
-        said = intensity_convention(self.window)
-        return f"{said}; black borders cut off" if self.crop_borders else said
-
-
 class CanvasStore:
     """Canvases of the readable images of a manifest.
 
     Attributes:
         rows: Manifest rows whose image is readable, sorted, (M,) int64.
+        reading: How files become images.
     """
 
     def __init__(
-        self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None, read: "Reading"
+        self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None, read: Reading
     ) -> None:
         self.paths, self.size, self.sizes, self.reading = paths, size, sizes, read
         self.rows = np.flatnonzero(sizes[:, 0] > 0)
         self._file = pixels
         self._pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def intensity(self) -> str:
+        """What brightness means in the images."""
+        return self.reading.convention
 
     @classmethod
     def open(
@@ -95,7 +77,7 @@ class CanvasStore:
         cache_dir: str | Path,
         max_bad: float = 0.01,
         limit_gb: float = 8.0,
-        read: "Reading | None" = None,
+        read: Reading | None = None,
         option: str = "--data.cache_dir",
         prepared: bool = False,
         bad_option: str = "--data.max_bad",

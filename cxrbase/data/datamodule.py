@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrbase.data.canvas import CanvasStore, Reading
+from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.centre import Canvases, Centre
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
@@ -21,6 +21,7 @@ from cxrbase.data.look_ahead import LookAhead
 from cxrbase.data.manifest import SPLITS, Target
 from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
+from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable, Selection
 from cxrbase.data.shard_cache import ShardCache
 from cxrbase.data.shard_store import ShardStore
@@ -235,7 +236,7 @@ class CXRDataModule(L.LightningDataModule):
     @property
     def intensity(self) -> str:
         """What brightness means in the images."""
-        return self.store.index.intensity if isinstance(self.store, ShardStore) else self.reading.convention
+        return self.store.intensity
 
     @property
     def stream(self) -> StreamLoader:

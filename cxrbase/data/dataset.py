@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from cxrbase.data.quarantine import Quarantine
+from cxrbase.data.reading import Reading
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import CorruptError, DecodeError, ShardError
 from cxrbase.sizes import longest
@@ -26,6 +27,14 @@ class ImageStore(Protocol):
 
     rows: NDArray[np.int64]
     size: int
+
+    @property
+    def reading(self) -> Reading:
+        """How the files that the images are from were read."""
+
+    @property
+    def intensity(self) -> str:
+        """What brightness means in the images, in words."""
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """(H, W) uint8, no side longer than `size`; DecodeError or CorruptError where it cannot be read."""

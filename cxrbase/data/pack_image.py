@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cxrbase.data.decode import Window, decode_uint8
 from cxrbase.data.fingerprint import perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
+from cxrbase.data.reading import Reading
 from cxrbase.data.shards import Codec
 from cxrbase.errors import ConfigError, DecodeError
 
@@ -35,6 +36,11 @@ class ImageOptions:
     quality: int = 90
     window: Window = "percentile"
     crop_borders: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        """How originals are read."""
+        return Reading(self.window, self.crop_borders)
 
     def __post_init__(self) -> None:
         if self.size < 16:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cxrbase.data import shards
-from cxrbase.data.decode import intensity_convention
 from cxrbase.data.pack_block import BlockRecord
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_plan import join
@@ -65,9 +64,8 @@ def write_index(storage: Storage, records: Records, options: ImageOptions) -> No
         "size": options.size,
         "codec": options.codec,
         "quality": options.quality if options.codec == "jpeg" else None,
-        "window": options.window,
-        "crop_borders": options.crop_borders,
-        "intensity": intensity_convention(options.window),
+        **options.reading.values(),
+        "intensity": options.reading.convention,
         "sources": sorted(records),
         "images": len(table),
     }

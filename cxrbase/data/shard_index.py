@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cxrbase.data.manifest import LABEL_PREFIX, deal_splits
 from cxrbase.data.parquet import read_parquet
-from cxrbase.data.shards import FORMAT_VERSION, PACKED_FIELDS, metadata_of
+from cxrbase.data.reading import CROPPED, Reading
+from cxrbase.data.shards import FORMAT_VERSION, PACKED_FIELDS, metadata_of, reading_of
 from cxrbase.errors import ManifestError, ShardError
 
 
@@ -71,7 +72,14 @@ class ShardIndex:
     @property
     def intensity(self) -> str:
         """What brightness means in the images."""
-        return str(self.metadata.get("intensity", "as packed"))
+        said = str(self.metadata.get("intensity", "as packed"))
+        # Packs of earlier versions say of their borders in the values alone.
+        return f"{said}; {CROPPED}" if self.reading.crop_borders and CROPPED not in said else said
+
+    @property
+    def reading(self) -> Reading:
+        """How the files were read that the images were packed from."""
+        return reading_of(self.metadata, self.path)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.data.canvas import on_canvas, to_canvas
+from cxrbase.data.reading import Reading
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.errors import CorruptError, ShardError
 
@@ -80,6 +81,16 @@ class ShardStore:
         side = int(index.metadata.get("size", 0)) if index.metadata.get("codec") == "jpeg" else 0
         # The discrete cosine transform of JPEG gives a half, a quarter or an eighth of the size for less work.
         self._factor = max(factor for factor in (1, 2, 4, 8) if factor == 1 or side >= factor * self.size)
+
+    @property
+    def reading(self) -> Reading:
+        """How the files were read that the images were packed from."""
+        return self.index.reading
+
+    @property
+    def intensity(self) -> str:
+        """What brightness means in the images."""
+        return self.index.intensity
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """One image, (H, W) uint8 with no side longer than `size`.

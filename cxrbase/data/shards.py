@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrbase.data.parquet import read_parquet
+from cxrbase.data.reading import Reading
 from cxrbase.data.storage import Storage
-from cxrbase.errors import ShardError
+from cxrbase.errors import ConfigError, ShardError
 
 FORMAT_VERSION = 1
 INDEX = "index.parquet"
@@ -116,6 +117,19 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ShardError("the file does not say how its images were made: it is not of cxrbase pack")
     return found
+
+
+def reading_of(metadata: Mapping[str, Any], index: str | Path) -> Reading:
+    """How the files were read that images were packed from; ShardError where an index names what there is not.
+
+    Args:
+        metadata: Of `metadata_of`.
+        index: File that it is of, for the error.
+    """
+    try:
+        return Reading.of(metadata)
+    except ConfigError as error:
+        raise ShardError(f"{index} does not say how its images were made ({error}): pack them again") from error
 
 
 def read_table(storage: Storage, name: str) -> pa.Table:

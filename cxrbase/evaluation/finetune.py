@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, Predicted, predict
 from cxrbase.evaluation.cohort import thin
@@ -61,10 +62,10 @@ def finetune(
         The result; None in all processes but the first where there are several.
     """
     L.seed_everything(settings.seed, verbose=False)
-    size = _tiled(card, encoder)
+    size, read = _tiled(card, encoder), Reading.of(card)
     said = {**card, "name": name, "hash": encoder_hash(encoder, card)}
     network = with_drop_path(encoder, card, settings.drop_path)
-    material = Material.of(data, settings, size)
+    material = Material.of(data, settings, size, read)
     classifier = _classifier(network, data, settings)
     best = BestEpoch(material.splits.val.labels, identity(settings, said, data.split_checksum, data.label_checksum))
     module = material.module(settings, card, size)
@@ -85,12 +86,15 @@ def finetune(
         "seen_before": None if seen is None else seen.to_dict(),
         "lateral_check": {"why_not": material.laterals.why} if check is None else check.to_dict(),
     }  # fmt: skip
-    row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen)]
+    row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen),
+                        *read.unlike(material.store.reading)]  # fmt: skip
     result = Result(row, fitted.scored["test"].logits, found.probabilities, np.asarray(tested.labels, np.float64),
                     tested.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
     write_result(result, run_dir / "results")
     limits = FeatureRange.of(fitted.familiar.joined, fitted.scored["val"].joined)
-    made = model_card(row, said, settings, found, material.canvas)
+    # What the model learnt from is what it is to be fed, also where its encoder learnt from other brightness.
+    fed = said | {"intensity": material.store.intensity, **material.store.reading.values()}
+    made = model_card(row, fed, settings, found, material.canvas)
     save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
     # As large as three models, and a finished run is not gone on with.
     (run_dir / CHECKPOINT).unlink(missing_ok=True)

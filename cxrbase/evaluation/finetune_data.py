@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.labelled import LabelledImages
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.finetune_settings import FineTune
@@ -44,7 +45,7 @@ class Material:
     targets: NDArray[np.float32]
 
     @classmethod
-    def of(cls, data: TaskData, settings: FineTune, image_size: tuple[int, int]) -> Material:
+    def of(cls, data: TaskData, settings: FineTune, image_size: tuple[int, int], read: Reading) -> Material:
         """Opens the images, and draws what is learnt from.
 
         Raises:
@@ -53,6 +54,7 @@ class Material:
         canvas = settings.canvas_size or 2 * longest(image_size)
         opening: dict[str, Any] = {
             "size": canvas,
+            "read": read,
             "cache_dir": settings.cache_dir,
             "option": "--finetune.cache_dir",
             "limit_gb": settings.cache_gb,

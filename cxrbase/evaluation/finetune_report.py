@@ -12,6 +12,7 @@ from cxrbase.evaluation.suite.results import git_commit, row_key
 from cxrbase.evaluation.task_data import TaskData
 from cxrbase.evaluation.unscored import Unscored
 
+_FED = ("timm_name", "image_size", "mean", "std", "window", "crop_borders")
 _SHARED = (
     "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
 )  # fmt: skip
@@ -34,7 +35,7 @@ def result_row(
     """
     unscored = Unscored.of(splits, found)
     task = _task_card(data)
-    shown = {key: encoder.get(key) for key in ("name", "hash", "timm_name", "image_size", "mean", "std", "format")}
+    shown = {key: encoder.get(key) for key in ("name", "hash", *_FED, "format")}
     return {
         "key": row_key(encoder=encoder["hash"], task=task, settings=asdict(settings), split=data.split_checksum),
         "encoder": shown,
@@ -83,12 +84,12 @@ def model_card(
 
     Args:
         row: Of `result_row`, with its further parts.
-        encoder: Card of the encoder, with its name and hash.
+        encoder: Card of the encoder, with its name and hash, and how the images that it was fitted to were read.
         settings: How was fitted.
         found: Temperatures and thresholds.
         canvas: Short side of decoded images in pixels.
     """
-    kept = ("timm_name", "timm_args", "image_size", "mean", "std", "intensity", "format", "name", "hash")
+    kept = (*_FED, "timm_args", "intensity", "format", "name", "hash")
     return {
         "encoder": {key: encoder[key] for key in kept if key in encoder},
         "classes": list(found.classes),

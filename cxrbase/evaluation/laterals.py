@@ -60,7 +60,7 @@ def open_laterals(data: TaskData, **opening: Any) -> Laterals:
 
     Args:
         data: The task.
-        opening: Size, cache folder and limit, as `open_images` takes them.
+        opening: Size, reading, cache folder and limit, as `open_images` takes them.
     """
     if why := _why_none(data):
         return _none(data, why)

@@ -6,6 +6,7 @@ from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.images import default_cache, is_packed, open_packed
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.evaluation.task_data import TaskData
 
 
@@ -13,6 +14,7 @@ def open_images(
     data: TaskData,
     *,
     size: int,
+    read: Reading,
     manifest: Manifest | None = None,
     cache_dir: str | Path | None = None,
     option: str,
@@ -25,6 +27,7 @@ def open_images(
     Args:
         data: The task.
         size: Longest side that is kept of an image, in pixels.
+        read: How the encoder's images are read; packed ones are as they were packed, see `packed_otherwise`.
         manifest: Other images of the same place, such as those that the task leaves out; None takes the task's.
         cache_dir: Where decoded canvases are kept; None takes a folder beside the images. Packed images need none.
         option: Option of the command line that sets `cache_dir`, for messages.
@@ -44,6 +47,7 @@ def open_images(
     return CanvasStore.open(
         manifest,
         size=size,
+        read=read,
         cache_dir=cache_dir or default_cache(root),
         limit_gb=limit_gb,
         max_bad=max_bad,

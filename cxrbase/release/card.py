@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cxrbase.data.reading import Reading
 from cxrbase.release.markdown import count, interval, number, table
 from cxrbase.release.run_facts import RunFacts, SourceCount, part_of, read_run
 
@@ -13,12 +14,12 @@ _USE = {
     "timm": """import timm
 model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-# image: a PIL image of mode L, bone bright
+# image: a PIL image of mode L, bone bright, decoded as preprocessing.json says
 tokens = model.forward_features(transform(image)[None])""",
     "hf": """from transformers import AutoImageProcessor, AutoModel
 model = AutoModel.from_pretrained("PATH/TO/THIS/FOLDER")
 processor = AutoImageProcessor.from_pretrained("PATH/TO/THIS/FOLDER")
-# image: a PIL image of mode L, bone bright
+# image: a PIL image of mode L, bone bright, decoded as preprocessing.json says
 tokens = model(**processor(image, return_tensors="pt")).last_hidden_state""",
     "onnx": """import onnxruntime
 session = onnxruntime.InferenceSession("encoder.onnx")
@@ -78,6 +79,7 @@ def _network(card: dict[str, Any], export: dict[str, Any]) -> Iterator[str]:
     rows = [
         ("Architecture", f"timm `{card['timm_name']}` with `{options}`"),
         ("Input", f"one channel, {side} pixels, mean {card['mean']:g}, standard deviation {card['std']:g}"),
+        ("Decoded with", str(Reading.of(card))),
         ("Brightness", str(card.get("intensity", "not recorded"))),
         ("Features", str(card.get("features", "class token and mean of the patch tokens"))),
     ]

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrbase.cores import available_cores
+from cxrbase.data.reading import Reading
 from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
-from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare
+from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare, warn_of_packs
 from cxrbase.sizes import longest
 from cxrbase.weights_fit import Encoder
 from cxrbase.whole_files import written_whole
@@ -84,6 +85,7 @@ def embed(
         raise ValueError(f"batch_size and part must be at least 1, got {batch_size} and {part}")
     items = find_images(images)
     reader = Embedder(encoder, device=device, batch_size=batch_size, threads=threads)
+    warn_of_packs(items, reader.reading)
     parts = _open_parts(out, _key(items, reader, part))
     resumed = 0
     with tqdm(total=len(items), desc="embedding", unit="image", mininterval=1.0) as bar:
@@ -112,6 +114,7 @@ class Embedder:
 
     Attributes:
         about: Card of the encoder without paths, and the checksum of its weights.
+        reading: How files are read.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Embedder:
     ) -> None:
         self.device = device_of(device)
         self.network, self.card = encoder_of(encoder)
+        self.reading = Reading.of(self.card)
         self.network.to(self.device)
         self.batch_size, self.threads = batch_size, threads or available_cores()
         told = {key: value for key, value in self.card.items() if key != "source"}
@@ -131,7 +135,9 @@ class Embedder:
     def features(self, items: Sequence[Item]) -> Iterator[tuple[list[Loaded], NDArray[np.float32]]]:
         """Read images, and the features of the readable ones, (n, 2 * D) float32, batch by batch."""
         size = 2 * longest(self.card["image_size"])
-        batches = loaded_batches(items, canvas_size=size, batch_size=self.batch_size, threads=self.threads)
+        batches = loaded_batches(
+            items, canvas_size=size, read=self.reading, batch_size=self.batch_size, threads=self.threads
+        )
         for batch in batches:
             good = [image for image in batch if not image.error]
             width = self.network.embed_dim * (2 if self.network.has_class_token else 1)

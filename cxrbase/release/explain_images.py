@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from cxrbase.data.canvas import to_canvas
-from cxrbase.data.decode import decode_uint8
 from cxrbase.errors import ConfigError
 from cxrbase.release.explain import METHODS, Method, Score, explain
 from cxrbase.release.explain_checks import UNCHANGED, follows_weights
@@ -49,9 +48,9 @@ def explain_image(
     if there := [name for name in names if (Path(out) / name).exists()]:
         raise ConfigError(f"{out} holds {there[0]} already: give another --out, or remove it")
     explained = open_explained(model)
-    pixels = decode_uint8(image)
+    pixels = explained.reading(image)
     # The network is fed as `cxrbase embed` feeds it, in reduced resolution; the overlay has the full one.
-    canvas, taken = to_canvas(decode_uint8(image, min_side=explained.canvas_size), explained.canvas_size)
+    canvas, taken = to_canvas(explained.reading(image, min_side=explained.canvas_size), explained.canvas_size)
     view = explained.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
     name, score = explained.choose(view, finding)
     out = Path(out)

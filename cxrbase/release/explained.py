@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
@@ -27,6 +28,7 @@ class Explained:
     Attributes:
         network: The encoder.
         canvas_size: Longest side that is read of an image, in pixels.
+        reading: How files are read.
         view: From canvases (B, 1, C, C) uint8 and sizes (B, 2) to the input of the network.
         findings: Names of the classes; none of an encoder alone.
         score_of: The log-odds of a class as a function of all tokens.
@@ -37,6 +39,7 @@ class Explained:
 
     network: Encoder
     canvas_size: int
+    reading: Reading
     view: Callable[[Tensor, Tensor], Tensor]
     findings: tuple[str, ...] = ()
     score_of: Callable[[int], Score] | None = None
@@ -83,7 +86,9 @@ def open_explained(model: str) -> Explained:
     network, card = load_any_encoder(model)
     size = card["image_size"]
     mean, std = float(card["mean"]), float(card["std"])
-    return Explained(network, 2 * longest(size), lambda c, s: centre_view(c, s, out=size, mean=mean, std=std))
+    return Explained(
+        network, 2 * longest(size), Reading.of(card), lambda c, s: centre_view(c, s, out=size, mean=mean, std=std)
+    )
 
 
 def _of_model(model: Model) -> Explained:
@@ -103,6 +108,6 @@ def _of_model(model: Model) -> Explained:
 
     canvas = int(model.card.get("canvas_size") or 2 * longest(model.image_size))
     return Explained(
-        classifier.encoder, canvas, model.view, model.classes, score_of, model.probabilities, warnings,
+        classifier.encoder, canvas, model.reading, model.view, model.classes, score_of, model.probabilities, warnings,
         tuple(unproven(model.card)),
     )  # fmt: skip

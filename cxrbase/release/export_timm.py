@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from cxrbase.data.reading import Reading
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.compare import difference, sample, write_weights
 from cxrbase.weights_fit import Encoder
@@ -57,4 +58,6 @@ def _config(network: Encoder, card: dict[str, Any]) -> dict[str, Any]:
         # Their `num_classes` stands above, and may not be given twice.
         "model_args": {key: value for key, value in card["timm_args"].items() if key != "num_classes"},
         "pretrained_cfg": config,
+        # Nothing of timm's, which takes images that are decoded; for who reads this file alone.
+        "decoding": Reading.of(card).values(),
     }

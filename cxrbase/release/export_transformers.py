@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.compare import difference, sample, write_weights
@@ -128,6 +129,8 @@ def _processor(card: dict[str, Any]) -> dict[str, Any]:
         "do_normalize": True,
         "image_mean": [card["mean"]],
         "image_std": [card["std"]],
+        # Nothing of theirs, which takes images that are decoded; for who reads this file alone.
+        "decoding": Reading.of(card).values(),
     }
 
 

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import io
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from cxrbase.data.canvas import to_canvas
-from cxrbase.data.decode import IMAGE_SUFFIXES, decode_uint8
+from cxrbase.data.decode import IMAGE_SUFFIXES
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.shards import INDEX, metadata_of, read_index
+from cxrbase.data.reading import Reading
+from cxrbase.data.shards import INDEX, metadata_of, read_index, reading_of
 from cxrbase.data.storage import Storage
 from cxrbase.errors import DecodeError, ManifestError
 from cxrbase.release.warnings import image_warnings
 from cxrbase.sizes import Size
 from cxrbase.views import centre_view
+
+logger = logging.getLogger(__name__)
 
 _TABLES = (".parquet", ".csv")
 
@@ -36,12 +40,14 @@ class Item:
         path: The file; of a packed image the shard.
         offset: Of a packed image's bytes in the shard; -1 for a file of its own.
         size: Number of those bytes.
+        reading: Of a packed image, how the file was read that it was packed from; None for a file of its own.
     """
 
     name: str
     path: str
     offset: int = -1
     size: int = 0
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -116,33 +122,48 @@ def _is_pack(path: Path) -> bool:
 
 
 def _packed(folder: Path) -> list[Item]:
-    columns = read_index(folder).select(["path", "shard", "offset", "size"]).to_pydict()
+    index = read_index(folder)
+    columns = index.select(["path", "shard", "offset", "size"]).to_pydict()
+    reading = reading_of(metadata_of(index.schema), folder / INDEX)
     return [
-        Item(path, str(folder / shard), offset, size)
+        Item(path, str(folder / shard), offset, size, reading)
         for path, shard, offset, size in zip(
             *(columns[key] for key in ("path", "shard", "offset", "size")), strict=True
         )
     ]
 
 
-def load(item: Item, *, canvas_size: int) -> Loaded:
+def warn_of_packs(items: Iterable[Item], read: Reading) -> None:
+    """Says which packed images are not as an encoder is used to; files are read as it needs them.
+
+    Args:
+        items: Images that it will see.
+        read: How its images are read.
+    """
+    for packed in dict.fromkeys(item.reading for item in items if item.reading is not None):
+        for warning in read.unlike(packed):
+            logger.warning(warning)
+
+
+def load(item: Item, *, canvas_size: int, read: Reading) -> Loaded:
     """Reads one image; what cannot be read comes back with its `error`, so that a long job goes on.
 
     Args:
         item: Which.
         canvas_size: Longest side that is kept, in pixels.
+        read: How files are read; a packed image is as it was packed.
     """
     try:
-        data, image = _read(item, canvas_size)
+        data, image = _read(item, canvas_size, read)
     except (DecodeError, OSError) as error:
         return Loaded(item, np.zeros((canvas_size, canvas_size), np.uint8), (0, 0), error=str(error))
     canvas, taken = to_canvas(image, canvas_size)
     return Loaded(item, canvas, taken, hashlib.sha256(data).hexdigest(), image_warnings(image))
 
 
-def _read(item: Item, canvas_size: int) -> tuple[bytes, NDArray[np.uint8]]:
+def _read(item: Item, canvas_size: int, read: Reading) -> tuple[bytes, NDArray[np.uint8]]:
     if item.offset < 0:
-        image = decode_uint8(item.path, min_side=canvas_size)
+        image = read(item.path, min_side=canvas_size)
         return Path(item.path).read_bytes(), image
     shard = Path(item.path)
     data = Storage(shard.parent).read(shard.name, item.offset, item.offset + item.size)
@@ -153,13 +174,15 @@ def _read(item: Item, canvas_size: int) -> tuple[bytes, NDArray[np.uint8]]:
         raise DecodeError("", item.name, f"its bytes in {shard.name} are damaged ({error})") from error
 
 
-def loaded_batches(items: Sequence[Item], *, canvas_size: int, batch_size: int, threads: int) -> Iterator[list[Loaded]]:
+def loaded_batches(
+    items: Sequence[Item], *, canvas_size: int, read: Reading, batch_size: int, threads: int
+) -> Iterator[list[Loaded]]:
     """Images in order, decoded by threads one batch ahead of who asks."""
     with ThreadPoolExecutor(threads) as pool:
         coming = None
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
-            following = [pool.submit(load, item, canvas_size=canvas_size) for item in part]
+            following = [pool.submit(load, item, canvas_size=canvas_size, read=read) for item in part]
             if coming is not None:
                 yield [job.result() for job in coming]
             coming = following

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cxrbase.data.decode import INTENSITY_CONVENTION
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.sizes import height_width
 
@@ -18,17 +18,19 @@ def preprocessing(card: dict[str, Any]) -> dict[str, Any]:
     """How a file becomes the network's input, as steps that a program can follow.
 
     Args:
-        card: Of the encoder: image_size, mean, std, and intensity where it is known.
+        card: Of the encoder: image_size, mean, std, and intensity, window and crop_borders where they are known.
 
     Returns:
         JSON-ready; `steps` are to be done in order.
     """
     height, width = height_width(card["image_size"])
+    reading = Reading.of(card)
+    intensity = card.get("intensity", reading.convention)
     region = "square at the full shorter side" if height == width else f"part of shape {height} x {width}, the largest"
     return {
         "input": {"shape": ["batch", 1, height, width], "dtype": "float32", "channels": "one, bone bright"},
         "steps": [
-            {"step": "decode", "to": "uint8, one channel", "intensity": card.get("intensity", INTENSITY_CONVENTION)},
+            {"step": "decode", "to": "uint8, one channel", **reading.values(), "intensity": intensity},
             {"step": "crop", "region": f"central {region}"},
             {"step": "resize", "height": height, "width": width, "interpolation": "bilinear", "antialias": True},
             {"step": "scale", "divide_by": 255},

@@ -15,7 +15,7 @@ from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.models import Model, load_model
 from cxrbase.release.feature_warnings import feature_warnings
-from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches
+from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, warn_of_packs
 from cxrbase.sizes import longest
 
 Form = Literal["csv", "json"]
@@ -75,6 +75,7 @@ def predict(
     """
     place = device_of(device)
     loaded, items = load_model(model), find_images(images)
+    warn_of_packs(items, loaded.reading)
     loaded.network.to(place)
     # What cannot work is said now, and not when the first prediction is asked for.
     return _predictions(loaded, items, batch_size=batch_size, device=place, threads=threads)
@@ -85,7 +86,9 @@ def _predictions(
 ) -> Iterator[Prediction]:
     canvas = int(loaded.card.get("canvas_size") or 2 * longest(loaded.image_size))
     with tqdm(total=len(items), desc="predicting", unit="image", mininterval=1.0) as bar:
-        for batch in loaded_batches(items, canvas_size=canvas, batch_size=batch_size, threads=threads):
+        for batch in loaded_batches(
+            items, canvas_size=canvas, read=loaded.reading, batch_size=batch_size, threads=threads
+        ):
             yield from predict_batch(loaded, batch, device=device)
             bar.update(len(batch))
 

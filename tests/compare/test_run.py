@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
 
 import warm
 from cells_at_work import finished, started, until, workers
 from cxrbase.cli import main
+from cxrbase.data.canvas import to_canvas
+from cxrbase.data.decode import decode_uint8
 from cxrbase.data.manifest import Manifest
 
 
@@ -33,7 +36,9 @@ def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_
     assert "allow for them by --max_bad=" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(config, tmp_path, capsys, monkeypatch):
+def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
+    config, compared_phantom, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     broken = {"rate": {"values": {"usual": ["--model.lr=1e-3"], "absurd": ["--model.lr=1e30", "--model.warmup=0.0"]}}}
     assert main(config(axes=broken)) == 1
@@ -70,6 +75,7 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
     assert {name: when for name, when in finished(root).items() if name in before} == before
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
+    check_reading(root, compared_phantom)
 
 
 def check_control(root):
@@ -81,6 +87,16 @@ def check_control(root):
     found = content["cells"][0]["tasks"]["phantom"]["protocols"]["linear"]["value"]
     assert found == pytest.approx(in_run, abs=0.05)
     assert (control / "encoder.safetensors").is_file()
+
+
+def check_reading(root, phantom):
+    """Cells are scored on images that were read as those of their training were, the control too."""
+    cards = [json.loads(path.read_text()) for path in root.glob("cells/*/run/encoder.json")]
+    assert {card["crop_borders"] for card in cards} == {True}
+    (canvases,) = (root / "scores" / "canvas").glob("*-64.npy")  # decoded once for all that score
+    paths = Manifest.read(phantom / "manifest.parquet").paths
+    wanted = [to_canvas(decode_uint8(path, crop=True), 64)[0] for path in paths]
+    np.testing.assert_array_equal(np.load(canvases), wanted)
 
 
 @pytest.mark.slow

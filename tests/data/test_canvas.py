@@ -232,8 +232,8 @@ def test_borders_are_cut_and_windows_of_files_used_where_asked_for(tmp_path):
     import pydicom
     from pydicom.data import get_testdata_file
 
-    from cxrbase.data.canvas import Reading
     from cxrbase.data.decode import decode_uint8
+    from cxrbase.data.reading import Reading
 
     framed = np.zeros((40, 40), np.uint8)
     framed[6:30, 4:36] = 90

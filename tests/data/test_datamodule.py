@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cxrbase.data.canvas import Reading
 from cxrbase.data.datamodule import CXRDataModule, Phantom
 from cxrbase.data.decode import decode
 from cxrbase.data.manifest import Target
+from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.views import RandomViews
 

@@ -1,21 +1,25 @@
 """A task's images from packed shards: the same pixels, rows and scores as from the folder they were packed from."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
+import pydicom
 import pytest
 import torch
 
 from commands import EXPERIMENTS
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
-from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.canvas import CanvasStore, to_canvas
 from cxrbase.data.centre import CentreViews, read_canvases
+from cxrbase.data.decode import decode_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.pack import pack
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.phantom import make_phantom
+from cxrbase.data.reading import Reading
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.errors import ManifestError, ShardError
 from cxrbase.evaluation.suite.score_task import splits_of
@@ -24,6 +28,7 @@ from cxrbase.evaluation.suite.shortcut import label_by_origin, shortcut_warnings
 from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.evaluation.task_images import open_images
+from cxrbase.models import load_model
 from packs import make_pack
 
 CPU = torch.device("cpu")
@@ -85,10 +90,10 @@ def test_views_labels_and_splits_are_those_of_the_folder(folder, packed, tmp_pat
     ours = task_of(f"file://{packed}" if url else packed, views=["PA"])
     theirs = task_of(folder, views=["PA"])
     assert 0 < len(ours.manifest) == len(theirs.manifest) < len(Manifest.read(folder / "manifest.parquet"))
-    store = open_images(ours, size=64, option="--x")
+    store = open_images(ours, size=64, read=Reading(), option="--x")
     assert isinstance(store, ShardStore)
     assert store.rows.tolist() == list(range(len(ours.manifest)))
-    found, wanted = by_name(ours, store), by_name(theirs, open_images(theirs, size=64, option="--x"))
+    found, wanted = by_name(ours, store), by_name(theirs, open_images(theirs, size=64, read=Reading(), option="--x"))
     assert set(found) == set(wanted)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     order = [list(theirs.column("path")).index(name) for name in found]
@@ -123,7 +128,7 @@ def test_an_index_that_changed_or_is_damaged_is_one_sentence(folder, packed, tmp
     (tmp_path / "index.parquet").write_bytes((packed / "index.parquet").read_bytes()[:-9])
     with pytest.raises(ShardError, match="pack it again"):
         task_of(tmp_path)
-    store = open_images(data, size=64, option="--x")
+    store = open_images(data, size=64, read=Reading(), option="--x")
     with pytest.raises(ShardError, match=r"has no image nowhere\.png: the images were packed again"):
         store.index.take(["nowhere.png"])
 
@@ -131,7 +136,9 @@ def test_an_index_that_changed_or_is_damaged_is_one_sentence(folder, packed, tmp
 def test_folders_name_the_option_of_their_cache(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ManifestError, match=r"set --finetune\.cache_dir to a folder"):
-        open_images(task_of(folder), size=64, cache_dir=tmp_path / "file" / "x", option="--finetune.cache_dir")
+        open_images(
+            task_of(folder), size=64, read=Reading(), cache_dir=tmp_path / "file" / "x", option="--finetune.cache_dir"
+        )
 
 
 def test_both_commands_give_the_scores_of_the_folder(folder, packed, tmp_path, capsys):
@@ -153,6 +160,85 @@ def test_both_commands_give_the_scores_of_the_folder(folder, packed, tmp_path, c
     assert main(["fit", *at, "--task.data.phantom=null", "--finetune.epochs=1", "--finetune.resamples=20",
                  "--finetune.accelerator=cpu", "--finetune.num_workers=1", f"--run_dir={run}"]) == 0  # fmt: skip
     assert (run / "model" / "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def windowed(folder):
+    """The phantom, whose DICOM files have a window that is narrower than their values."""
+    root = folder.parent / "windowed"
+    shutil.copytree(folder, root, ignore=shutil.ignore_patterns(".canvas"))
+    for path in root.rglob("*.dcm"):
+        data = pydicom.dcmread(path)
+        low, high = np.percentile(data.pixel_array, [20, 60])
+        data.WindowCenter, data.WindowWidth = round((low + high) / 2), round(max(high - low, 2))
+        data.save_as(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """An encoder that learnt from windows of files."""
+    torch.manual_seed(0)
+    network = create_backbone("vit_tiny_patch16_224", image_size=32, options=SHAPE)
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": 32, **SHAPE}
+    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": arguments, "image_size": 32, "mean": 0.5, "std": 0.25}
+    return save_encoder(network, tmp_path_factory.mktemp("enc"), card | Reading("dicom").values()).parent
+
+
+def ran(verb, root, encoder, out):
+    """The row of an evaluation, or of a fine-tuning run."""
+    words = [verb, f"--config={EXPERIMENTS / 'task' / 'phantom_view.yaml'}", f"--task.data.root={root}",
+             "--task.data.phantom=null", f"--encoder={encoder}"]  # fmt: skip
+    words += {
+        "evaluate": ["--evaluate.protocols=[linear]", "--device=cpu", "--evaluate.resamples=20", f"--out={out}"],
+        "fit": ["--finetune.epochs=1", "--finetune.resamples=20", "--finetune.accelerator=cpu",
+                "--finetune.num_workers=0", f"--finetune.cache_dir={out / 'canvas'}", f"--run_dir={out}"],
+    }[verb]  # fmt: skip
+    assert main(words) == 0
+    (path,) = (out / "results").glob("*.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("reading", [Reading(), Reading("dicom"), Reading(crop_borders=True), Reading("dicom", True)])
+def test_files_are_read_as_the_encoder_learnt_them(windowed, tmp_path, reading):
+    data = task_of(windowed)
+    store = open_images(data, size=64, read=reading, cache_dir=tmp_path, option="--x")
+    for row, path in enumerate(data.manifest.paths):
+        pixels = decode_uint8(path, window=reading.window, crop=reading.crop_borders)
+        np.testing.assert_array_equal(store.image(row), pixels)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "fit"])
+def test_both_commands_read_files_as_the_encoder_learnt_them(verb, windowed, saved, tmp_path):
+    row = ran(verb, windowed, saved, tmp_path)
+    assert not any("packed" in warning for warning in row["warnings"])
+    assert (row["encoder"]["window"], row["encoder"]["crop_borders"]) == ("dicom", False)
+    for path in (tmp_path / "canvas").glob("*-64.npy"):
+        canvases, sizes = np.load(path), np.load(path.with_name(f"{path.stem}-sizes.npy"))
+        data = task_of(windowed, "phantom_view")
+        # The lateral images that a task leaves out are kept, too.
+        manifest = next(one for one in (data.manifest, data.laterals) if one is not None and len(one) == len(canvases))
+        for canvas, taken, file in zip(canvases, sizes, manifest.paths, strict=True):
+            wanted, size = to_canvas(decode_uint8(file, window="dicom"), 64)
+            assert tuple(taken) == size
+            np.testing.assert_array_equal(canvas, wanted)
+    assert list((tmp_path / "canvas").glob("*-64.npy"))
+    if verb == "fit":
+        assert load_model(tmp_path).reading == Reading("dicom")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "fit"])
+def test_a_pack_of_another_reading_is_a_warning_of_the_row_and_the_model_keeps_what_it_learnt_from(
+    verb, packed, saved, tmp_path
+):
+    row = ran(verb, packed, saved, tmp_path)
+    (said,) = Reading("dicom").unlike(Reading())
+    assert row["warnings"].count(said) == 1
+    if verb == "fit":
+        model = load_model(tmp_path)
+        assert model.reading == Reading()
+        assert model.card["encoder"]["intensity"] == Reading().convention
+        assert said in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_what_an_encoder_was_pretrained_on_is_read_off_the_index_of_a_pack(packed, tmp_path):

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore
-from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.evaluation.features import extract_features
 from cxrbase.weights_fit import Encoder
@@ -24,7 +24,10 @@ CHUNK = 1024  # images that a kill can cost
 
 def encoder_hash(encoder: Encoder, card: dict[str, Any]) -> str:
     """SHA-256 of the weights and of how images are fed, as hex; the same for the same encoder in another file."""
-    digest = hashlib.sha256(json.dumps([card["timm_name"], card["image_size"], card["mean"], card["std"]]).encode())
+    said, reading = [card["timm_name"], card["image_size"], card["mean"], card["std"]], Reading.of(card)
+    # Without the defaults, so that encoders whose cards are silent keep their hash.
+    said += [] if reading == Reading() else [str(reading)]
+    digest = hashlib.sha256(json.dumps(said).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -35,7 +38,7 @@ def data_hash(manifest: Manifest, images: ImageStore) -> str:
     """SHA-256 of the names, sizes and times of the image files and how they are decoded, or of packed bytes, as hex."""
     if isinstance(images, ShardStore):
         return images.index.images_hash(images.rows)
-    digest = hashlib.sha256(INTENSITY_CONVENTION.encode())
+    digest = hashlib.sha256(images.intensity.encode())
     for name, path in zip(manifest.column("path"), manifest.paths, strict=True):
         status = path.stat()
         digest.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
@@ -47,7 +50,7 @@ class FeatureStore:
 
     Args:
         encoder: The network.
-        card: Its image_size, mean and std.
+        card: Its image_size, mean, std and, where it has them, window and crop_borders.
         manifest: The images.
         images: Their pixels, row by row.
         folder: Where features are kept; one folder for each encoder and data set is made in it.

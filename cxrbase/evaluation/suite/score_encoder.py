@@ -8,6 +8,7 @@ from typing import Any
 
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
 from cxrbase.evaluation.cohort import Splits
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.feature_store import FeatureStore
@@ -21,7 +22,7 @@ from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
 
-_SAID = ("timm_name", "image_size", "mean", "std", "format", "objective", "images_seen")
+_SAID = ("timm_name", "image_size", "mean", "std", "window", "crop_borders", "format", "objective", "images_seen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +151,8 @@ def score_trial(trial: Trial, *, out: Path, device: str = "cpu") -> list[Result]
 
 
 def _trial(encoder: NamedEncoder, data: TaskData, settings: Settings, out: Path, opening: Mapping[str, Any]) -> Trial:
-    size = 2 * longest(encoder.card["image_size"])
-    images = open_images(data, size=size, max_bad=settings.max_bad, limit_gb=settings.cache_gb, **opening)
+    size, read = 2 * longest(encoder.card["image_size"]), Reading.of(encoder.card)
+    images = open_images(data, size=size, read=read, max_bad=settings.max_bad, limit_gb=settings.cache_gb, **opening)
     splits, rows = splits_of(data, images.rows)
     test = Manifest(data.manifest.table.take(rows["test"]), data.manifest.root)
     prints, root = out / "fingerprints.parquet", data.task.data.root
@@ -162,10 +163,11 @@ def _trial(encoder: NamedEncoder, data: TaskData, settings: Settings, out: Path,
 def _about(trial: Trial, data_hash: str) -> dict[str, Any]:
     """What is said of the task in each row."""
     data, task = trial.data, trial.data.task
+    warnings = [*data.warnings, *Reading.of(trial.encoder.card).unlike(trial.images.reading)]
     return {
         "name": task.name, "title": task.title, "kind": task.kind, "classes": list(data.classes),
         "labels": data.label_counts, "label_checksum": data.label_checksum, "data_hash": data_hash,
         "manifest_hash": trial.data.manifest.fingerprint(),  # patients and groups, which intervals and gaps are made of
         "policy": {"uncertain": task.uncertain, "soft_value": task.soft_value, "blank": task.blank},
-        "unreadable": len(data.manifest) - len(trial.images.rows), "warnings": data.warnings,
+        "unreadable": len(data.manifest) - len(trial.images.rows), "warnings": warnings,
     }  # fmt: skip

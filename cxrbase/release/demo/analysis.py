@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrbase.data.canvas import to_canvas
-from cxrbase.data.decode import decode_uint8
+from cxrbase.data.reading import Reading
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.demo.neighbours import Neighbours
 from cxrbase.release.doubt import in_words
@@ -49,7 +49,7 @@ class Analysis:
         Raises:
             DecodeError: They are no image, or one that cannot be read.
         """
-        pixels, reduced = _decode(data, self.model.canvas_size)
+        pixels, reduced = _decode(data, self.model.reading, self.model.canvas_size)
         canvas, taken = to_canvas(reduced, self.model.canvas_size)
         view = self.model.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
         finding, score = self.model.choose(view, None)
@@ -89,12 +89,12 @@ class Analysis:
         return [{"name": Path(name).name, "similarity": value} for name, value in self.neighbours.nearest(features)]
 
 
-def _decode(data: bytes, canvas_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _decode(data: bytes, read: Reading, canvas_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The image in full size, and as `cxrbase embed` reads it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(data)
-        return decode_uint8(path), decode_uint8(path, min_side=canvas_size)
+        return read(path), read(path, min_side=canvas_size)
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
