@@ -70,5 +70,9 @@ class CorruptError(ShardError):
         return partial(type(self), reason=self.reason, whole_shard=self.whole_shard), self.args
 
 
+class WorkerError(CXRBaseError):
+    """A worker process of a loader that ended before it was told to."""
+
+
 class ModelError(CXRBaseError):
     """A model folder that is missing, damaged or of another shape than it says."""

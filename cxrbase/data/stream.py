@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cxrbase.data.dataset import Item, StreamDataset
 from cxrbase.data.order import Order, Plan
 from cxrbase.data.threads import threaded_batches
+from cxrbase.data.workers import end_workers, lost_workers, own_sigchld
 from cxrbase.errors import ConfigError
 
 
@@ -129,31 +130,40 @@ class StreamLoader(DataLoader[Item]):
         super().__init__(dataset, collate_fn=_as_it_is, **options)
 
     def __iter__(self) -> Any:
-        """Yields batches, counts the images of the global stream and the time it took to get them."""
+        """Yields batches, counts the images of the global stream and the time it took to get them.
+
+        Raises:
+            WorkerError: A worker process is gone.
+        """
         sampler = self.sampler
         self._images, self._batches = sampler.start, sampler.batches_before
         self.dataset.epoch.fill_(sampler.epoch)
         if self.on_begin is not None:
             self.on_begin()
         asked = time.perf_counter()
-        batches, failed = self._batches_of_epoch(), True
+        batches, failed = None, True
         try:
-            for batch in batches:
-                self._images += len(batch[2]) * sampler.num_replicas
-                self._batches += 1
-                self.dataset.quarantine.report(self.quarantine_file)
-                if self.on_position is not None:
-                    self.on_position(self._images)
-                self.handed_at = time.perf_counter()
-                self.waited_s += self.handed_at - asked
-                failed = False
-                yield batch
-                asked, failed = time.perf_counter(), True
+            with lost_workers(lambda: self._iterator if batches is None else batches):
+                batches = self._batches_of_epoch()
+                for batch in batches:
+                    self._count(batch, asked)
+                    failed = False
+                    yield batch
+                    asked, failed = time.perf_counter(), True
             failed = False
         finally:
             if failed:
                 self.close()
-                _end_workers(batches)  # the same ones, unless each epoch has its own
+                end_workers(batches)  # the same ones, unless each epoch has its own
+
+    def _count(self, batch: Any, asked: float) -> None:
+        self._images += len(batch[2]) * self.sampler.num_replicas
+        self._batches += 1
+        self.dataset.quarantine.report(self.quarantine_file)
+        if self.on_position is not None:
+            self.on_position(self._images)
+        self.handed_at = time.perf_counter()
+        self.waited_s += self.handed_at - asked
 
     def close(self) -> None:
         """Ends the worker processes, which otherwise live as long as the loader does; another epoch starts others.
@@ -162,11 +172,12 @@ class StreamLoader(DataLoader[Item]):
         for for five seconds.
         """
         iterator, self._iterator = self._iterator, None
-        _end_workers(iterator)
+        end_workers(iterator)
 
     def _batches_of_epoch(self) -> Any:
         if not self.decode_threads:
-            return super().__iter__()
+            with own_sigchld():
+                return super().__iter__()
         assert self.batch_sampler is not None
         pin = self.pin_memory and torch.cuda.is_available()
         return threaded_batches(self.dataset, self.batch_sampler, threads=self.decode_threads, pin=pin)
@@ -205,13 +216,6 @@ class StreamLoader(DataLoader[Item]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _end_workers(batches: Any) -> None:
-    """Ends the processes of an iterator over batches, where it has any."""
-    end = getattr(batches, "_shutdown_workers", None)
-    if end is not None:
-        end()
 
 
 def tell_length(trainer: Any, loader: StreamLoader) -> None:

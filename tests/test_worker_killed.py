@@ -1,0 +1,48 @@
+"""A loader's worker process that the kernel kills is told in a sentence, and the run goes on from its checkpoint."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import warm
+from commands import command
+from cxrbase.cli import main
+
+STEPS = ["--trainer.max_steps=30", "--trainer.max_epochs=100", "--checkpoint.every_n_train_steps=3"]
+
+
+def workers(pid):
+    """Processes that another one forked, without those that it started by a command of their own."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=1) for line in listed.splitlines()]
+    own = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return [int(number) for number, words in rows if words.strip() == own]
+
+
+def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on(image_folder, tmp_path):
+    run = tmp_path / "run"
+    words = command("mae", *STEPS, "--data.num_workers=2", "--data.batch_size=6", root=image_folder, run_dir=run)
+    process = warm.Process(["-m", "cxrbase", *words], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (run / "last.ckpt").is_file():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    both = workers(process.pid)
+    assert len(both) == 2
+    os.kill(both[1], signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    assert "Traceback" not in error
+    assert re.findall("cxrbase: error: .*", error) == [
+        "cxrbase: error: a worker process of the loader was killed (SIGKILL), perhaps for want of memory: "
+        "set fewer num_workers or a smaller batch_size, and go on with --ckpt_path=<run folder>"
+    ]
+    assert error.rstrip().endswith("<run folder>")
+    assert not (run / "summary.json").exists()
+    assert main([*words, "--data.num_workers=0", f"--ckpt_path={run}"]) == 0
+    assert json.loads((run / "summary.json").read_text())["steps"] == 30
