@@ -285,6 +285,7 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
         (["--finetune.fraction=0"], "fraction must be in"),
         (["--finetune.layer_decay=2"], "layer_decay must be in"),
         (["--finetune.shots=400"], "set finetune.shots to at most "),
+        (["--finetune.fraction=0.01"], "finetune.fraction=0.01 draws 1 of "),
         (["--finetune.mode=probe", "--finetune.batch_size=1"], "at least 2 images"),
         (["--finetune.image_size=30"], "image"),
         (["--encoder=nowhere"], "nowhere"),
