@@ -99,7 +99,7 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
         "95 % intervals over patients",
     ]
     for metric, title in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("balanced_accuracy", "balanced acc."),
-                          ("ece", "calib. error")):  # fmt: skip
+                          ("top1_accuracy", "top-1 acc."), ("ece", "calib. error")):  # fmt: skip
         if metric in row["metrics"]:
             lines.append(f"    {title:14}{_score(row['metrics'][metric]['macro'])}")
     per_class = row["metrics"]["auroc"]["per_class"]

@@ -252,6 +252,13 @@ def test_a_multiclass_task_is_fitted_by_a_softmax(place):
     row = row_of(place / "mc")
     assert sum(row["counts"]["test"]["positive"].values()) == int((table.column("split") == "test").sum())
     assert load_model(place / "mc").network.kind == "multiclass"
+    (path,) = (place / "mc" / "results").glob("*.json")
+    result = read_result(path)
+    right = (result.probabilities.argmax(1) == result.labels.argmax(1)).mean()
+    share = row["metrics"]["top1_accuracy"]["macro"]
+    assert share["value"] == pytest.approx(right)
+    assert share["low"] <= share["value"] <= share["high"]
+    assert "top-1 acc." in capsys.readouterr().out
 
 
 def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_made(place, tmp_path, monkeypatch, capfd):
