@@ -1,6 +1,7 @@
 """`cxrbase fit --config experiments/task/<task>.yaml`: fits an encoder to a task, all in one run folder."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from cxrbase.evaluation.finetune import finetune
 from cxrbase.evaluation.finetune_fit import CHECKPOINT
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.lateral_check import in_words
+from cxrbase.evaluation.suite.figures import write_curves
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task
 from cxrbase.evaluation.task_data import load_task_data
@@ -65,6 +67,10 @@ def fit_task(words: list[str]) -> int:
     if result is None:
         return 0
     (run_dir / "model" / "README.md").write_text(model_page(load_model(run_dir).card), encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning("no figures: matplotlib is not installed")
+    else:
+        write_curves([result], run_dir / "figures")
     print_result(result, run_dir, sys.stdout)
     return 0
 
@@ -99,7 +105,7 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
         "95 % intervals over patients",
     ]
     for metric, title in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("balanced_accuracy", "balanced acc."),
-                          ("ece", "calib. error")):  # fmt: skip
+                          ("top1_accuracy", "top-1 acc."), ("ece", "calib. error")):  # fmt: skip
         if metric in row["metrics"]:
             lines.append(f"    {title:14}{_score(row['metrics'][metric]['macro'])}")
     per_class = row["metrics"]["auroc"]["per_class"]
@@ -107,7 +113,8 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
         lines += [f"      {name:20} AUROC {_score(value)}" for name, value in per_class.items()]
     lines.append(f"  laterals      {in_words(row['lateral_check'])}")
     lines += [f"  warning       {text}" for text in row["warnings"]]
-    lines += [f"  model         {run_dir / 'model'}", f"  results       {run_dir / 'results'}", ""]
+    lines += [f"  {name:14}{run_dir / name}" for name in ("model", "results", "figures") if (run_dir / name).is_dir()]
+    lines.append("")
     stream.write("\n".join(lines) + "\n")
 
 

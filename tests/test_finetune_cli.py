@@ -58,6 +58,9 @@ def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1
     assert row["shortcut"]["label_from_origin"]["site"]
     assert row["seen_before"] is None
+    assert "whether the encoder was pretrained on test images was not looked at (seen=off)" in row["warnings"]
+    assert {path.name for path in (run / "figures").iterdir()} == {
+        f"phantom__{name}.png" for name in ("roc", "precision_recall", "reliability", "confusion_encoder")}  # fmt: skip
     patients = {part: row["counts"][part]["patients"] for part in ("val", "test")}
     assert f"epoch, threshold and temperature are chosen on only {patients['val']} patients" in row["warnings"]
     assert f"scores and intervals are of only {patients['test']} patients" in row["warnings"]
@@ -238,7 +241,7 @@ def test_a_task_with_nothing_to_learn_laterals_from_says_why(place, views, why, 
     assert load_model(place / run).laterals is None
 
 
-def test_a_multiclass_task_is_fitted_by_a_softmax(place):
+def test_a_multiclass_task_is_fitted_by_a_softmax(place, capsys):
     table = Manifest.read(place / "phantom" / "manifest.parquet")
     views = {"pa": "PA", "ap": "AP", "lateral": "LATERAL"}
     task = {"name": "views", "title": "three views", "data": {"root": "x"}, "kind": "multiclass",
@@ -252,6 +255,13 @@ def test_a_multiclass_task_is_fitted_by_a_softmax(place):
     row = row_of(place / "mc")
     assert sum(row["counts"]["test"]["positive"].values()) == int((table.column("split") == "test").sum())
     assert load_model(place / "mc").network.kind == "multiclass"
+    (path,) = (place / "mc" / "results").glob("*.json")
+    result = read_result(path)
+    right = (result.probabilities.argmax(1) == result.labels.argmax(1)).mean()
+    share = row["metrics"]["top1_accuracy"]["macro"]
+    assert share["value"] == pytest.approx(right)
+    assert share["low"] <= share["value"] <= share["high"]
+    assert "top-1 acc." in capsys.readouterr().out
 
 
 def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_made(place, tmp_path, monkeypatch, capfd):
@@ -285,6 +295,7 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
         (["--finetune.fraction=0"], "fraction must be in"),
         (["--finetune.layer_decay=2"], "layer_decay must be in"),
         (["--finetune.shots=400"], "set finetune.shots to at most "),
+        (["--finetune.fraction=0.01"], "finetune.fraction=0.01 draws 1 of "),
         (["--finetune.mode=probe", "--finetune.batch_size=1"], "at least 2 images"),
         (["--finetune.image_size=30"], "image"),
         (["--encoder=nowhere"], "nowhere"),

@@ -22,7 +22,7 @@ from cxrbase.evaluation.finetune_report import model_card, result_row
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.evaluation.laterals import LIMIT
-from cxrbase.evaluation.measure import measure
+from cxrbase.evaluation.measure import measure, top1
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.feature_store import encoder_hash
@@ -86,6 +86,7 @@ def finetune(
         "seen_before": None if seen is None else seen.to_dict(),
         "lateral_check": {"why_not": material.laterals.why} if check is None else check.to_dict(),
     }  # fmt: skip
+    row["metrics"] |= top1(found, tested.labels, weights, kind=data.task.kind)
     row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen),
                         *read.unlike(material.store.reading)]  # fmt: skip
     result = Result(row, fitted.scored["test"].logits, found.probabilities, np.asarray(tested.labels, np.float64),

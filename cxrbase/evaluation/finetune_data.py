@@ -77,8 +77,7 @@ class Material:
     @property
     def learnt(self) -> NDArray[np.bool_]:
         """Classes with something to tell apart in training, (K,)."""
-        targets = self.targets[self.train]
-        return np.asarray((targets > 0.5).any(0) & (targets < 0.5).any(0))
+        return _told_apart(self.targets[self.train])
 
     def module(self, settings: FineTune, card: dict[str, Any], image_size: tuple[int, int]) -> LabelledImages:
         """The images as batches."""
@@ -89,12 +88,24 @@ class Material:
         )  # fmt: skip
 
 
+def _told_apart(targets: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Classes with both labels, (K,)."""
+    return np.asarray((targets > 0.5).any(0) & (targets < 0.5).any(0))
+
+
 def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskData) -> NDArray[np.float32]:
     """Targets (N, K) of all images of the task, NaN for those that are not learnt from."""
     targets = np.full(data.targets.shape, np.nan, np.float32)
     if settings.shots is None:
-        chosen = rows[fraction(train, settings.fraction, seed=settings.seed)]
-        targets[chosen] = data.targets[chosen]
+        drawn = fraction(train, settings.fraction, seed=settings.seed)
+        targets[rows[drawn]] = data.targets[rows[drawn]]
+        if not _told_apart(targets[rows[drawn]]).any():
+            few, whole = (len(np.unique(patients.astype(str))) for patients in (train.patients[drawn], train.patients))
+            raise ConfigError(
+                f"finetune.fraction={settings.fraction:g} draws {few} of {whole} training patients, and none of "
+                f"{', '.join(data.classes)} has images with and without it among them: raise finetune.fraction, or "
+                "draw others by finetune.seed"
+            )
         return targets
     place, labels = k_shot(train, settings.shots, seed=settings.seed)
     # A softmax needs the whole answer, which a drawn image of one of several classes has.

@@ -108,6 +108,27 @@ def measure(
     return Measured(tuple(classes), values, samples, thresholds, temperatures, chances)
 
 
+def top1(
+    found: Measured, labels: npt.ArrayLike, weights: npt.NDArray[np.generic], *, kind: str
+) -> dict[str, dict[str, Any]]:
+    """`top1_accuracy`, the share of test images whose likeliest class is theirs, over those that have exactly one.
+
+    Args:
+        found: Of the test images.
+        labels: (N, K) of them.
+        weights: (R, N) multiplicities, by `cluster_weights`.
+        kind: Of the task; nothing is returned where it is not `multiclass`, or no image has exactly one class.
+    """
+    truth = np.asarray(labels, np.float64)
+    single = (np.nansum(truth, axis=1) == 1) & ~np.isnan(found.probabilities).any(1)
+    if kind != "multiclass" or not single.any():
+        return {}
+    right = (found.probabilities[single].argmax(1) == np.nan_to_num(truth[single]).argmax(1)).astype(float)
+    every = np.concatenate([np.ones((1, int(single.sum()))), weights[:, single]])
+    share = every @ right / np.maximum(every.sum(1), 1)
+    return {"top1_accuracy": {"macro": bounded(float(share[0]), share[1:])}}
+
+
 def bounded(value: float, samples: npt.ArrayLike) -> dict[str, float | None]:
     """A value with its 95 % interval, for JSON; None where undefined."""
     low, high = interval(samples)

@@ -117,7 +117,8 @@ def config(compared_phantom, tmp_path):
         plan = {
             "name": "small", "objectives": ["mae"], "size": "tiny", "data": "phantom", "tasks": [str(task)],
             "amounts": {"images": 64}, "budget": "images", "seeds": [0], "resamples": 50, "shots": [2], "points": 2,
-            "words": [*SMALL, f"--data.root={compared_phantom}", spec, "--data.crop_borders=true"], "experiments": str(EXPERIMENTS),
+            "words": [*SMALL, f"--data.root={compared_phantom}", spec, "--data.crop_borders=true"],
+            "experiments": str(EXPERIMENTS),
         } | changes  # fmt: skip
         path = tmp_path / "compare.yaml"
         path.write_text(yaml.safe_dump(plan))

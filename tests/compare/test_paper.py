@@ -306,7 +306,7 @@ def test_unreadable_images_are_answered_by_the_option_that_allows_for_them(words
     assert main(command) == 1
     option = re.search(r"allow for them by (--max_bad=[0-9.]+)", capsys.readouterr().err.splitlines()[-1])[1]
     assert main([*command, option, "--cache_gb=0"]) == 0
-    assert {path.name.rpartition("-")[2] for path in (tmp_path / "out").rglob("canvas/*")} == {"sizes.npy"}
+    assert {path.name.rpartition("-")[2] for path in (tmp_path / "out").rglob("canvas/*.npy")} == {"sizes.npy"}
 
 
 def test_two_tasks_of_one_name_are_refused(words, world, capsys, tmp_path):

@@ -30,6 +30,16 @@ def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
     return _save(pictures, results[0].row["task"]["name"], folder)
 
 
+def write_curves(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Draws `curves` and returns the files.
+
+    Args:
+        results: At least one.
+        folder: Where the PNG files go.
+    """
+    return _save(curves(results), results[0].row["task"]["name"], folder)
+
+
 def curves(results: Sequence[Result]) -> dict[str, Any]:
     """Figures by name of one result of each encoder on one task: ROC, precision-recall, reliability, and confusion.
 

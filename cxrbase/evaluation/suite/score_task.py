@@ -12,7 +12,7 @@ import cxrbase
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.cohort import TEXT_GROUPS, Cohort, Splits, age_bands, text_group
 from cxrbase.evaluation.decisions import Criterion
-from cxrbase.evaluation.measure import SPECIFICITY, Measured, bounded, measure
+from cxrbase.evaluation.measure import SPECIFICITY, measure, top1
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.protocols import Features, Protocol, Scored, check_features, score, standard_protocols
 from cxrbase.evaluation.subgroups import subgroup_report
@@ -167,7 +167,7 @@ def _result(
         "test_opened": 1,
         "undefined": unscored.undefined,
         "uncalibrated": unscored.uncalibrated,
-        "metrics": found.to_dict() | _top1(found, splits, common["task"]["kind"], weights),
+        "metrics": found.to_dict() | top1(found, test.labels, weights, kind=common["task"]["kind"]),
         "subgroups": {} if scored.protocol.drawn else subgroup_report(
             scored.test, test, weights, classes=splits.classes),
         "warnings": [*said, *unscored.warnings()],
@@ -183,15 +183,3 @@ def _protocol_text(protocol: Protocol, settings: Settings) -> str:
         f"scored once; sensitivity at specificity {SPECIFICITY:g} is read off the test curve; 95 % intervals of "
         f"{settings.resamples} resamples of patients"
     )
-
-
-def _top1(found: Measured, splits: Splits, kind: str, weights: NDArray[np.generic]) -> dict[str, Any]:
-    """Share of images whose likeliest class is theirs, where there is exactly one."""
-    labels = splits.test.labels
-    single = (np.nansum(labels, axis=1) == 1) & ~np.isnan(found.probabilities).any(1)
-    if kind != "multiclass" or not single.any():
-        return {}
-    right = (found.probabilities[single].argmax(1) == np.nan_to_num(labels[single]).argmax(1)).astype(float)
-    every = np.concatenate([np.ones((1, int(single.sum()))), weights[:, single]])
-    share = every @ right / np.maximum(every.sum(1), 1)
-    return {"top1_accuracy": {"macro": bounded(float(share[0]), share[1:])}}

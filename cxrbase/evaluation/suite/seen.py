@@ -129,7 +129,7 @@ def _new_of(images: AuditSet, held: set[str]) -> list[AuditSet]:
 
 
 def seen_by(place: str, test: Manifest, *, look: Look, cache: Path, root: str = "") -> Seen | None:
-    """Which test images an encoder has seen, given where it is from; None where that is not looked for.
+    """Which test images an encoder has seen, given where it is from; None where that is not looked for and not clear.
 
     Args:
         place: As `load_any_encoder` takes it.
@@ -138,12 +138,14 @@ def seen_by(place: str, test: Manifest, *, look: Look, cache: Path, root: str = 
         cache: Parquet file that keeps fingerprints of images between runs.
         root: Folder or URL of the test images; needed where they are packed.
     """
+    none = np.zeros(len(test), bool)
+    if all(_never_trained(weights) for weights in lineage(place)):
+        return Seen(none, none, 0, "untrained")
     if look == "off":
         return None
     sets, unknown = training_sets(place)
     if not sets:
-        none = np.zeros(len(test), bool)
-        return Seen(none, none, None, "", unknown) if unknown else Seen(none, none, 0, "untrained")
+        return Seen(none, none, None, "", unknown)
     packed, threads = root if root and is_packed(root) else "", available_cores()
     seen = seen_before(sets, test, cache=cache, near=look == "near", threads=threads, packed=packed)
     return replace(seen, unknown=unknown)
@@ -176,7 +178,7 @@ def leave_out(found: Sequence[tuple[Seen | None, NDArray[np.int64]]]) -> list[Se
 def seen_warnings(seen: Seen | None) -> list[str]:
     """What a reader of a score must know about images that were seen before, in sentences."""
     if seen is None:
-        return []
+        return ["whether the encoder was pretrained on test images was not looked at (seen=off)"]
     count, said = int(seen.any.sum()), []
     if seen.unknown:
         which = "more of the test images" if count else "test images"

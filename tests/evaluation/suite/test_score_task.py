@@ -16,6 +16,7 @@ from cxrbase.evaluation.suite.score_task import Settings, score_task
 from cxrbase.evaluation.suite.seen import Seen, leave_out
 from evaluation.worlds import CLASSES, world
 
+UNSEEN = "whether the encoder was pretrained on test images was not looked at (seen=off)"
 QUICK = Settings(protocols=["linear"], resamples=200)
 
 
@@ -33,7 +34,7 @@ def test_a_row_holds_everything_and_goes_to_disk_and_back(tmp_path):
     assert {"encoder", "task", "protocol", "protocol_text", "seed", "version", "git_commit", "split_checksum", "counts",
             "metrics", "subgroups", "shortcut", "seen_before", "undefined", "uncalibrated", "warnings", "test_opened",
             "regularisation", "train_images", "key"} == set(row)  # fmt: skip
-    assert (row["test_opened"], row["split_checksum"], row["warnings"]) == (1, "c0ffee", ["told"])
+    assert (row["test_opened"], row["split_checksum"], row["warnings"]) == (1, "c0ffee", ["told", UNSEEN])
     area = row["metrics"]["auroc"]
     want = [roc_auc_score(result.labels[:, k], result.logits[:, k]) for k in range(2)]
     assert [area["per_class"][name]["value"] for name in CLASSES] == pytest.approx(want)
@@ -83,7 +84,7 @@ def test_a_planted_shortcut_is_caught():
     flags = {entry["label"]: entry["flagged"] for entry in shortcut["label_from_origin"]["site"]}
     assert flags == {"effusion": True, "nodule": False}
     (fair,) = run()
-    assert fair.row["warnings"] == ["told"]
+    assert fair.row["warnings"] == ["told", UNSEEN]
     assert fair.row["shortcut"]["origin_from_features"]["site"]["auroc"]["low"] < 0.5
 
 

@@ -87,6 +87,8 @@ def test_an_encoder_before_its_first_step_has_seen_nothing(phantom, tmp_path):
         (tmp_path / "encoder.json").write_text(json.dumps(card | {"objective": objective}))
         seen = seen_by(str(tmp_path), test, look="exact", cache=tmp_path / "p.parquet")
         assert seen.training_images == known
+        off = seen_by(str(tmp_path), test, look="off", cache=tmp_path / "p.parquet")
+        assert ("was not looked at (seen=off)" in " ".join(seen_warnings(off))) == (known is None)
         assert bool(seen_warnings(seen)) == (known is None)
 
 
