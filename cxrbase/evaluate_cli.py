@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.protocols import Protocol
-from cxrbase.evaluation.suite.compare import compare_results
+from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
 from cxrbase.evaluation.suite.feature_store import FeatureStore
 from cxrbase.evaluation.suite.figures import write_figures
 from cxrbase.evaluation.suite.results import Result, read_results, write_result
@@ -67,6 +67,8 @@ def evaluate(words: list[str]) -> int:
             logger.info("wrote %s", path)
         results += found
     differences = compare_results(results)
+    for warning in comparison_warnings(differences):
+        logger.warning(warning)
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join([*_table(results), *_pairs(differences), f"rows: {out / 'results'}", ""]))
     return 0
