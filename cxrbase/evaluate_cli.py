@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError
 from cxrbase.config_files import read_value
 from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.suite.compare import compare_results
+from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
 from cxrbase.evaluation.suite.figures import write_figures
 from cxrbase.evaluation.suite.results import Result, file_part
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
@@ -61,6 +61,8 @@ def evaluate(words: list[str]) -> int:
             logger.info("wrote %s", figure)
         results += found
     differences = compare_results(results)
+    for warning in comparison_warnings(differences):
+        logger.warning(warning)
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join([*_table(results), *_pairs(differences), f"rows: {out / 'results'}", ""]))
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 from cxrbase.compare.board import Place, write_json
 from cxrbase.compare.headline import answer, seed_warnings
 from cxrbase.compare.plan import Plan, code_version
-from cxrbase.compare.verdict import differences, protocols_of, ranked_tasks, ranking, values
+from cxrbase.compare.verdict import difference_warnings, differences, protocols_of, ranked_tasks, ranking, values
 
 PRIMARY = "linear"
 _PACKAGES = ("cxrbase", "torch", "lightning", "timm", "lightly", "numpy")
@@ -42,7 +42,7 @@ def collect(
         "primary_protocol": primary,
         "plan": asdict(plan),
         "environment": environment() | {"data": data},
-        "warnings": [*absent, *warnings(done, cells, plan)],
+        "warnings": [*absent, *warnings(done, cells, plan), *difference_warnings(pairs)],
         "ranking": ranking(done, protocol=primary),
         "ranked_tasks": ranked_tasks(done, protocol=primary),
         "values": values(done),

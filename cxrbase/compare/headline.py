@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from cxrbase.compare.plan import CONTROL
-from cxrbase.compare.verdict import LEVEL, Results, arms_of, difference_of, means, ranked_tasks, ranking
+from cxrbase.compare.verdict import Results, arms_of, difference_of, means, ranked_tasks, ranking
+from cxrbase.evaluation.significance import LEVEL
 
 Gap = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ def _corrected(found: Sequence[float]) -> str:
     """Range over tasks of the corrected p-values of two arms, sorted."""
     if not found:
         return ""
-    ends = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in (found[0], found[-1])]
+    ends = ["below 0.001" if p < 0.001 else f"{p:.3f}" for p in (found[0], found[-1])]
     if len(found) == 1:
         return f", corrected p {ends[0]}" + (f", which is not below {LEVEL}" if found[0] >= LEVEL else "")
     return f", corrected p {ends[0]} to {ends[1]} by task" + (f", none below {LEVEL}" if found[0] >= LEVEL else "")

@@ -7,7 +7,8 @@ import numpy as np
 
 from cxrbase.compare.paper_plan import FIGURES, ROLES, Paper
 from cxrbase.compare.paper_scores import Scores
-from cxrbase.compare.verdict import correct, row_of, score_of
+from cxrbase.compare.verdict import row_of, score_of
+from cxrbase.evaluation.correction import correct, family_warnings
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
@@ -29,7 +30,8 @@ def content(plan: Paper, cards: Mapping[str, dict[str, Any]], scores: Scores) ->
         "tasks": [_task(path, plan, scores) for path in plan.tasks],
     }
     figures = {name: _figure(name, plan, scores) for name in FIGURES}
-    return said | {"missing": missing(said), "warnings": _warnings(plan, scores), "figures": figures}
+    limits = family_warnings(dict(family for figure in figures.values() for family in figure.pop("families")))
+    return said | {"missing": missing(said), "warnings": [*_warnings(plan, scores), *limits], "figures": figures}
 
 
 def missing(said: Mapping[str, Any]) -> list[str]:
@@ -85,7 +87,7 @@ def _warnings(plan: Paper, scores: Scores) -> list[str]:
 def _figure(name: str, plan: Paper, scores: Scores) -> dict[str, Any]:
     tasks = [scores.tasks[path].name for path in getattr(plan, name) if path not in scores.absent]
     shots = plan.shots if name == "figure4" else [plan.few]
-    values, differences = [], []
+    values, families = [], []
     for metric in METRICS:
         for task in tasks:
             values += list(_values(plan, scores, task, metric, shots))
@@ -93,9 +95,10 @@ def _figure(name: str, plan: Paper, scores: Scores) -> dict[str, Any]:
         for amount in [None, *shots] if plan.ours else []:
             family = [row for task in tasks for row in _differences(plan, scores, task, metric, amount)]
             correct(family)
-            differences += family
+            families.append((f"{name} {METRICS[metric]} {'all' if amount is None else amount}", family))
     absent = [scores.tasks[path].name for path in getattr(plan, name) if path in scores.absent]
-    return {"tasks": tasks, "absent": absent, "values": values, "differences": differences}
+    differences = [row for _, family in families for row in family]
+    return {"tasks": tasks, "absent": absent, "values": values, "differences": differences, "families": families}
 
 
 def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence[int]) -> Iterable[dict[str, Any]]:

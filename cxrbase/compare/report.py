@@ -9,7 +9,7 @@ from typing import Any
 from cxrbase.compare import charts
 from cxrbase.compare.board import Place
 from cxrbase.compare.plan import CONTROL
-from cxrbase.compare.verdict import LEVEL
+from cxrbase.evaluation.significance import LEVEL
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PICTURES = {

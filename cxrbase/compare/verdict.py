@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from cxrbase.compare.plan import CONTROL
-from cxrbase.evaluation.significance import Difference, hierarchical_difference, holm
+from cxrbase.evaluation.correction import correct, family_warnings
+from cxrbase.evaluation.significance import Difference, hierarchical_difference
 
 METRIC = "auroc"
-LEVEL = 0.05
 Results = Sequence[Mapping[str, Any]]
 Run = np.ndarray[Any, Any]  # (R + 1,): a metric on all test patients, then on each resample of them
 
@@ -69,6 +69,13 @@ def differences(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
+def difference_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the corrected p-values of each protocol cannot show, given the rows of `differences`."""
+    return family_warnings(
+        {row["protocol"]: [one for one in rows if one["protocol"] == row["protocol"]] for row in rows}
+    )
+
+
 def difference_of(first: Mapping[int, Run], second: Mapping[int, Run]) -> dict[str, Any] | None:
     """First minus second with its interval and p-value, over the seeds that both have; None where there is none.
 
@@ -90,14 +97,8 @@ def row_of(found: Difference) -> dict[str, Any]:
     """A difference as rows of results hold it."""
     return {
         "difference": found.value, "low": found.low, "high": found.high, "p": found.p_value, "seeds": found.seeds,
+        "resamples": found.resamples,
     }  # fmt: skip
-
-
-def correct(family: Sequence[dict[str, Any]]) -> None:
-    """Adds `p_holm` to the rows of one family of tests, those that have a `p`."""
-    tests = {str(n): row for n, row in enumerate(family) if row["p"] is not None}
-    for number, corrected in holm({n: row["p"] for n, row in tests.items()}).items():
-        tests[number]["p_holm"] = corrected
 
 
 def ranked_tasks(results: Results, *, protocol: str) -> list[str]:

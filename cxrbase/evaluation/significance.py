@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxrbase.evaluation.behrens_fisher import behrens_fisher_p_value
 from cxrbase.evaluation.metrics import interval
 
 Floats = npt.NDArray[np.float64]
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class Difference:
         value: First minus second.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p_value: Two-sided, from the resamples; None where none is defined.
+        p_value: Two-sided; None where no resample is defined.
         seeds: Number of seeds of the smaller side; 1 where only patients were resampled.
+        resamples: Number of resamples in which it is defined.
     """
 
     value: float
@@ -28,6 +31,7 @@ class Difference:
     high: float
     p_value: float | None
     seeds: int = 1
+    resamples: int = 0
 
 
 def bootstrap_p_value(samples: npt.ArrayLike) -> float | None:
@@ -37,7 +41,7 @@ def bootstrap_p_value(samples: npt.ArrayLike) -> float | None:
         samples: (R,) differences in each resample; NaN ones are left out.
 
     Returns:
-        At least 1 / (R + 1), at most 1; None without a defined resample.
+        At least 2 / (R + 1), at most 1; None without a defined resample.
     """
     values = np.asarray(samples, np.float64)
     values = values[~np.isnan(values)]
@@ -48,12 +52,17 @@ def bootstrap_p_value(samples: npt.ArrayLike) -> float | None:
     return float(min(1.0, 2 * (tail + 1) / (len(values) + 1)))
 
 
+def least_counted(resamples: int) -> float:
+    """The smallest p-value that counting among resamples can give: where all of them lie on one side of 0."""
+    return min(1.0, 2 / (resamples + 1))
+
+
 def paired_difference(first: float, second: float, first_samples: Floats, second_samples: Floats) -> Difference:
     """Difference of a metric between two encoders whose (R,) samples come from the same resampled patients."""
     if first_samples.shape != second_samples.shape:
         raise ValueError(f"samples must be paired, got {first_samples.shape} and {second_samples.shape}")
-    samples = first_samples - second_samples
-    return Difference(first - second, *interval(samples), bootstrap_p_value(samples))
+    one, two = np.append(first, first_samples), np.append(second, second_samples)
+    return hierarchical_difference([one], [two], paired_seeds=True)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -86,6 +95,12 @@ def hierarchical_difference(
     their mean comes out too small by the factor sqrt((n - 1) / n), so each drawn mean is moved from the method's mean
     by its inverse; with one seed nothing is known of seeds, and only patients count.
 
+    The p-value is counted among the resamples, as the interval is. Where all of them lie on one side of 0, counting
+    says no more than that it is at most 2 / (R + 1), and a correction for many tests can make that large. There it is
+    the smaller one of this and of what Behrens and Fisher's solution makes of the two spreads, but never below the
+    square of the former: of tails further out resamples say nothing. More resamples would be no remedy: where two or
+    three seeds happen to lie on one side of 0, so may all resamples, however many they are.
+
     Args:
         first: For each seed of the first method, (R + 1,): the metric on all patients, then on each resample.
         second: The same for the second method; the same resamples of patients.
@@ -98,16 +113,32 @@ def hierarchical_difference(
     one, two = _table(first), _table(second)
     if one.shape[1] != two.shape[1] or (paired_seeds and len(one) != len(two)):
         raise ValueError(f"both sides must have the same resamples and paired seeds, got {one.shape} and {two.shape}")
+    tables = [one - two] if paired_seeds else [one, -two]
     generator = np.random.default_rng(seed)
-    resamples = one.shape[1] - 1
-    drawn = generator.integers(len(one), size=(resamples, len(one)))
-    other = drawn if paired_seeds else generator.integers(len(two), size=(resamples, len(two)))
-    if paired_seeds:
-        samples = _mean_of_drawn(one - two, drawn)
-    else:
-        samples = _mean_of_drawn(one, drawn) - _mean_of_drawn(two, other)
+    size = one.shape[1] - 1
+    drawn = [_mean_of_drawn(table, generator.integers(len(table), size=(size, len(table)))) for table in tables]
+    samples = np.sum(drawn, axis=0)
     value = float(one[:, 0].mean() - two[:, 0].mean())
-    return Difference(value, *interval(samples), bootstrap_p_value(samples), min(len(one), len(two)))
+    defined = int((~np.isnan(samples)).sum())
+    p_value = _p_value(samples, value, tables)
+    return Difference(value, *interval(samples), p_value, min(len(one), len(two)), defined)
+
+
+def _p_value(samples: Floats, value: float, tables: Sequence[Floats]) -> float | None:
+    """Counted among the resamples, and finer where all lie on one side of 0; the tables (S, R + 1) add up to them."""
+    counted = bootstrap_p_value(samples)
+    least = least_counted(int((~np.isnan(samples)).sum()))
+    if counted is None or counted > least or np.isnan(value):
+        return counted
+    repeated = [table for table in tables if len(table) > 1]
+    finer = behrens_fisher_p_value(
+        value,
+        seeds_variance=float(sum(table[:, 0].var(ddof=1) / len(table) for table in repeated)),
+        # Of two sides the fewer, which errs on the safe side.
+        freedom=min((len(table) - 1 for table in repeated), default=0),
+        patients_variance=float(np.nanvar(np.sum([table[:, 1:].mean(0) for table in tables], axis=0))),
+    )
+    return min(counted, max(finer, least**2))
 
 
 def _table(runs: Sequence[Floats]) -> Floats:

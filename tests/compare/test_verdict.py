@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from compare.conftest import made_result
 from cxrbase.compare.board import RESULT, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
@@ -125,3 +127,39 @@ def test_nothing_scored_is_said(plan, tmp_path):
     content = collect(plan, places, tmp_path, data="data")
     write_report(content, places, tmp_path / "report.html")
     assert content["answer"] == "No trained encoder has been scored yet."
+
+
+def test_a_grid_of_45_pairs_can_tell_and_says_what_it_cannot(plan, tmp_path):
+    plan = replace(plan, precisions=["32-true", "bf16-mixed", "16-mixed"])
+    places = lay_out(plan, tmp_path / "grid", data="data")
+    rng = np.random.default_rng(0)
+    for place in places:
+        result = made_result(place.cell, LEVELS[place.cell.objective])
+        # Trainings scatter: little without training and with DINO, much with the others.
+        spread = 0.0005 if place.cell.objective in ("untrained", "dino") else 0.02
+        row = result["tasks"]["made"]["protocols"]["linear"]
+        shifted = row | {"samples": [value + by for by in [rng.normal(0, spread)] for value in row["samples"]]}
+        result["tasks"]["made"]["protocols"]["linear"] = shifted
+        (place.folder / RESULT).write_text(json.dumps(result))
+    content = collect(plan, places, tmp_path, data="data")
+    rows = [row for row in content["differences"] if row["protocol"] == "linear"]
+    assert len(rows) == 45
+    told = [row for row in rows if row["first"].startswith("dino") and row["second"] == "untrained"]
+    assert len(told) == 3
+    assert all(row["p_holm"] < 0.05 for row in told)
+    hidden = [row for row in rows if "warning" in row]
+    assert hidden
+    assert all(row["low"] > 0 or row["high"] < 0 for row in hidden)
+    (limit,) = [warning for warning in content["warnings"] if warning.startswith("linear: 45 tests")]
+    assert f"no corrected p can fall below {45 * 2 / 1001:.2g}" in limit
+    assert f"{len(hidden)} of these are still not below 0.05" in limit
+    write_report(content, places, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("†</td>") == sum("warning" in row for row in content["differences"])
+    assert "&dagger;: all resamples" in page
+    assert limit in page
+
+
+def test_a_small_family_needs_no_warning(finished, plan, tmp_path):
+    content = collect(plan, finished(LEVELS), tmp_path, data="data")
+    assert not [warning for warning in content["warnings"] if "tests" in warning]

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrbase.evaluation.metrics import auroc, bootstrap_auroc, cluster_weights, interval
-from cxrbase.evaluation.significance import bootstrap_p_value, hierarchical_difference, holm, paired_difference
+from cxrbase.evaluation.significance import (
+    bootstrap_p_value,
+    hierarchical_difference,
+    holm,
+    least_counted,
+    paired_difference,
+)
 from evaluation.cases import cohort
 
 
@@ -89,6 +95,60 @@ def test_paired_seeds_cancel_what_they_share():
     assert paired.low == pytest.approx(0.05)
     assert apart.high - apart.low > 0.03
     assert paired.p_value < 0.01
+
+
+def trained(differences, *, patients=0.003, resamples=1000, seed=0):
+    """Two methods whose seeds differ by the given amounts, on patients that move both and a little of each alone."""
+    rng = np.random.default_rng(seed)
+    common, own = rng.normal(0, 0.02, resamples), rng.normal(0, patients, resamples)
+    shift = rng.normal(0, patients)
+    second = [np.array([0.6, *(0.6 + common)])] * len(differences)
+    first = [np.array([0.6 + by + shift, *(0.6 + by + shift + common + own)]) for by in differences]
+    return first, second
+
+
+def test_what_all_resamples_agree_on_survives_the_correction_for_many_tests():
+    clear = hierarchical_difference(*trained([0.050, 0.051, 0.049, 0.052, 0.048]), paired_seeds=True)
+    assert clear.resamples == 1000
+    assert clear.p_value < least_counted(1000) == 2 / 1001
+    others = dict.fromkeys(map(str, range(44)), 0.5)
+    assert holm({"clear": clear.p_value} | others)["clear"] < 0.05
+    # Counting alone could not have said so.
+    assert holm({"clear": least_counted(1000)} | others)["clear"] > 0.05
+
+
+def test_a_p_value_is_finer_by_no_more_than_as_many_digits_again():
+    constant = hierarchical_difference([np.full(1001, 0.9)] * 3, [np.full(1001, 0.5)] * 3, paired_seeds=True)
+    assert constant.p_value == pytest.approx((2 / 1001) ** 2)
+    few = hierarchical_difference([np.full(11, 0.9)], [np.full(11, 0.5)])
+    assert few.p_value == pytest.approx((2 / 11) ** 2)
+
+
+def test_seeds_that_scatter_keep_what_counting_says():
+    # Both on one side of 0, so that all resamples are; two seeds cannot tell that it is no chance.
+    scattered = hierarchical_difference(*trained([0.10, 0.02], patients=0.0005), paired_seeds=True)
+    assert scattered.low > 0
+    assert scattered.p_value == pytest.approx(2 / 1001)
+
+
+def test_undefined_resamples_are_left_out_of_the_number():
+    first, second = trained([0.05, 0.051, 0.049])
+    first[0][3:13] = np.nan
+    found = hierarchical_difference(first, second, paired_seeds=True)
+    assert found.resamples == 990
+    assert found.p_value < 2 / 991
+    first[0][0] = np.nan
+    assert hierarchical_difference(first, second, paired_seeds=True).p_value == pytest.approx(2 / 991)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_equal_methods_get_small_p_values_no_more_often_than_they_say(paired):
+    rng, small = np.random.default_rng(5), 0
+    for trial in range(1500):
+        # Seeds scatter three times as much as patients: among three, all resamples often lie on one side of 0.
+        first, second = trained(rng.normal(0, 0.009, 3), resamples=100, seed=trial)
+        small += hierarchical_difference(first, second, paired_seeds=paired, seed=trial).p_value < 0.002
+    assert small <= 1500 * 0.002 + 3 * np.sqrt(1500 * 0.002)
 
 
 def test_sides_that_do_not_fit_are_refused():

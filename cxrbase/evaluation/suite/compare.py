@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from cxrbase.errors import ConfigError
+from cxrbase.evaluation.correction import correct, family_warnings
 from cxrbase.evaluation.delong import delong_test
 from cxrbase.evaluation.measure import plain
-from cxrbase.evaluation.significance import hierarchical_difference, holm
+from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
 
 
@@ -26,7 +27,8 @@ def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list
 
     Returns:
         For each pair: task, protocol, encoders, metric, value (first minus second), low, high, p_value, p_holm
-        (corrected over all pairs and tasks of the protocol), seeds, and delong where there is one class and one seed.
+        (corrected over all pairs and tasks of the protocol), seeds, resamples, warning (where all resamples agree and
+        p_holm is not below 0.05), and delong where there is one class and one seed.
 
     Raises:
         ConfigError: If two encoders were scored on other test images, or a metric is not there.
@@ -39,12 +41,21 @@ def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list
         for (task, protocol), runs in cells.items()
         for a, b in combinations(runs, 2)
     ]
-    for protocol in {row["protocol"] for row in rows}:
-        own = {str(i): row["p_value"] for i, row in enumerate(rows)
-               if row["protocol"] == protocol and row["p_value"] is not None}  # fmt: skip
-        for index, corrected in holm(own).items():
-            rows[int(index)]["p_holm"] = corrected
+    for family in _families(rows).values():
+        correct(family, p="p_value")
     return rows
+
+
+def comparison_warnings(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the corrected p-values of each protocol cannot show, given the rows of `compare_results`."""
+    return family_warnings(_families(rows), p="p_value")
+
+
+def _families(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What is asked by one protocol is one family of tests."""
+    return {
+        name: [row for row in rows if row["protocol"] == name] for name in dict.fromkeys(r["protocol"] for r in rows)
+    }
 
 
 def _pair(task: str, protocol: str, first: list[Result], second: list[Result], metric: str) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def _pair(task: str, protocol: str, first: list[Result], second: list[Result], m
     return {
         "task": task, "protocol": protocol, "encoders": names, "metric": metric,
         "value": plain(found.value), "low": plain(found.low), "high": plain(found.high),
-        "p_value": found.p_value, "p_holm": None, "seeds": found.seeds,
+        "p_value": found.p_value, "p_holm": None, "seeds": found.seeds, "resamples": found.resamples, "warning": None,
         "delong": _delong(one[0], two[0]) if len(seeds) == 1 and metric == "auroc" else None,
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.protocols import Protocol, standard_protocols
-from cxrbase.evaluation.suite.compare import compare_results
+from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
 from cxrbase.evaluation.suite.figures import curves, write_figures
 from cxrbase.evaluation.suite.results import read_results, write_result
 from cxrbase.evaluation.suite.score_task import Settings, score_task
@@ -217,6 +217,9 @@ def test_the_better_encoder_is_told_from_noise_and_twins_are_not():
     clear = pairs[("good", "noise"), "linear"]
     assert clear["low"] > 0
     assert clear["p_holm"] == pytest.approx(3 * clear["p_value"])
+    assert clear["resamples"] == 300
+    assert clear["p_value"] < 2 / 301
+    assert comparison_warnings(list(pairs.values())) == []
     few = pairs[("good", "noise"), "linear-16shot"]
     assert few["seeds"] == 3
     assert few["low"] > 0
@@ -226,6 +229,14 @@ def test_the_better_encoder_is_told_from_noise_and_twins_are_not():
         compare_results([*run(), *run(name="f", patients=60)])
     with pytest.raises(ConfigError, match="no seed"):
         compare_results([*run(), *run(name="f", settings=Settings(protocols=["linear"], seeds=[1], resamples=200))])
+
+
+def test_few_resamples_for_many_pairs_are_told():
+    settings = Settings(protocols=["linear"], resamples=50)
+    rows = compare_results([*run(settings=settings, name="good"), *run(settings=settings, name="noise", worth=0.0)])
+    assert comparison_warnings(rows) == []
+    (said,) = comparison_warnings(compare_results([one for name in "abc" for one in run(settings=settings, name=name)]))
+    assert said.startswith("linear: 3 tests: counted among 50 resamples no corrected p can fall below 0.12")
 
 
 def test_one_class_is_compared_by_delong_too():
