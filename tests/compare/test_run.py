@@ -58,6 +58,19 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(c
     check_control(root)
 
 
+def test_a_budget_of_seconds_becomes_the_steps_that_fit_into_it(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
+    words = config(control=False, amounts={"seconds": 1.0}, budget="seconds")
+    assert main(words) == 0
+    (cell,) = json.loads((tmp_path / "out" / "small" / "results.json").read_text())["cells"]
+    cost, summary = cell["cost"], cell["summary"]
+    assert cost["global_batch"] == 16
+    assert cost["steps"] == summary["steps"] == round(1.0 / (16 * cost["seconds_per_image"]))
+    # What was measured beforehand is what the run took, as far as a busy machine allows to say.
+    assert 0.2 < cost["seconds_per_image"] * summary["images_per_s"] < 5
+    assert cell["spent"]["seconds"] == pytest.approx(cell["spent"]["images"] / summary["images_per_s"])
+
+
 def check_control(root):
     """The control is the network that the other cells start from."""
     content = json.loads((root / "results.json").read_text())
