@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -76,6 +76,19 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
     check_reading(root, compared_phantom)
+
+
+def test_a_budget_of_seconds_becomes_the_steps_that_fit_into_it(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
+    words = config(control=False, amounts={"seconds": 1.0}, budget="seconds")
+    assert main(words) == 0
+    (cell,) = json.loads((tmp_path / "out" / "small" / "results.json").read_text())["cells"]
+    cost, summary = cell["cost"], cell["summary"]
+    assert cost["global_batch"] == 16
+    assert cost["steps"] == summary["steps"] == round(1.0 / (16 * cost["seconds_per_image"]))
+    # What was measured beforehand is what the run took, as far as a busy machine allows to say.
+    assert 0.2 < cost["seconds_per_image"] * summary["images_per_s"] < 5
+    assert cell["spent"]["seconds"] == pytest.approx(cell["spent"]["images"] / summary["images_per_s"])
 
 
 def check_control(root):
@@ -150,19 +163,27 @@ def test_a_ray_cluster_that_loses_a_node_loses_nothing_and_does_nothing_twice(co
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         words = config(objectives=["mae", "simclr"], seeds=[0, 1])
-        import threading
+        lost = {}
 
         def lose():
-            while len(finished(root)) < 2:
-                time.sleep(0.3)
+            until(lambda: len(finished(root)) >= 2 and len(started(root)) == len(finished(root)) + 2)  # both are busy
+            lost["before"] = finished(root)
             cluster.remove_node(second)
 
         thread = threading.Thread(target=lose)
         thread.start()
         assert main([*words, "--engine=ray"]) == 0
         thread.join(timeout=10)
-        assert len(finished(root)) == 6
+        before, after, begun = lost["before"], finished(root), started(root)
+        assert len(after) == 6
         assert not list(root.glob("cells/*/failed.json"))
+        # What was done when the node was lost was not begun again. Of the rest one cell was, that which ran there,
+        # unless its worker came to the end in the seconds that it is left.
+        assert {name: after[name] for name in before} == before
+        assert {name: len(begun[name]) for name in before} == dict.fromkeys(before, 1)
+        assert sum(len(processes) - 1 for processes in begun.values()) <= 1
+        assert main([*words, "--engine=ray"]) == 0
+        assert (finished(root), started(root)) == (after, begun)
     finally:
         ray.shutdown()
         cluster.shutdown()
