@@ -1,4 +1,4 @@
-"""`cxrbase evaluate`: scores frozen encoders on tasks, all on identical splits, with the test split opened once."""
+"""`cxrbase evaluate`: frozen encoders on tasks, all on identical splits; or finished fine-tuning runs, in pairs."""
 
 import json
 import logging
@@ -14,7 +14,9 @@ from cxrbase.config_files import read_value
 from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
-from cxrbase.evaluation.suite.figures import write_figures
+from cxrbase.evaluation.suite.figures import write_curves, write_figures
+from cxrbase.evaluation.suite.finished_runs import FINE_TUNED, read_runs
+from cxrbase.evaluation.suite.lines import difference_lines, result_lines
 from cxrbase.evaluation.suite.results import Result, file_part
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
 from cxrbase.evaluation.suite.score_task import Settings
@@ -28,25 +30,14 @@ logger = logging.getLogger(__name__)
 
 def evaluate(words: list[str]) -> int:
     """Runs `cxrbase evaluate` with the words after it and returns the exit code."""
-    parser = SuggestingParser(
-        prog="cxrbase evaluate",
-        description="Scores frozen encoders on tasks: neighbours, linear probe and few labels, on identical splits.",
-        epilog="A setting of the task file is changed by --task.<name>=<value>, such as --task.data.root=/data/nih.",
-    )
-    parser.add_argument("--encoder", action="append", type=str, required=True, help=(
-        "a run folder, a .safetensors or .pth file, or timm:<name> for an untrained network; may be given again, and "
-        "<name>=<encoder> names it in the results"))  # fmt: skip
-    parser.add_argument("--config", action="append", type=str, required=True, help=(
-        "a task file, such as experiments/task/phantom.yaml; may be given again"))  # fmt: skip
-    parser.add_argument("--out", type=str, default="runs/evaluate", help="folder for results, figures and features")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
-    parser.add_class_arguments(
-        Settings, "evaluate", help="how tasks are scored; what is given here goes before the task file's section"
-    )
     changes, rest = _task_changes(words)
-    given = {word.partition("=")[0] for word in rest}
-    options = parser.parse_args(rest)
+    options = _parser().parse_args(rest)
     out = Path(options.out)
+    if options.results:
+        return _compare_runs(options.results, out, with_encoders=bool(options.encoder or options.config))
+    if not options.encoder or not options.config:
+        raise ConfigError("give at least one --encoder and one --config, or finished runs with --results")
+    given = {word.partition("=")[0] for word in rest}
     chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
     device = str(device_of(options.device))
     # Mistakes in any of them are found before hours are spent on the first.
@@ -60,12 +51,56 @@ def evaluate(words: list[str]) -> int:
         for figure in write_figures(found, out / "figures"):
             logger.info("wrote %s", figure)
         results += found
+    lines = _compared(results, out, protocols=("linear", "knn"))
+    sys.stdout.write("\n".join([*lines, f"rows: {out / 'results'}", ""]))
+    return 0
+
+
+def _parser() -> SuggestingParser:
+    parser = SuggestingParser(
+        prog="cxrbase evaluate",
+        description="Scores frozen encoders on tasks: neighbours, linear probe and few labels, on identical splits.",
+        epilog="A setting of the task file is changed by --task.<name>=<value>, such as --task.data.root=/data/nih.",
+    )
+    parser.add_argument("--encoder", action="append", type=str, help=(
+        "a run folder, a .safetensors or .pth file, or timm:<name> for an untrained network; may be given again, and "
+        "<name>=<encoder> names it in the results"))  # fmt: skip
+    parser.add_argument("--config", action="append", type=str, help=(
+        "a task file, such as experiments/task/phantom.yaml; may be given again"))  # fmt: skip
+    parser.add_argument("--results", nargs="+", type=str, help=(
+        "instead of the two: folders of finished runs of `cxrbase fit` on a task, whose models are compared on their "
+        "test images; <name>=<run> names one, and runs of one name are its seeds"))  # fmt: skip
+    parser.add_argument("--out", type=str, default="runs/evaluate", help="folder for results, figures and features")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_class_arguments(
+        Settings, "evaluate", help="how tasks are scored; what is given here goes before the task file's section"
+    )
+    return parser
+
+
+def _compare_runs(texts: Sequence[str], out: Path, *, with_encoders: bool) -> int:
+    """Compares finished runs of fine-tuning in pairs, task by task."""
+    if with_encoders:
+        raise ConfigError("--results compares finished runs as they are: leave out --encoder and --config")
+    results = read_runs(texts)
+    lines = _compared(results, out, protocols=(FINE_TUNED,))
+    for task in dict.fromkeys(result.row["task"]["name"] for result in results):
+        # One run of each name, as curves have no mean.
+        shown = {one.row["encoder"]["name"]: one for one in reversed(results) if one.row["task"]["name"] == task}
+        for figure in write_curves(list(shown.values())[::-1], out / "figures"):
+            logger.info("wrote %s", figure)
+    sys.stdout.write("\n".join([*lines, f"pairs: {out / 'comparisons.json'}", ""]))
+    return 0
+
+
+def _compared(results: Sequence[Result], out: Path, *, protocols: Sequence[str]) -> list[str]:
+    """Writes down the differences of all pairs, and returns lines on the results and on the pairs in some protocols."""
     differences = compare_results(results)
     for warning in comparison_warnings(differences):
         logger.warning(warning)
+    out.mkdir(parents=True, exist_ok=True)
     (out / "comparisons.json").write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    sys.stdout.write("\n".join([*_table(results), *_pairs(differences), f"rows: {out / 'results'}", ""]))
-    return 0
+    return [*result_lines(results), *difference_lines(differences, protocols)]
 
 
 def _there(tasks: Mapping[str, Task]) -> dict[str, TaskData]:
@@ -129,28 +164,3 @@ def settings_of(config: str, chosen: Mapping[str, Any]) -> Settings:
         raise ConfigError(f"{config}, section evaluate: {parser.answer(str(error))}") from error
     assert isinstance(made, Settings)
     return made
-
-
-def _table(results: Sequence[Result]) -> list[str]:
-    lines = ["", f"{'task':22} {'encoder':22} {'protocol':14} seed  macro AUROC            macro AUPRC"]
-    for result in results:
-        row = result.row
-        area, precision = (_score(row["metrics"][name]["macro"]) for name in ("auroc", "auprc"))
-        lines.append(f"{row['task']['name'][:22]:22} {row['encoder']['name'][:22]:22} {row['protocol']:14} "
-                     f"{row['seed']:4}  {area:22} {precision}")  # fmt: skip
-    return lines
-
-
-def _pairs(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [""] if differences else []
-    for one in differences:
-        if one["protocol"] in ("linear", "knn") and one["value"] is not None:
-            lines.append(f"{one['task']}, {one['protocol']}: {one['encoders'][0]} - {one['encoders'][1]} = "
-                         f"{_score(one, '+.3f')}, p = {one['p_holm']:.3g} after Holm")  # fmt: skip
-    return lines
-
-
-def _score(entry: Mapping[str, Any], form: str = ".3f") -> str:
-    if entry["value"] is None:
-        return "undefined"
-    return f"{entry['value']:{form}} [{entry['low']:{form}}, {entry['high']:{form}}]"

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import task_runs
 import warm
 from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
@@ -23,6 +24,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluate_cli import settings_of
 from cxrbase.evaluation.suite import feature_store
 from cxrbase.evaluation.suite.score_task import Settings
+from task_runs import make_place
 
 SHAPE = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
 PHANTOM = "{patients: 60, image_size: 48, seed: 5}"
@@ -252,6 +254,64 @@ def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tm
         task.write_text(f"task: {{}}\nevaluate: {wrong}")
         with pytest.raises(ConfigError, match="section evaluate"):
             settings_of(str(task), {})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Runs of `cxrbase fit` on one task: two seeds of a probe and of an attentive probe, and one less resampled."""
+    place = make_place(tmp_path_factory.mktemp("finished"))
+    for mode in ("probe", "attentive"):
+        for seed in (0, 1):
+            more = [f"--finetune.mode={mode}", f"--finetune.seed={seed}", "--finetune.epochs=1"]
+            assert main(task_runs.words(place, "pneumonia", *more, run=f"{mode}{seed}")) == 0
+    more = ["--finetune.mode=probe", "--finetune.resamples=10", "--finetune.epochs=1"]
+    assert main(task_runs.words(place, "pneumonia", *more, run="few")) == 0
+    return place
+
+
+def test_finished_runs_of_fine_tuning_are_compared_in_pairs(finished, tmp_path, capsys):
+    given = ["evaluate", f"--out={tmp_path}", "--results"]
+    assert main([*given, f"{finished}/probe0", f"full={finished}/attentive0"]) == 0
+    (pair,) = json.loads((tmp_path / "comparisons.json").read_text())
+    areas = []
+    for run in ("probe0", "attentive0"):
+        (path,) = (finished / run / "results").glob("*.json")
+        areas.append(json.loads(path.read_text())["metrics"]["auroc"]["macro"]["value"])
+    assert pair["encoders"] == ["probe0", "full"]
+    assert pair["value"] == pytest.approx(areas[0] - areas[1])
+    assert "pneumonia, fine-tuned: probe0 - full = " in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"pneumonia__{name}.png"
+        for name in ("roc", "precision_recall", "reliability", "confusion_probe0", "confusion_full")
+    }
+
+    named = [f"{mode}={finished}/{mode}{seed}" for mode in ("probe", "attentive") for seed in (0, 1)]
+    assert main([*given, *named]) == 0
+    (pair,) = json.loads((tmp_path / "comparisons.json").read_text())
+    assert (pair["encoders"], pair["seeds"]) == (["probe", "attentive"], 2)
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (["probe0"], "needs at least two runs of one task"),
+        (["probe0", "probe=probe1", "probe=few", "probe=probe0"], "are both called probe and have the seed 0"),
+        (["probe0", "few"], "numbers of resamples differ"),
+        (["probe0", "attentive1"], "have no seed of fine-tuned"),
+        (["probe0", "encoder"], "is no finished run"),
+        (["probe0", "attentive0", "--encoder=x"], "leave out --encoder"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_answered_in_one_sentence(finished, tmp_path, capsys, runs, said):
+    words = [run if run[0] == "-" else "=".join([*run.split("=")[:-1], f"{finished}/{run.split('=')[-1]}"])
+             for run in runs]  # fmt: skip
+    assert main(["evaluate", f"--out={tmp_path}", "--results", *words]) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_an_encoder_or_runs_it_says_what_is_needed(capsys):
+    assert main(["evaluate", "--config=x.yaml"]) == 1
+    assert "at least one --encoder and one --config, or finished runs" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,14 @@ def _pair(task: str, protocol: str, first: list[Result], second: list[Result], m
     names = [runs[0].row["encoder"]["name"] for runs in (first, second)]
     seeds = sorted({run.row["seed"] for run in first} & {run.row["seed"] for run in second})
     one, two = ([run for run in runs if run.row["seed"] in seeds] for runs in (first, second))
-    for a in (*one, *two):
-        if not np.array_equal(a.labels, one[0].labels, equal_nan=True) or metric not in a.macro:
-            raise ConfigError(
-                f"{names[0]} and {names[1]} cannot be compared on {task}: their test images or metrics differ; score "
-                "both in one run"
-            )
     if not seeds:
         raise ConfigError(f"{names[0]} and {names[1]} have no seed of {protocol} on {task} in common")
+    for other in (*one[1:], *two):
+        if differ := _differs(one[0], other, metric):
+            raise ConfigError(
+                f"{names[0]} and {names[1]} cannot be compared on {task}: their {differ} differ; score both in one run "
+                "or with the same settings"
+            )
     found = hierarchical_difference([a.macro[metric] for a in one], [b.macro[metric] for b in two], paired_seeds=True)
     return {
         "task": task, "protocol": protocol, "encoders": names, "metric": metric,
@@ -77,6 +77,19 @@ def _pair(task: str, protocol: str, first: list[Result], second: list[Result], m
         "p_value": found.p_value, "p_holm": None, "seeds": found.seeds, "resamples": found.resamples, "warning": None,
         "delong": _delong(one[0], two[0]) if len(seeds) == 1 and metric == "auroc" else None,
     }  # fmt: skip
+
+
+def _differs(first: Result, second: Result, metric: str) -> str:
+    """What two results would have to share to be compared and do not; "" where there is nothing."""
+    if first.row["split_checksum"] != second.row["split_checksum"]:
+        return "splits"
+    if not np.array_equal(first.labels, second.labels, equal_nan=True) or not np.array_equal(
+        first.patients, second.patients
+    ):
+        return "test images"
+    if metric not in first.macro or metric not in second.macro:
+        return "metrics"
+    return "" if len(first.macro[metric]) == len(second.macro[metric]) else "numbers of resamples"
 
 
 def _delong(first: Result, second: Result) -> dict[str, Any] | None:
