@@ -40,14 +40,48 @@ def read_parquet(
         OSError: It cannot be read.
     """
     with _opened(source) as file:
+        checked = _Checked(file, columns)
+        table = checked.whole.read(columns)
+        checked.check_text(table)
+        return table if dictionaries else _as_stored(table, checked.schema)
+
+
+def read_row_groups(path: str | Path, *, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Reads a file as `read_parquet` does, one row group after the other, so that one is in memory at a time."""
+    with _opened(path) as file:
+        checked = _Checked(file, columns)
+        for group in range(checked.whole.num_row_groups):
+            table = checked.whole.read_row_group(group, columns)
+            checked.check_text(table)
+            yield _as_stored(table, checked.schema)
+
+
+class _Checked:
+    """An open file whose pages were looked at; each text of it is in memory once until `check_text` has summed it up.
+
+    Attributes:
+        whole: The file.
+        schema: Types of its columns.
+    """
+
+    def __init__(self, file: pa.NativeFile, columns: Sequence[str] | None) -> None:
         plain = pq.ParquetFile(file)
         wanted = _wanted(plain, columns)
-        limit = ALWAYS + TIMES * file.size()
-        fixed = _check_pages(plain.metadata, file, wanted, limit)
+        self._limit = ALWAYS + TIMES * file.size()
+        self._total = _check_pages(plain.metadata, file, wanted, self._limit)
         text = [plain.metadata.schema.column(leaf).path for leaf in wanted if _is_text(plain, leaf)]
-        table = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=text).read(columns)
-    _check_text(table, fixed, limit)
-    return table if dictionaries else _as_stored(table, plain.schema_arrow)
+        self.schema = plain.schema_arrow
+        self.whole = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=text)
+
+    def check_text(self, table: pa.Table) -> None:
+        """Adds up the text of a table; LargeTableError where each value by itself would take too much."""
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+                if _has_length(chunk.dictionary.type):
+                    lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+                    self._total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+            if self._total > self._limit:
+                raise _too_large(f"column {name}", self._total, self._limit)
 
 
 @contextmanager
@@ -88,18 +122,6 @@ def _check_pages(metadata: Any, file: pa.NativeFile, wanted: Sequence[int], limi
             if max(uncompressed, fixed) > limit:
                 raise _too_large(f"column {column.path}", max(uncompressed, fixed), limit)
     return fixed
-
-
-def _check_text(table: pa.Table, fixed: int, limit: int) -> None:
-    """LargeTableError where text that is stored once per value would take too much, each value by itself."""
-    total = fixed
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
-            if _has_length(chunk.dictionary.type):
-                lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-                total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-        if total > limit:
-            raise _too_large(f"column {name}", total, limit)
 
 
 def _has_length(kind: pa.DataType) -> bool:

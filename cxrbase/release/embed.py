@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -96,11 +97,35 @@ def embed(
             else:
                 _replace(path, reader.table(chunk))
             bar.update(len(chunk))
-    table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(parts.glob("*.parquet"))])
-    _replace(out, table.replace_schema_metadata({"cxrbase": json.dumps(reader.about, sort_keys=True)}))
+    rows, bad, warned = join_parts(parts, out, about=reader.about)
     shutil.rmtree(parts)
-    bad, warned = (int(np.sum(np.array(table[name].to_pylist()) != "")) for name in ("error", "warnings"))
-    return Embedded(out, len(table), bad, warned, resumed)
+    return Embedded(out, rows, bad, warned, resumed)
+
+
+def join_parts(parts: Path, out: Path, *, about: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Writes the tables of a folder, in order of their names, into one, with one of them in memory at a time.
+
+    Args:
+        parts: Holds at least one .parquet file.
+        out: The table, a row group for each part.
+        about: Goes into its metadata.
+
+    Returns:
+        Rows, and of them those with an error and those with warnings.
+    """
+    files = sorted(parts.glob("*.parquet"))
+    schema = pq.read_schema(files[0]).with_metadata({"cxrbase": json.dumps(about, sort_keys=True)})
+    rows = bad = warned = 0
+    with written_whole(out) as whole, pq.ParquetWriter(whole, schema) as writer:
+        for file in files:
+            table = pq.ParquetFile(file).read().cast(schema)
+            writer.write_table(table)
+            rows += len(table)
+            bad, warned = (
+                count + int(pc.sum(pc.not_equal(table[name], "")).as_py() or 0)
+                for name, count in (("error", bad), ("warnings", warned))
+            )
+    return rows, bad, warned
 
 
 class Embedder:

@@ -95,8 +95,9 @@ def test_a_small_file_takes_little_memory_whatever_it_holds(tmp_path):
     (tmp_path / "pack").mkdir()
     pq.write_table(index, tmp_path / "pack" / "index.parquet", compression="zstd")
     files += [("index", tmp_path / "pack" / "index.parquet"), ("pack", tmp_path / "pack" / "index.parquet")]
-    features = table(cls=repeated(), patch_mean=repeated()).replace_schema_metadata({"cxrbase": "{}"})
-    pq.write_table(features, tmp_path / "features.parquet", compression="zstd", store_schema=False)
+    features = table(cls=repeated(), patch_mean=repeated())
+    features = features.replace_schema_metadata({"cxrbase": json.dumps({"weights_sha256": ""})})
+    pq.write_table(features, tmp_path / "features.parquet", compression="zstd")
     files.append(("features", tmp_path / "features.parquet"))
     done = warm.run(["-c", READ, json.dumps([[kind, str(path)] for kind, path in files])])
     assert done.returncode == 0, done.stderr[-2000:]
