@@ -20,6 +20,7 @@ from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.divergence import StepReport, all_finite, diverged
 from cxrbase.errors import ConfigError, CXRBaseError
+from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, share_in_step
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
@@ -152,17 +153,19 @@ class Pretraining(L.LightningModule):
         rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         for group, (base, multiplier) in zip(schedule.optimizer.param_groups, rates, strict=True):
             group["lr"] = base * multiplier(schedule.last_epoch)
+        count_next_epoch(self.trainer)
 
-    def training_step(self, batch: Views, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Views, batch_idx: int) -> dict[str, Tensor]:
         """Runs the objective and logs its loss."""
         # What is random in the step depends on the position alone, so that a resumed run draws the same.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & (2**63 - 1))
         loss, logs = self._loss(batch)
-        self.report.add(loss / self.trainer.accumulate_grad_batches)
+        share = share_in_step(self.trainer, batch_idx)
+        self.report.add(loss * share / self.trainer.accumulate_grad_batches)
         # Not for the progress bar, for which Lightning would read it from the device after every batch.
         self.log("train/loss", loss.detach())
         self.log_dict({f"train/{name}": value for name, value in logs.items()})
-        return loss
+        return {"loss": loss * share, "objective": loss.detach()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the loss of the step before, now that the device has all of this one to do."""
@@ -235,6 +238,7 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and a cosine per step; the effective learning rate is printed."""
+        deal_whole_steps(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch, devices = data.batch_size, self.trainer.world_size
         lr = scaled_lr(self.lr, batch_size=batch, devices=devices, accumulate=self.trainer.accumulate_grad_batches)

@@ -49,9 +49,9 @@ def in_two_processes(runs, folder):
     return [first for first, _ in ends]
 
 
-def assert_same_update(parts, whole):
+def assert_same_update(parts, whole, steps=3):
     """Gradients, as Adam remembers them, to rounding; then weights, teacher and centre to what Adam makes of it."""
-    assert parts["steps"] == whole["steps"] == 3
+    assert parts["steps"] == whole["steps"] == steps
     assert parts["lr"] == pytest.approx(whole["lr"], rel=1e-12)
     rounding = 1e-4 * max(float(gradient.abs().max()) for gradient in whole["gradients"].values())
     for name, gradient in whole["gradients"].items():
@@ -82,6 +82,15 @@ def test_four_accumulated_batches_are_one_large_one(name, size, two_hundred_imag
     assert_same_update(parts, whole)
     if name == "dino":
         assert float(whole["state"]["centre"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", ["mae", "dino"])
+@pytest.mark.parametrize(("size", "drop_last", "steps"), [(3, True, 8), (4, False, 8), (5, False, 6)])
+def test_so_they_are_over_epochs_that_end_within_a_step(name, size, drop_last, steps, image_folder):
+    # 27 images: a batch alone is left over, or is the last step, or 5 and 2 images are.
+    both = {"drop_last": drop_last, "steps": -1, "max_epochs": 2}
+    parts = train(name, image_folder, batch_size=size, accumulate_grad_batches=2, **both)
+    assert_same_update(parts, train(name, image_folder, batch_size=2 * size, **both), steps)
 
 
 def test_two_processes_are_one_with_the_joint_batch_and_uneven_data_ends(image_folder, tmp_path):

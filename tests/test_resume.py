@@ -25,8 +25,11 @@ def start(words, *, group=False):
 
 
 slow = pytest.mark.slow
-KILLED = [  # workers and accumulated batches, each objective once; the epoch has five batches of six images
-    ("mae", ["--data.num_workers=2", "--trainer.accumulate_grad_batches=3", "--model.drop_path=0.2"]),
+KILLED = [  # workers and accumulated batches, each objective once; an epoch has 27 images
+    (
+        "mae",
+        ["--data.num_workers=2", "--data.batch_size=2", "--trainer.accumulate_grad_batches=3", "--model.drop_path=0.2"],
+    ),
     pytest.param("dino", ["--trainer.accumulate_grad_batches=2", "--model.weight_decay_end=0.3"], marks=slow),
     pytest.param("simclr", ["--data.num_workers=2"], marks=slow),
 ]
@@ -91,7 +94,7 @@ def assert_same_end(killed, whole):
 @pytest.mark.parametrize(("objective", "words"), KILLED)
 def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, image_folder, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    words = [*STEPS, *words, "--data.batch_size=6"]
+    words = [*STEPS, "--data.batch_size=6", *words]
     process = start(command(objective, *words, root=image_folder, run_dir=killed))
     wait_for(killed / "last.ckpt", process)
     process.send_signal(signal.SIGKILL)
@@ -102,6 +105,23 @@ def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, ima
     assert main(command(objective, *words, f"--ckpt_path={killed}", root=image_folder, run_dir=killed)) == 0
     assert main(command(objective, *words, root=image_folder, run_dir=whole)) == 0
     assert_same_end(killed, whole)
+
+
+@pytest.mark.parametrize(("batch", "accumulated"), [(27, 1), (6, 3)])
+def test_a_checkpoint_of_the_last_step_of_an_epoch_goes_on_bit_for_bit(batch, accumulated, image_folder, tmp_path):
+    words = [
+        "--trainer.max_steps=5",
+        "--trainer.max_epochs=9",
+        f"--data.batch_size={batch}",
+        "--checkpoint.save_top_k=-1",
+    ]
+    words += ["--checkpoint.every_n_train_steps=3", f"--trainer.accumulate_grad_batches={accumulated}"]
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    assert main(command("mae", *words, root=image_folder, run_dir=whole)) == 0
+    (path,) = whole.glob("*step=3.ckpt")
+    assert torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    assert main(command("mae", *words, f"--ckpt_path={path}", root=image_folder, run_dir=other)) == 0
+    assert_same_end(other, whole)
 
 
 def test_another_objective_is_refused(fit, image_folder, tmp_path, capfd):

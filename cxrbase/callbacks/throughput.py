@@ -43,8 +43,8 @@ class Throughput(Callback):
         busy, wait = time.perf_counter() - stream.handed_at, stream.waited_s - self._waited
         self._waited = stream.waited_s
         self.images, self.busy_s, self.wait_s = self.images + images, self.busy_s + busy, self.wait_s + wait
-        # Kept where they are: reading one would wait for the device. Lightning gives each its share in a step.
-        self._losses.append(outputs["loss"] * trainer.accumulate_grad_batches)
+        # Kept where they are: reading one would wait for the device.
+        self._losses.append(outputs["objective"])
         if self._first is None:
             self._first = self._losses[0]
         self._recent.append((images, busy, wait))

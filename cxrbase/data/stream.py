@@ -27,8 +27,9 @@ class StreamSampler(DistributedSampler[Any]):
         batch_size: Batch of one rank.
         rank: This rank.
         world_size: Number of ranks.
-        drop_last: Leave out the last batch of an epoch where it would be smaller. Otherwise it is the same size on all
-            ranks, and fewer than `world_size` images are left out.
+        drop_last: Leave out the last batch of an epoch where it would be smaller, and the last accumulated batches
+            where they would be fewer. Otherwise the last one is the same size on all ranks, and fewer than `world_size`
+            images are left out.
         one_per_patient: Keep the images of a patient in different global batches.
         window: Shards that are mixed with each other; 0 mixes all.
 
@@ -62,11 +63,26 @@ class StreamSampler(DistributedSampler[Any]):
         self.rank, self.num_replicas = rank, world_size
         self.plan = self._own = Plan(batch_size * world_size if one_per_patient else 0, window)
         self.epoch, self.start, self.batches_before = 0, 0, 0
+        self.accumulated, self._dealt = 1, (0, list[int]())
 
     @property
     def global_batch(self) -> int:
         """Images that all ranks take in one step."""
         return self.batch_size * self.num_replicas
+
+    def accumulate(self, batches: int) -> None:
+        """Sets how many batches make an optimizer step; to be called before an epoch begins.
+
+        Raises:
+            ConfigError: There are too few images for one step.
+        """
+        self.accumulated, images = batches, batches * self.global_batch
+        if self.drop_last and len(self.source) < images:
+            raise ConfigError(
+                f"the training split holds {len(self.source)} images, fewer than the {images} of one optimizer step "
+                f"({self.batch_size} x {self.num_replicas} devices x {batches} accumulated): lower data.batch_size or "
+                "trainer.accumulate_grad_batches"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Starts another epoch; the same epoch keeps the position that was restored."""
@@ -83,8 +99,16 @@ class StreamSampler(DistributedSampler[Any]):
         """Images of this rank in each batch that is left of the epoch."""
         left = len(self.source) - self.start
         full, rest = divmod(left, self.global_batch)
-        last = 0 if self.drop_last else rest // self.num_replicas
+        if self.drop_last:
+            over = (self.batches_before + full) % self.accumulated
+            return [self.batch_size] * (full - over)
+        last = rest // self.num_replicas
         return [self.batch_size] * full + [last] * (last > 0)
+
+    def size_of(self, batch: int) -> int:
+        """Images of this rank in a batch of the epoch under way, by its number in the epoch."""
+        before, sizes = self._dealt
+        return sizes[batch - before] if batch >= before else self.batch_size
 
     def __len__(self) -> int:
         """Images of this rank in the whole epoch, counting what was done before a restart by its batches."""
@@ -93,6 +117,7 @@ class StreamSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[int]:
         """Yields rows of this rank from the restored position on."""
         order, position, sizes = self.source.epoch(self.epoch, self.plan), self.start, self.sizes()
+        self._dealt = self.batches_before, sizes
         self.start, self.batches_before = 0, 0
         for size in sizes:
             count = size * self.num_replicas

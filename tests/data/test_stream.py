@@ -62,6 +62,54 @@ def test_ranks_share_the_same_global_batches(world_size):
         assert set(union) == set(batch.tolist())
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_epoch_ends_with_a_whole_step_of_accumulated_batches(world_size):
+    # 100 images: 12 batches of 8, or 33 of 3; 4 steps of 24 in all cases.
+    for batch_size, accumulated in ((24 // world_size, 1), (8 // world_size, 3), (4 // world_size, 6)):
+        drawn = []
+        for rank in range(world_size):
+            made = sampler(batch_size=batch_size, rank=rank, world_size=world_size)
+            made.accumulate(accumulated)
+            assert len(made) == 96 // world_size
+            drawn += list(made)
+        assert set(drawn) == set(list(sampler(batch_size=24)))
+    made.drop_last = False
+    assert len(made) == 100 // world_size
+
+
+def test_a_stopped_epoch_of_accumulated_batches_still_ends_with_a_whole_step():
+    for batches in range(9):  # within a step too, as a checkpoint by the clock may be
+        made = sampler(batch_size=10)
+        made.accumulate(4)
+        whole = list(made)
+        made.restore(0, images=10 * batches, batches=batches, plan=Plan())
+        assert len(made) == len(whole) == 80
+        assert list(made) == whole[10 * batches :]
+    made = sampler(batch_size=6)
+    made.accumulate(4)
+    # Another batch: 8 steps of 8 images are done, of the 36 others 6 x 4 make one more.
+    made.restore(0, images=64, batches=8, plan=Plan())
+    assert len(list(made)) == 24
+
+
+def test_the_size_of_a_batch_is_known_before_it_comes():
+    made = sampler(batch_size=8, drop_last=False)
+    made.accumulate(3)
+    list(made)
+    assert [made.size_of(number) for number in (0, 11, 12)] == [8, 8, 4]
+    made.restore(0, images=80, batches=10, plan=Plan())
+    list(made)
+    assert [made.size_of(number) for number in (9, 10, 11, 12)] == [8, 8, 8, 4]
+
+
+def test_a_split_smaller_than_a_step_is_refused_with_what_would_help():
+    made = sampler(batch_size=26, world_size=2)
+    with pytest.raises(
+        ConfigError, match=r"100 images, fewer than the 104 .* \(26 x 2 devices x 2 accumulated\): lower"
+    ):
+        made.accumulate(2)
+
+
 def test_a_split_smaller_than_a_global_batch_is_refused_with_what_would_fit():
     with pytest.raises(ConfigError, match=r"holds 100 images, fewer than one global batch of 104.* at most 25"):
         sampler(batch_size=26, world_size=4)
