@@ -1,5 +1,6 @@
 """The page in a real browser with a real upload, and what the server refuses."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -21,6 +22,8 @@ from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.release.demo.neighbours import Neighbours
 from cxrbase.release.embed import embed
+from cxrbase.release.feature_warnings import UNLIKE
+from fine_tuned import CLASSES, make_model, smooth
 
 pytest.importorskip("fastapi")
 
@@ -32,19 +35,15 @@ def phantom(tmp_path_factory):
     return sorted((root / "images").iterdir())
 
 
-@pytest.fixture(scope="module")
-def server(encoder_folder, phantom, tmp_path_factory):
+@contextlib.contextmanager
+def serving(root, *words):
     """A running `cxrbase demo`; its port and its temporary folder."""
-    root = tmp_path_factory.mktemp("demo")
-    embed(str(encoder_folder), [str(path) for path in phantom], out=root / "features.parquet")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (root / "tmp").mkdir()
-    words = ["demo", "--model", str(encoder_folder), "--features", str(root / "features.parquet"), "--port", str(port)]
-    words += ["--max_mb", "1"]
     job = warm.Process(
-        ["-m", "cxrbase", *words],
+        ["-m", "cxrbase", "demo", *words, "--port", str(port)],
         env={**os.environ, "TMPDIR": str(root / "tmp")},
         stdout=subprocess.DEVNULL,
     )
@@ -57,6 +56,42 @@ def server(encoder_folder, phantom, tmp_path_factory):
     yield port, root / "tmp"
     job.send_signal(signal.SIGTERM)
     job.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(encoder_folder, phantom, tmp_path_factory):
+    """An encoder with a table of features."""
+    root = tmp_path_factory.mktemp("demo")
+    embed(str(encoder_folder), [str(path) for path in phantom], out=root / "features.parquet")
+    features = str(root / "features.parquet")
+    with serving(root, "--model", str(encoder_folder), "--features", features, "--max_mb", "1") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def model_server(encoder_folder, tmp_path_factory):
+    """A fine-tuned model."""
+    root = tmp_path_factory.mktemp("model")
+    with serving(root, "--model", str(make_model(encoder_folder, root / "model"))) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def browsing(port):
+    """The page in a Chromium, and what went wrong in it and whom it asked."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        problems, hosts = [], set()
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: hosts.add(re.sub(r"^(data):.*|^https?://([^/]+).*", r"\1\2", request.url)))
+        page.goto(f"http://127.0.0.1:{port}/")
+        yield page, problems, hosts
+        browser.close()
 
 
 def ask(port, method="GET", path="/", body=None, **headers):
@@ -125,19 +160,9 @@ def test_features_of_another_encoder_are_refused(phantom, encoder_folder, tmp_pa
 
 
 def test_the_page_in_a_browser(server, phantom, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
     port, _ = server
     (tmp_path / "note.txt").write_text("no image")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        problems, hosts = [], set()
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: hosts.add(re.sub(r"^(data):.*|^https?://([^/]+).*", r"\1\2", request.url)))
-        page.goto(f"http://127.0.0.1:{port}/")
+    with browsing(port) as (page, problems, hosts):
         radiograph = next(p for p in phantom if p.suffix == ".dcm")
         page.set_input_files("#file", radiograph)
         page.wait_for_selector("#result:not([hidden])", timeout=60_000)
@@ -152,4 +177,49 @@ def test_the_page_in_a_browser(server, phantom, tmp_path):
         page.set_input_files("#file", tmp_path / "note.txt")
         page.wait_for_selector("#said.error", timeout=60_000)
         assert "note.txt was not read" in page.inner_text("#said")
-        browser.close()
+
+
+def chances(page):
+    """The table of probabilities as the page shows it."""
+    page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+    return [[cell.inner_text() for cell in row.locator("td").all()] for row in page.locator("#probabilities tr").all()]
+
+
+def test_the_page_of_a_model_shows_probabilities_and_warnings_and_takes_a_dropped_file(model_server, tmp_path):
+    port, temporary = model_server
+    Image.fromarray(smooth(3)).save(tmp_path / "smooth.png")
+    noise = np.random.default_rng(0).integers(0, 256, (140, 140), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    wanted = {
+        name: [
+            [row["finding"], f"{100 * row['value']:.1f} %"]
+            for row in json.loads(ask(port, "POST", "/analyse", (tmp_path / name).read_bytes())[1])["probabilities"]
+        ]
+        for name in ("smooth.png", "noise.png")
+    }
+    assert wanted["smooth.png"] != wanted["noise.png"]
+    with browsing(port) as (page, problems, _):
+        page.set_input_files("#file", tmp_path / "smooth.png")
+        assert chances(page) == wanted["smooth.png"]
+        assert [name for name, _ in wanted["smooth.png"]] == CLASSES
+        assert page.locator("#chances").is_visible()
+        assert page.locator("#alike").is_hidden()
+        assert page.inner_text("#explained") in CLASSES
+        assert UNLIKE not in page.inner_text("#said")
+        file = page.evaluate_handle(
+            """bytes => {
+                const held = new DataTransfer();
+                held.items.add(new File([new Uint8Array(bytes)], "noise.png"));
+                return held;
+            }""",
+            list((tmp_path / "noise.png").read_bytes()),
+        )
+        page.dispatch_event("#drop", "dragover", {"dataTransfer": file})
+        assert page.locator("#drop.over").count() == 1
+        page.dispatch_event("#drop", "drop", {"dataTransfer": file})
+        page.wait_for_selector(f"#said:has-text('{UNLIKE}')", timeout=60_000)
+        assert page.inner_text("#said").startswith("Look at the image: ")
+        assert chances(page) == wanted["noise.png"]
+        assert page.locator("#drop.over").count() == 0
+        assert problems == []
+    assert list(temporary.iterdir()) == []

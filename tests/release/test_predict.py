@@ -18,12 +18,10 @@ import torch
 from PIL import Image
 
 import warm
-from cxrbase.backbones import load_encoder, read_card
 from cxrbase.cli import main
 from cxrbase.errors import ConfigError, ModelError
-from cxrbase.evaluation.classifier import Classifier
 from cxrbase.evaluation.lateral_check import LateralCheck
-from cxrbase.models import FeatureRange, Model, save_model
+from cxrbase.models import save_model
 from cxrbase.release.doubt import unproven
 from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
@@ -31,42 +29,17 @@ from cxrbase.release.export import export
 from cxrbase.release.feature_warnings import LATERAL, UNLIKE
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import predict, write_predictions
-
-CLASSES, TEMPERATURES, THRESHOLDS = ["effusion", "nodule"], [1.0, 2.0], [0.4, None]
-
-
-def smooth(number):
-    rows, columns = np.mgrid[:140, :140]
-    wave = np.sin(rows / (12 + number % 7)) + np.cos(columns / (9 + number % 5))
-    return np.uint8(120 + 30 * wave)
+from fine_tuned import CLASSES, TEMPERATURES, make_model, smooth, view_of, write_images
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("images")
-    for number in range(24):
-        Image.fromarray(smooth(number)).save(root / f"{number:02}.png")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
-def model(encoder_folder, images, tmp_path_factory):
-    """A probe of random weights whose range is that of the smooth images."""
-    torch.manual_seed(0)
-    network = Classifier(load_encoder(encoder_folder), CLASSES, mode="probe").eval()
-    described = {"classes": CLASSES, "kind": "multilabel", "mode": "probe", "task": {"name": "t"}, "canvas_size": 64}
-    card = {**described, "encoder": read_card(encoder_folder), "temperatures": TEMPERATURES, "thresholds": THRESHOLDS}
-    unmeasured = Model(network, card, FeatureRange(torch.zeros(96), torch.ones(96), torch.eye(96), 1.0))
-    with torch.no_grad():
-        features = unmeasured.features(torch.cat([view_of(smooth(number)) for number in range(24)])).joined.numpy()
-    folder = tmp_path_factory.mktemp("run") / "model"
-    return save_model(folder, Model(network, card, FeatureRange.of(features, features)))
-
-
-def view_of(grey):
-    """The input, made with Pillow."""
-    small = Image.fromarray(grey).convert("F").resize((32, 32), Image.Resampling.BILINEAR)
-    return (torch.from_numpy(np.array(small))[None, None] / 255 - 0.5) / 0.25
+def model(encoder_folder, tmp_path_factory):
+    return make_model(encoder_folder, tmp_path_factory.mktemp("run") / "model")
 
 
 def test_probabilities_are_the_calibrated_ones_of_the_head(model, images):
