@@ -12,7 +12,7 @@ def test_an_encoder_is_explained_at_the_resolution_of_the_image(encoder_folder, 
     Image.fromarray(np.uint8(127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13))).save(tmp_path / "a.png")
     words = ["explain", str(tmp_path / "a.png"), "--model", str(encoder_folder), "--out", str(tmp_path / "out")]
     assert main([*words, "--methods", "[rollout, relevance]"]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"rollout.png", "relevance.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"rollout.png", "relevance.png", "overview.png"}
     with Image.open(tmp_path / "out" / "rollout.png") as picture:
         assert picture.size == (200, 150)
     assert "change" in capsys.readouterr().out
