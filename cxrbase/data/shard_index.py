@@ -72,6 +72,13 @@ class ShardIndex:
         """What brightness means in the images."""
         return str(self.metadata.get("intensity", "as packed"))
 
+    @property
+    def called(self) -> dict[str, list[str]]:
+        """Other names of the sources, such as those of their folders, which exclusion lists may have."""
+        called = self.metadata.get("called")
+        named = called.items() if isinstance(called, dict) else ()
+        return {source: list(map(str, names)) for source, names in named if isinstance(names, list)}
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, without their prefix."""
