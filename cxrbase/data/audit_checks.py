@@ -1,6 +1,6 @@
 """Findings of an audit: groups of copies, leaks between splits, confounded labels and odd images."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +123,12 @@ def exclusions(
         rows: Images.
         pixels: (N,) number of pixels; the largest of a split is kept.
         sha1: (N,) of str.
+
+    Returns:
+        For each its source, path, and reason, and how many sets were audited, as rows of an exclusion list.
     """
     order = {"test": 0, "val": 1, "train": 2}
+    names, sets = _names_apart(rows), str(len(set(rows.sets.tolist())))
     result = []
     for group in groups:
         ranked = sorted(group, key=lambda row: (order.get(str(rows.splits[row]), 3), -int(pixels[row]), row))
@@ -133,8 +137,15 @@ def exclusions(
             kind = "exact copy" if sha1[row] == sha1[kept] else "near copy"
             held = f" of a {rows.splits[kept]} image" if rows.splits[kept] in ("test", "val") else ""
             reason = f"{kind}{held}: {rows.sets[kept]}: {rows.paths[kept]}"
-            result.append({"source": str(rows.sources[row]), "path": str(rows.paths[row]), "reason": reason})
+            result.append({"source": names[row], "path": str(rows.paths[row]), "reason": reason, "sets": sets})
     return result
+
+
+def _names_apart(rows: Rows) -> list[str]:
+    """Source of each image; its set instead where several sets have that source, because paths may be equal there."""
+    homes = Counter(source for source, _ in set(zip(rows.sources, rows.sets, strict=True)))
+    named = zip(rows.sources, rows.sets, strict=True)
+    return [str(name if homes[source] > 1 else source) for source, name in named]
 
 
 def odd_images(measured: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.int64]]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cxrbase.data.audit_align import SIDE
 from cxrbase.data.audit_pixels import SmallImages
+from cxrbase.data.manifest_exclusions import EXCLUSION_COLUMNS
 from cxrbase.errors import DecodeError, ShardError
 
 _LISTED = 20
@@ -47,7 +48,7 @@ def write_reports(
     (out / "report.html").write_text(_html(sections, images), encoding="utf-8")
     (out / "audit.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with (out / "exclude.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["source", "path", "reason"], lineterminator="\n")
+        writer = csv.DictWriter(file, EXCLUSION_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(excluded)
 

@@ -16,7 +16,7 @@ from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.centre import Canvases, Centre
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
-from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, open_packed, read_manifest
+from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, names_of, open_packed, read_manifest
 from cxrbase.data.look_ahead import LookAhead
 from cxrbase.data.manifest import SPLITS, Target
 from cxrbase.data.order import Order
@@ -157,7 +157,7 @@ class CXRDataModule(L.LightningDataModule):
     def _order(self) -> Order:
         rows = np.sort(np.concatenate([self._split_rows[split] for split in self.pretrain_on]))
         return Order(
-            self.select.parts(self.manifest, rows),
+            self.select.parts(self.manifest, rows, called=names_of(self.root, self.manifest_path, self.manifest)),
             seed=self.seed,
             patients=self.manifest.patient_codes() if self.select.one_per_patient else None,
             shards=self.store.index.shard if isinstance(self.store, ShardStore) else None,

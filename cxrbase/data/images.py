@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrbase.data.manifest import Manifest, Target
+from cxrbase.data.selection import ImageTable
 from cxrbase.data.shard_cache import ShardCache, window_of
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shard_store import LocalShards, ShardStore
@@ -87,6 +88,25 @@ def open_packed(
         return index, ShardStore(index, LocalShards(root), size=size), 0
     limit = int(limit_gb * 1e9)
     return index, ShardStore(index, ShardCache(root, cache, limit=limit), size=size), window_of(index, limit)
+
+
+def names_of(root: str, manifest: str | None, table: ImageTable) -> dict[str, list[str]]:
+    """What the sources of the images at a place are called beside their names, as exclusion lists may have it.
+
+    Args:
+        root: Folder of the images or of the shards, or URL of these.
+        manifest: The named manifest, if there is one.
+        table: What is known about the images.
+
+    Returns:
+        Names by source; those of "" are names of all images.
+    """
+    if is_url(root):
+        names = [root.rstrip("/").rpartition("/")[2]]
+    else:
+        named = [Path(manifest).stem, Path(manifest).resolve().parent.name] if manifest else []
+        names = [*named, Path(root).resolve().name]
+    return {**(table.called if isinstance(table, ShardIndex) else {}), "": names}
 
 
 def read_manifest(root: Path, *, named: str | None, targets: dict[str, Target] | None) -> Manifest:

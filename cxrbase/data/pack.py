@@ -1,7 +1,6 @@
 """Packs originals of any source once, into shards that training streams from; can be stopped and repeated."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -15,12 +14,11 @@ from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.pack_engines import run_local, run_ray
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_index import Records, finished, refused_of, write_index, write_refused
-from cxrbase.data.pack_plan import Plan, agree, check_together, make_plan
+from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan
 from cxrbase.data.pack_report import write_reports
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ShardError
 
-logger = logging.getLogger(__name__)
 Engine = Literal["local", "ray"]
 
 
@@ -71,20 +69,16 @@ def pack(
     """
     _check(max_bad, jobs, engine)
     options, storage = options or ImageOptions(), Storage(out)
-    exclusions = read_exclusions(exclude)
-    plans = [
-        make_plan(name, root, options, exclusions=exclusions, partial=partial, block_rows=block_rows)
-        for name, root in sources
-    ]
+    lists = read_exclusions(exclude)
+    plans = [make_plan(name, root, options, partial=partial, block_rows=block_rows) for name, root in sources]
     check_together(plans)
-    if exclude and not any(plan.images < len(plan.manifest) for plan in plans):
-        logger.warning("the exclusion lists name no image of %s", ", ".join(plan.name for plan in plans))
+    plans = leave_out(plans, lists)
     with storage.locked():
         agree(storage, plans)
         records: Records = {plan.name: finished(storage, plan.name) for plan in plans}
         before = _tried(records)
         _run(plans, records, storage, max_bad, jobs or available_cores(), engine)
-        _finish(storage, records, options)
+        _finish(storage, records, options, {plan.name: plan.called for plan in plans})
     return Packed(
         images=sum(len(record.table) for blocks in records.values() for record in blocks.values()),
         refused=sum(refused_of(list(blocks.values())) for blocks in records.values()),
@@ -133,10 +127,10 @@ def _tried(records: Records) -> int:
     return sum(record.facts["images"] for blocks in records.values() for record in blocks.values())
 
 
-def _finish(storage: Storage, records: Records, options: ImageOptions) -> None:
+def _finish(storage: Storage, records: Records, options: ImageOptions, called: Mapping[str, Sequence[str]]) -> None:
     write_refused(storage, records)
     if not any(len(record.table) for blocks in records.values() for record in blocks.values()):
         raise ShardError(f"no image could be read: see refused.csv in {storage.url}")
     write_reports(storage, records, options)
     # Last, because whoever finds an index takes the rest for finished.
-    write_index(storage, records, options)
+    write_index(storage, records, options, called=called)

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cxrbase.data import shards
@@ -54,8 +54,17 @@ def write_refused(storage: Storage, records: Records) -> None:
     storage.write("refused.csv", text.getvalue().encode())
 
 
-def write_index(storage: Storage, records: Records, options: ImageOptions) -> None:
-    """Writes index.parquet, sorted by shard and offset; ManifestError where the sources are no manifest together."""
+def write_index(
+    storage: Storage, records: Records, options: ImageOptions, *, called: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes index.parquet, sorted by shard and offset; ManifestError where the sources are no manifest together.
+
+    Args:
+        storage: Where the pack is.
+        records: Finished blocks.
+        options: How images were made.
+        called: Other names of the sources, which an audit of the originals may have used.
+    """
     found = [record for _, blocks in sorted(records.items()) for _, record in sorted(blocks.items())]
     tables = [record.table for record in found if len(record.table)]
     table = join(tables).sort_by([("shard", "ascending"), ("offset", "ascending")])
@@ -67,6 +76,7 @@ def write_index(storage: Storage, records: Records, options: ImageOptions) -> No
         **options.reading.values(),
         "intensity": options.reading.convention,
         "sources": sorted(records),
+        "called": {source: list(called[source]) for source in sorted(records)},
         "images": len(table),
     }
     storage.write(shards.INDEX, shards.parquet_bytes(table, metadata))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cxrbase.data import shards
 from cxrbase.data.decode import intensity_convention
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_exclusions import Exclusions, excluded
+from cxrbase.data.manifest_excluded import NamedImages, excluded
+from cxrbase.data.manifest_exclusions import ExclusionList
 from cxrbase.data.pack_block import BlockTask, index_columns
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.sources.catalogue import find
@@ -38,6 +39,7 @@ class Plan:
         kept: (N,) bool, those that no exclusion list names.
         block_rows: Rows of the manifest in a block.
         options: How images are made.
+        called: Other names of the source: that of its folder, and of the data set.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Plan:
     kept: NDArray[np.bool_]
     block_rows: int
     options: ImageOptions
+    called: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -82,16 +85,13 @@ class Plan:
                 )
 
 
-def make_plan(
-    source: str, root: str, options: ImageOptions, *, exclusions: Exclusions, partial: bool, block_rows: int | None
-) -> Plan:
-    """Reads the manifest of a source.
+def make_plan(source: str, root: str, options: ImageOptions, *, partial: bool, block_rows: int | None) -> Plan:
+    """Reads the manifest of a source, to pack all of it.
 
     Args:
         source: Name of a known source, or `<own name>=<known source>`.
         root: Its folder.
         options: How images are made.
-        exclusions: Images to leave out.
         partial: Go on where images are missing.
         block_rows: Rows in a block; None makes shards of about 64 MB, smaller ones for sets below 40,000 images.
 
@@ -111,7 +111,22 @@ def make_plan(
         block_rows = max(1, min(whole, max(16, -(-len(manifest) // _BLOCKS))))
     if block_rows < 1:
         raise ConfigError(f"block_rows must be at least 1, got {block_rows}")
-    return Plan(name, manifest, ~excluded(manifest, exclusions), block_rows, options)
+    called = tuple(dict.fromkeys((Path(root).resolve().name, kind)))
+    return Plan(name, manifest, np.ones(len(manifest), bool), block_rows, options, called)
+
+
+def leave_out(plans: Sequence[Plan], lists: Sequence[ExclusionList]) -> list[Plan]:
+    """The plans without the images that exclusion lists name.
+
+    Raises:
+        ManifestError: An entry may mean images of two sources, or nothing is left.
+    """
+    if not lists:
+        return list(plans)
+    masks = excluded(lists, [NamedImages(plan.manifest, {plan.name: plan.called}) for plan in plans])
+    if all(mask.all() for mask in masks):
+        raise ManifestError("the exclusion lists name every image: there is nothing to pack")
+    return [replace(plan, kept=~mask) for plan, mask in zip(plans, masks, strict=True)]
 
 
 def check_together(plans: Sequence[Plan]) -> None:
@@ -125,8 +140,6 @@ def check_together(plans: Sequence[Plan]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"the source {name} is given twice: name one of them, as in --source mine={name}")
-    if not sum(plan.images for plan in plans):
-        raise ManifestError("the exclusion lists name every image: there is nothing to pack")
     if len(plans) > 1:
         join([index_columns(plan.manifest.table, plan.name) for plan in plans])
 

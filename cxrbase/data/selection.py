@@ -1,19 +1,16 @@
 """Which images of a training set are drawn, and how often: sources, views, exclusion lists, weights."""
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbase.data.manifest_columns import read_table
+from cxrbase.data.manifest_excluded import NamedImages, excluded
+from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.order import Part
-from cxrbase.errors import ConfigError, ManifestError
-
-logger = logging.getLogger(__name__)
+from cxrbase.errors import ConfigError
 
 
 class ImageTable(Protocol):
@@ -75,18 +72,27 @@ class Selection:
                     "data.select.sources"
                 )
 
-    def parts(self, table: ImageTable, rows: NDArray[np.int64]) -> list[Part]:
+    def parts(
+        self, table: ImageTable, rows: NDArray[np.int64], *, called: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Part]:
         """The rows that remain, in one part for each weight there is.
+
+        Args:
+            table: All images.
+            rows: Those of the splits to draw from.
+            called: Other names of the sources, see `NamedImages`.
 
         Raises:
             ConfigError: A source or view is not in the table, or nothing remains.
+            ManifestError: An exclusion list cannot be read, or may mean images of two sources.
         """
         if self.sources is not None:
             rows = _only(table, rows, name="sources", column="source", wanted=self.sources)
         if self.view_positions is not None:
             rows = _only(table, rows, name="view_positions", column="view_position", wanted=self.view_positions)
-        for path in self.exclude or ():
-            rows = _without(table, rows, path)
+        if self.exclude:
+            (out,) = excluded(read_exclusions(self.exclude), [NamedImages(table, called or {})])
+            rows = rows[~out[rows]]
         if not len(rows):
             raise ConfigError("data.select leaves no image to train on: widen its sources and view_positions")
         if not self.weights:
@@ -114,19 +120,3 @@ def _known(name: str, wanted: Iterable[str], there: list[str]) -> None:
     if unknown := [value for value in wanted if value.lower() not in lower]:
         found = ", ".join(sorted({value for value in there if value})) or "none"
         raise ConfigError(f"data.select.{name} has {', '.join(unknown)}, which no image has; there are {found}")
-
-
-def _without(table: ImageTable, rows: NDArray[np.int64], path: str) -> NDArray[np.int64]:
-    """Rows that an exclusion list does not name by its path, or by source and path as in packed images."""
-    if not Path(path).is_file():
-        raise ManifestError(f"no exclusion list {path}: give the exclude.csv of cxrbase audit")
-    listed = read_table(Path(path))
-    if missing := {"source", "path"} - set(listed.column_names):
-        raise ManifestError(f"{path} has no column {', '.join(sorted(missing))}: give the exclude.csv of cxrbase audit")
-    pairs = list(zip(listed["source"].to_pylist(), listed["path"].to_pylist(), strict=True))
-    names = {name for source, file in pairs for name in (file, f"{source}/{file}")}
-    named = np.array([name in names for name in table.column("path")[rows]], bool)
-    logger.info("%s leaves out %d images of %d listed", path, int(named.sum()), len(pairs))
-    if pairs and not named.any():
-        logger.warning("%s names no image of the training set: is it of other data?", path)
-    return np.asarray(rows[~named])

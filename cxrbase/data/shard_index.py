@@ -81,6 +81,13 @@ class ShardIndex:
         """How the files were read that the images were packed from."""
         return reading_of(self.metadata, self.path)
 
+    @property
+    def called(self) -> dict[str, list[str]]:
+        """Other names of the sources, such as those of their folders, which exclusion lists may have."""
+        called = self.metadata.get("called")
+        named = called.items() if isinstance(called, dict) else ()
+        return {source: list(map(str, names)) for source, names in named if isinstance(names, list)}
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, without their prefix."""

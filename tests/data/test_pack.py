@@ -19,7 +19,6 @@ from cxrbase.data import shards
 from cxrbase.data.decode import decode_uint8
 from cxrbase.data.fingerprint import perceptual_hash, pixel_sha1
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_exclusions import excluded, read_exclusions
 from cxrbase.data.pack import pack
 from cxrbase.data.pack_block import BlockTask, pack_block
 from cxrbase.data.pack_image import ImageOptions, encode, resize_short_side
@@ -244,36 +243,6 @@ def test_a_block_with_images_that_were_out_of_reach_is_tried_again(folder, tmp_p
     assert pack_block(task).table["path"].to_pylist() == ["mine/01.png"]
     record = finished(Storage(tmp_path), "mine")[0]
     assert [entry["path"] for entry in record.facts["refused"]] == ["05.png"]
-
-
-def test_exclusion_lists_name_paths_with_and_without_their_source(tmp_path, image_folder):
-    manifest = Manifest.from_columns({"path": ["a.png", "b.png", "nih/c.png"], "source": ["nih"] * 3}, root=tmp_path)
-    for text, rows in {
-        "source,path,reason\nnih,a.png,copy\nother,b.png,copy\n": [0],
-        "path\nnih/a.png\nc.png\n": [0, 2],
-        "source,path\n,b.png\n": [1],
-    }.items():
-        (tmp_path / "list.csv").write_text(text)
-        assert np.flatnonzero(excluded(manifest, read_exclusions([tmp_path / "list.csv"]))).tolist() == rows
-    for name, data in {"none.csv": None, "a.txt": b"path\n", "b.csv": b"x\n1\n", "c.parquet": b"junk"}.items():
-        if data is not None:
-            (tmp_path / name).write_bytes(data)
-        with pytest.raises(ManifestError, match="exclusion list"):
-            read_exclusions([tmp_path / name])
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.binary(max_size=60), st.sampled_from(["csv", "parquet"]))
-def test_any_bytes_as_an_exclusion_list_are_read_or_refused(tmp_path_factory, data, suffix):
-    path = tmp_path_factory.mktemp("lists") / f"list.{suffix}"
-    path.write_bytes((b"path\n" if suffix == "csv" else b"") + data)
-    try:
-        read_exclusions([path])
-    except ManifestError as error:
-        message = str(error)
-    else:
-        message = ""
-    assert "\n" not in message
 
 
 def test_lists_that_name_nothing_are_said_and_all_excluded_is_refused(folder, tmp_path, caplog):
