@@ -65,7 +65,8 @@ def lay_out(plan: Plan, root: Path, *, data: str | Mapping[str, str], tasks: str
         read = data if isinstance(data, str) else data[cell.title]
         folder = root / "cells" / folder_name(cell, cell.key(plan, data=read, tasks=tasks))
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SPEC, {"cell": asdict(cell), "plan": asdict(plan), "data": read, "tasks": tasks})
+        keys = {"data": read, "tasks": tasks, "pretraining": cell.pretraining_key(plan, data=read)}
+        write_json(folder / SPEC, {"cell": asdict(cell), "plan": asdict(plan)} | keys)
         places.append(Place(cell, folder))
     return places
 

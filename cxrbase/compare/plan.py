@@ -189,9 +189,12 @@ class Cell:
             tasks: Fingerprint of what its scores are made of.
         """
         scoring = {path: Path(path).read_text() for path in plan.tasks}
+        return _short_hash([self.pretraining_key(plan, data=data), scoring, plan.shots, tasks])
+
+    def pretraining_key(self, plan: Plan, *, data: str) -> str:
+        """Hash of everything that the encoder and what is noted while it is trained depend on."""
         parts = [self.objective, self.settings, plan.budget, plan.amounts[plan.budget], plan.points, plan.resamples]
-        parts += [scoring, plan.shots, data, tasks, code_version()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+        return _short_hash([*parts, data, code_version()])
 
 
 def code_version() -> str:
@@ -208,6 +211,10 @@ def folder_name(cell: Cell, key: str) -> str:
     """Name of a cell's folder: readable, and another one where anything differs."""
     parts: Sequence[str] = [cell.arm, f"s{cell.seed}", key]
     return "_".join(parts).replace(" ", "_").replace("/", "-")
+
+
+def _short_hash(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -14,13 +14,12 @@ import torch
 from cxrbase.compare.board import RESULT, SPEC, read_json, write_json
 from cxrbase.compare.cell_lock import locked
 from cxrbase.compare.cost import build, flops_per_image, seconds_per_image, steps_for
+from cxrbase.compare.earlier import COST, MEMORY, RUN, take_over
 from cxrbase.compare.heartbeat import say
 from cxrbase.compare.lifeline import LIFELINE, end_with_parent
 from cxrbase.compare.plan import CONTROL, Axis, Cell, Plan, code_version
 from cxrbase.compare.scoring import curve, score_tasks
 from cxrbase.errors import ConfigError, CXRBaseError
-
-RUN, COST = "run", "cost.json"
 
 
 def main(folder: Path) -> int:
@@ -42,21 +41,28 @@ def main(folder: Path) -> int:
 def _work(folder: Path) -> int:
     plan, cell = read_spec(folder)
     try:
-        say(folder, stage="counting")
-        cost = read_json(folder / COST) or _cost(plan, cell)
-        write_json(folder / COST, cost)
-        run = folder / RUN
-        if cell.objective == CONTROL:
-            _export(cell, run)
-        elif (code := _pretrain(plan, cell, run, steps=cost["steps"])) != 0:
+        if (code := _make_encoder(plan, cell, folder)) != 0:
             return code
         say(folder, stage="scoring")
-        tasks = score_tasks(plan, run, cell)
+        tasks = score_tasks(plan, folder / RUN, cell)
     except (CXRBaseError, ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
-    summary = read_json(run / "summary.json") or {}
-    write_json(folder / RESULT, _result(cell, cost, summary, tasks, curve(run, summary, cost)))
+    write_json(folder / RESULT, _result(folder, cell, tasks))
+    return 0
+
+
+def _make_encoder(plan: Plan, cell: Cell, folder: Path) -> int:
+    say(folder, stage="counting")
+    take_over(folder)
+    cost, run = read_json(folder / COST) or _cost(plan, cell), folder / RUN
+    write_json(folder / COST, cost)
+    if cell.objective == CONTROL:
+        _export(cell, run)
+    elif not (run / "summary.json").is_file():
+        if (code := _pretrain(plan, cell, run, steps=cost["steps"])) != 0:
+            return code
+        write_json(folder / MEMORY, {"peak_gb": _peak_gb()})
     return 0
 
 
@@ -90,8 +96,6 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
 
 
 def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
-    if (run / "summary.json").is_file():
-        return 0
     if (run / "encoder.safetensors").is_file():
         # Killed after its last step and before its summary, which nothing but the whole run can give.
         shutil.rmtree(run)
@@ -116,9 +120,9 @@ def _export(cell: Cell, run: Path) -> None:
     save_encoder(module.encoder, run, encoder_card(module, data, images_seen=0, steps=0) | {"objective": CONTROL})
 
 
-def _result(
-    cell: Cell, cost: dict[str, Any], summary: dict[str, Any], tasks: dict[str, Any], points: list[dict[str, float]]
-) -> dict[str, Any]:
+def _result(folder: Path, cell: Cell, tasks: dict[str, Any]) -> dict[str, Any]:
+    run = folder / RUN
+    cost, summary = read_json(folder / COST) or {}, read_json(run / "summary.json") or {}
     images = summary.get("images_seen", 0)
     kept = ("images_seen", "steps", "wall_s", "images_per_s", "data_wait_fraction", "loss_first", "loss_last",
             "precision", "device", "parameters", "backbone", "image_size", "version")  # fmt: skip
@@ -131,17 +135,20 @@ def _result(
             "seconds": images / summary["images_per_s"] if images else 0.0,
         },
         "summary": {name: summary[name] for name in kept if name in summary},
-        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else _resident_gb(),
+        # Of the process that pretrained, which may have been another one.
+        "peak_memory_gb": (read_json(folder / MEMORY) or {"peak_gb": _peak_gb()})["peak_gb"],
         "tasks": tasks,
-        "curve": points,
+        "curve": curve(run, summary, cost),
         "code": code_version(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _resident_gb() -> float:
+def _peak_gb() -> float:
     import resource
 
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -55,6 +55,21 @@ def test_the_key_changes_with_whatever_changes_a_result(plan):
     assert "+" in code_version()
 
 
+def test_only_what_changes_the_pretraining_changes_its_key(plan):
+    cell = plan.cells()[1]
+    key = cell.pretraining_key(plan, data="a")
+    assert cell.pretraining_key(replace(plan, shots=[1], tasks=[]), data="a") == key
+    others = [
+        cell.pretraining_key(plan, data="b"),
+        cell.pretraining_key(replace(plan, amounts={"images": 65.0}), data="a"),
+        cell.pretraining_key(replace(plan, points=2), data="a"),
+        replace(plan, words=["--model.lr=0.1"]).cells()[1].pretraining_key(plan, data="a"),
+        plan.cells()[2].pretraining_key(plan, data="a"),
+        plan.cells()[5].pretraining_key(plan, data="a"),
+    ]
+    assert len({key, *others}) == len(others) + 1
+
+
 def test_the_control_is_the_same_whatever_the_order_of_objectives_and_budget_kind(plan):
     assert plan.cells()[0].objective == CONTROL
 

@@ -78,6 +78,21 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
     check_reading(root, compared_phantom)
 
 
+def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
+    assert main(config(control=False)) == 0
+    (first,) = (tmp_path / "out").glob("small/cells/*")
+    assert main(config(control=False, shots=[4])) == 0
+    (second,) = set((tmp_path / "out").glob("small/cells/*")) - {first}
+    found = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
+    assert set(found[1]["tasks"]["phantom"]["protocols"]) == {"linear", "knn", "linear-4shot"}
+    for name in ("spent", "curve", "cost", "summary", "peak_memory_gb"):
+        assert found[0][name] == found[1][name]
+    encoders = [(folder / "run" / "encoder.safetensors").read_bytes() for folder in (first, second)]
+    assert encoders[0] == encoders[1]
+    assert not (second / "run" / "last.ckpt").exists()  # nothing was trained there
+
+
 def test_a_budget_of_seconds_becomes_the_steps_that_fit_into_it(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     words = config(control=False, amounts={"seconds": 1.0}, budget="seconds")
