@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 import warm
-from commands import command
+from commands import REPOSITORY, command
 from cxrbase.cli import main
 from small_runs import train
 
@@ -126,18 +127,24 @@ def test_weights_spread_over_two_processes_are_one_process_with_the_joint_batch(
         assert_same_update(end, train(name, image_folder, batch_size=8, gradient_clip_val=clip))
 
 
+def documented(nodes):
+    """Words of docs/million-images.md before and after those of a run, for so many nodes of this host."""
+    page = (REPOSITORY / "docs" / "million-images.md").read_text()
+    (launch, after) = re.search(r"torchrun (--nnodes=4 .*?) -m cxrbase fit \.\.\. \\\n +(--trainer.*)", page).groups()
+    ours = {"--nnodes=4": f"--nnodes={nodes}", "--nproc-per-node=8": "--nproc-per-node=1", "node0:29500":
+            f"localhost:{free_port()}", "--trainer.num_nodes=4": f"--trainer.num_nodes={nodes}",
+            "--trainer.devices=8": "--trainer.devices=1"}  # fmt: skip
+    for said, mine in ours.items():
+        assert (launch + after).count(said) == 1
+        launch, after = launch.replace(said, mine), after.replace(said, mine)
+    return launch.split(), after.split()
+
+
 def launch_nodes(words, count):
-    """Runs `cxrbase` with words on so many nodes of this host by torchrun."""
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={count}", "--master-addr=127.0.0.1"]
-    launch.append(f"--master-port={free_port()}")
-    nodes = [
-        subprocess.Popen(
-            [*launch, f"--node-rank={rank}", "--nproc-per-node=1", "-m", "cxrbase", *words],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    """Runs `cxrbase` with words on so many nodes of this host by torchrun, as the page on many images says."""
+    launch, after = documented(count)
+    whole = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "cxrbase", *words, *after]
+    nodes = [subprocess.Popen(whole, stderr=subprocess.PIPE, text=True) for _ in range(count)]
     errors = [node.communicate(timeout=300)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0] * count, "\n".join(errors)
 
@@ -152,7 +159,7 @@ def test_two_nodes_of_torchrun_on_one_host_are_one_process_which_goes_on_where_t
         if nodes == 1:
             assert main(said) == 0
         else:
-            launch_nodes([*said, f"--trainer.num_nodes={nodes}", "--trainer.devices=1"], nodes)
+            launch_nodes(said, nodes)
 
     def held(name):
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
