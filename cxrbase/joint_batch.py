@@ -1,8 +1,21 @@
-"""The joint batch of an optimizer step, of all devices and accumulated batches: whole at the end of an epoch."""
+"""The joint batch of an optimizer step, of all devices and accumulated batches: whole at the end and on resume."""
+
+from typing import Any
 
 import lightning as L
 
 from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.errors import ConfigError
+
+Batch = dict[str, int]
+
+
+def joint_batch(trainer: L.Trainer | None) -> Batch | None:
+    """Images that all devices take at a time, and how many such batches are accumulated; None without data."""
+    data = getattr(trainer, "datamodule", None)
+    if trainer is None or data is None:
+        return None
+    return {"images": data.batch_size * trainer.world_size, "accumulated": trainer.accumulate_grad_batches}
 
 
 def deal_whole_steps(trainer: L.Trainer) -> None:
@@ -49,3 +62,48 @@ def count_next_epoch(trainer: L.Trainer) -> None:
     loop = trainer.fit_loop
     if loop.restarted_mid_epoch and loop.epoch_progress.total.completed == loop.epoch_progress.total.ready:
         loop.reset_restart_stage()
+
+
+def take_up_batch(checkpoint: dict[str, Any], mine: Batch | None, *, name: str, coupled: bool) -> None:
+    """Counts the batches of a checkpoint as this run would have, so that it goes on with as many images per step.
+
+    Args:
+        checkpoint: The checkpoint, changed where its steps were split into other batches.
+        mine: As of `joint_batch`.
+        name: What the objective is called.
+        coupled: Whether its loss compares the images of a batch with each other.
+
+    Raises:
+        ConfigError: If images per step differ, or the batches do and may not.
+    """
+    held = checkpoint.get("batch")
+    if held is None or mine is None or held == mine:
+        return
+    was, now = (f"{each['images']} images x {each['accumulated']} accumulated" for each in (held, mine))
+    if held["images"] * held["accumulated"] != mine["images"] * mine["accumulated"]:
+        raise ConfigError(
+            f"the checkpoint was trained with {was} per step, the settings give {now} (data.batch_size x devices, "
+            "trainer.accumulate_grad_batches): use the same product, or start a new run without --ckpt_path"
+        )
+    if coupled:
+        raise ConfigError(
+            f"{name} compares the images of a batch with each other, so the {was} of the checkpoint are not {now}: use "
+            "the same data.batch_size x devices and the same trainer.accumulate_grad_batches, or start a new run "
+            "without --ckpt_path"
+        )
+    _count_anew(checkpoint, held["accumulated"], mine["accumulated"])
+
+
+def _count_anew(checkpoint: dict[str, Any], was: int, now: int) -> None:
+    """Counts batches as if `now` and not `was` of them had made each optimizer step."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    if progress["current"]["ready"] % was and not progress["is_last_batch"]:
+        raise ConfigError(
+            f"the checkpoint was saved between accumulated batches: go on with accumulate_grad_batches={was}, or from "
+            "one that was saved with a step (--checkpoint.every_n_train_steps)"
+        )
+    for counted in (progress["current"], progress["total"]):
+        # Lightning tells from the differences between these where in a step it stood.
+        more = -(-counted["ready"] // was) * now - counted["ready"]
+        counted.update({key: value + more for key, value in counted.items()})
+    checkpoint["CXRDataModule"]["stream"]["batches"] = progress["current"]["ready"]

@@ -19,8 +19,8 @@ from cxrbase.batch_norm import share_batch_norm
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.divergence import StepReport, all_finite, diverged
-from cxrbase.errors import ConfigError, CXRBaseError
-from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, share_in_step
+from cxrbase.errors import CXRBaseError
+from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, joint_batch, share_in_step, take_up_batch
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
@@ -198,32 +198,15 @@ class Pretraining(L.LightningModule):
         """Keeps a bad step out of the last good checkpoint, and what others of its weights must share in this one."""
         self.refuse_infinite_loss()
         self.refuse_infinite_weights()
-        checkpoint["batch"] = self._batch()
+        checkpoint["batch"] = joint_batch(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, CXRDataModule):
             checkpoint["normalised"] = {"mean": data.mean, "std": data.std}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on with another batch: position, learning rate and schedules would no longer be the run's.
-
-        Raises:
-            ConfigError: If images per step or accumulated batches differ.
-        """
-        held, mine = checkpoint.get("batch"), self._batch()
-        if held is None or mine is None or held == mine:
-            return
-        was, now = (f"{b['images']} images x {b['accumulated']} accumulated" for b in (held, mine))
-        raise ConfigError(
-            f"the checkpoint was trained with {was} per step, the settings give {now} (data.batch_size x devices, "
-            "trainer.accumulate_grad_batches): use the same product, or start a new run without --ckpt_path"
-        )
-
-    def _batch(self) -> dict[str, int] | None:
-        data = getattr(self._trainer, "datamodule", None)
-        if data is None:
-            return None
-        accumulated = self.trainer.accumulate_grad_batches
-        return {"images": data.batch_size * self.trainer.world_size, "accumulated": accumulated}
+        """Goes on with the batch of the checkpoint, however it is split now."""
+        mine = joint_batch(self._trainer)
+        take_up_batch(checkpoint, mine, name=self.objective_name, coupled=self.objective.batch_coupled)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps the optimiser, then lets the objective update its teacher: once per optimizer step, not per batch."""

@@ -1,17 +1,13 @@
 """A run that diverges stops, keeps its last good checkpoint, and says what can be done, which then works."""
 
-import os
-import subprocess
-
 import pytest
 import torch
 
-import warm
 from commands import REPOSITORY, command
 from cxrbase.cli import main
 from cxrbase.divergence import StepReport, all_finite
 from cxrbase.weights import load_any_encoder
-from test_joint_batch import free_port
+from two_processes import start_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUIET = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_epochs=99"]
@@ -50,17 +46,8 @@ def test_a_bad_last_step_leaves_neither_checkpoint_nor_encoder(what, image_folde
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_two_processes_stop_together_where_one_of_them_diverges(what, image_folder, tmp_path):
     said = words(tmp_path, image_folder, "--trainer.devices=2", "--trainer.strategy=ddp", what=what, rank=1)
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "PYTHONPATH": f"{REPOSITORY}:tests"}
-    started = [
-        warm.Process(
-            ["-m", "cxrbase", *said],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=REPOSITORY,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
+    paths = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    started = start_two(lambda rank: ["-m", "cxrbase", *said], env=paths)
     errors = [process.communicate(timeout=120)[1].strip().splitlines()[-1] for process in started]
     assert [process.returncode for process in started] == [1, 1]
     assert all("the loss is nan at step 2" if what == "loss" else "not finite at step 3" in said for said in errors)

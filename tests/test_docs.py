@@ -79,7 +79,7 @@ def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_fo
     for run in {"own-folder": (), "few-shot": ("example",)}.get(page.stem, ("example", "finetuned")):
         (tmp_path / "runs" / run).symlink_to(runs / run)
     plans = []
-    monkeypatch.setattr("cxrbase.compare_cli._run", lambda plan, *where: plans.append(plan.cells()) or 0)
+    monkeypatch.setattr("cxrbase.compare_cli._run", lambda plan, **where: plans.append(plan.cells()) or 0)
     monkeypatch.setattr("cxrbase.paper_cli._run", lambda plan, *where: plans.append(plan.given) or 0)
     for kind, title, text in BLOCK.findall(page.read_text()):
         text = text.replace("/path/to/labelled", str(labelled)).replace("/path/to/images", str(image_folder))

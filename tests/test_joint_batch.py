@@ -1,10 +1,8 @@
 """Micro-batches and processes: the same update as one process with the joint batch."""
 
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,36 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-import warm
 from commands import REPOSITORY, command
 from cxrbase.cli import main
 from small_runs import train
+from two_processes import end_two, free_port, start_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def in_two_processes(runs, folder):
     """Runs `small_runs.train` in two processes, all runs in one pair, and returns what both have at each end."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
     script = str(Path(__file__).with_name("small_runs.py"))
-    started = [
-        warm.Process(
-            [script, folder, rank],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    end_two(start_two(lambda rank: [script, folder, rank]))
     ends = [[torch.load(folder / f"{n}-{rank}.pt", weights_only=True) for rank in range(2)] for n in range(len(runs))]
     for first, second in ends:
         torch.testing.assert_close(second, first, rtol=0, atol=0)

@@ -183,7 +183,7 @@ class FrozenProbe(Callback):
         views = data.centre.views(self._looked_at, device=device)
         features = extract_features(encoder, views, device=device, description="")
         self.features = {"features/rankme": rankme(features), "features/std": feature_std(features)}
-        took = {"time/look_at_features_s": time.perf_counter() - began}
+        took = {"features/look_s": time.perf_counter() - began}
         self._log(trainer, self.features | took, trainer.global_step)
 
     def _report(self, trainer: L.Trainer, result: ProbeResult | None, *, step: int, prefix: str = "probe") -> None:

@@ -30,7 +30,6 @@ except KeyboardInterrupt:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cells_at_work import started, until, workers
 from cxrbase.compare.cell_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)

@@ -134,7 +134,7 @@ def test_every_opening_names_the_unreadable_images_and_judges_them_by_its_own_li
         assert said == (0 if prepared else 1)
     before = files(tmp_path / "cache")
     with pytest.raises(
-        ManifestError, match=r"1 of 6 images are unreadable, more than max_bad=0\.1 .*3\.png: it is not"
+        ManifestError, match=r"1 of 6 images are unreadable, more than --data\.max_bad=0\.1 .*3\.png: it is not"
     ):
         CanvasStore.open(manifest, size=64, cache_dir=tmp_path / "cache", max_bad=0.1)
     assert files(tmp_path / "cache") == before

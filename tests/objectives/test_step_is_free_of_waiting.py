@@ -1,21 +1,18 @@
 """A training step asks the device nothing: no value is read by the host and no shape depends on data."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 
 import pytest
 import torch
 
 import asking
-import warm
 from asking import Asked, AskNothing, questions
 from commands import command
 from cxrbase.optim import param_groups
 from cxrbase.views import RandomViews
-from test_joint_batch import free_port
+from two_processes import end_two, start_two
 
 
 @pytest.mark.parametrize(
@@ -80,14 +77,6 @@ def test_a_callback_that_reads_would_be_seen(image_folder, tmp_path):
     assert "asking.py" in asked[0][-1]
 
 
-def launch(words, run):
-    """Two processes of a command."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    ranks = [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [warm.Process([*run(rank), *words], env=ranks[rank], stderr=subprocess.PIPE) for rank in range(2)]
-
-
 def test_no_step_of_two_processes_reads_a_value_from_the_device(image_folder, tmp_path):
     words = [
         *STEPS,
@@ -97,9 +86,7 @@ def test_no_step_of_two_processes_reads_a_value_from_the_device(image_folder, tm
         "--trainer.strategy=ddp",
     ]
     words = command("mae", *words, root=image_folder, run_dir=tmp_path / "run")
-    started = launch(words, lambda rank: [asking.__file__, tmp_path / f"{rank}.json"])
-    errors = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    end_two(start_two(lambda rank: [asking.__file__, tmp_path / f"{rank}.json", *words]))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [6, []]
 
@@ -108,7 +95,7 @@ def test_both_processes_save_and_leave_where_one_of_them_has_sigterm(image_folde
     words = ["--trainer.max_steps=100000", "--trainer.max_epochs=-1", "--trainer.devices=2", "--trainer.strategy=ddp"]
     words += ["--checkpoint.every_n_train_steps=100000", "--trainer.log_every_n_steps=1", "--probe.enabled=false"]
     words = command("mae", *words, root=image_folder, run_dir=tmp_path)
-    started = launch(words, lambda rank: ["-m", "cxrbase"])
+    started = start_two(lambda rank: ["-m", "cxrbase", *words])
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size > 1000 for path in tmp_path.glob("events.*")):
         assert all(process.poll() is None for process in started)
