@@ -11,7 +11,8 @@ from cxrbase.evaluation.suite.results import git_commit, row_key
 from cxrbase.evaluation.task_data import TaskData
 
 _SHARED = (
-    "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
+    "task", "counts", "seed", "split_checksum", "metrics", "subgroups", "data", "compute", "train_images", "best_epoch",
+    "lateral_check", "warnings", "settings", "git_commit",
 )  # fmt: skip
 
 
