@@ -25,6 +25,8 @@ from cxrbase.evaluation.task_data import load_task_data
 from cxrbase.fit_cli import configs
 from cxrbase.models import load_model
 from cxrbase.release.model_page import model_page
+from cxrbase.release.package import read_licence
+from cxrbase.release.run_facts import read_run
 from cxrbase.training_cli import fit, found_precision, new_run_dir, quiet, refuse_used
 from cxrbase.weights import load_any_encoder
 
@@ -45,6 +47,7 @@ def fit_task(words: list[str]) -> int:
     config = parser.parse_args(words)
     made = parser.instantiate(config)
     task, settings = made.task, made.finetune
+    licence = read_licence(made.licence) if made.licence else None
     run_dir, checkpoint = _place(made.run_dir, made.ckpt_path, f"{task.name}_{settings.protocol}")
     if (run_dir / "model").exists():
         raise ConfigError(f"{run_dir} holds a model already: set --run_dir to a new folder")
@@ -66,13 +69,29 @@ def fit_task(words: list[str]) -> int:
     result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name, checkpoint=checkpoint)
     if result is None:
         return 0
-    (run_dir / "model" / "README.md").write_text(model_page(load_model(run_dir).card), encoding="utf-8")
+    _describe(run_dir / "model", licence, name if card["format"] == "cxrbase" else None)
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning("no figures: matplotlib is not installed")
     else:
         write_curves([result], run_dir / "figures")
     print_result(result, run_dir, sys.stdout)
     return 0
+
+
+def _describe(folder: Path, licence: tuple[str, str] | None, encoder: str | None) -> None:
+    """Writes the card of a model, and the licence that was chosen for it, by name and text.
+
+    Args:
+        folder: The model's.
+        licence: Name and text.
+        encoder: The run that the encoder is of, or a file of it; None where it is of others.
+    """
+    if licence is not None:
+        (folder / "LICENSE").write_text(licence[1], encoding="utf-8")
+    place = Path(encoder or "")
+    facts = read_run(place if place.is_dir() else place.parent) if encoder else None
+    text = model_page(load_model(folder).card, licence=licence and licence[0], encoder=facts)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _place(run_dir: str | None, ckpt_path: str | None, name: str) -> tuple[Path, Path | None]:
@@ -140,6 +159,12 @@ def _parser() -> TrainingParser:
         type=str | None,
         default=None,
         help="Folder of a stopped run to go on with from its last whole epoch; `last` begins where there is none.",
+    )
+    parser.add_argument(
+        "--licence",
+        type=str | None,
+        default=None,
+        help="Of the model's weights, for its card: an SPDX name, or a file with the text.",
     )
     parser.add_class_arguments(Task, "task")
     parser.add_class_arguments(FineTune, "finetune")

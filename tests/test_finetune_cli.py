@@ -1,6 +1,7 @@
 """`cxrbase fit` on task files: a run on a tiny phantom, its options, its model folder, and its answers to mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,42 @@ def test_the_card_of_a_model_names_findings_that_were_not_told_from_chance(run):
     doubtful = unproven(load_model(run).card)
     assert doubtful  # two epochs on a few images teach nothing
     assert f"on these patients:** {', '.join(doubtful)}." in (run / "model" / "README.md").read_text()
+
+
+def test_the_card_of_a_model_tells_sources_groups_compute_and_the_licence_that_was_chosen(run, place):
+    row, folder = row_of(run), run / "model"
+    text = (folder / "README.md").read_text()
+    counts = ", ".join(f"{row['counts'][split]['images']} {split}" for split in ("train", "val", "test"))
+    assert re.search(rf"\| Simulated radiographs of cxrbase \| {counts} \| \d+ \| Apache-2.0 \|", text)
+    assert sum(group["images"] for group in row["data"]["trained_on"]["groups"]["sex"].values()) == row["train_images"]
+    assert "s on 1 x cpu, precision 32-true |" in text
+    assert 0 < row["compute"]["wall_s"] < 600
+    scored = [(variable, name, entry) for variable, found in row["subgroups"].items()
+              for name, entry in found["groups"].items()]  # fmt: skip
+    for variable, name, entry in scored:
+        shown = {"view_position": "view", "age": "age in years"}.get(variable, variable)
+        assert f"| {shown} | {name} | {entry['images']} | {entry['auroc']['value']:.3f} [" in text
+    assert "license: unknown" in text
+    assert not (folder / "LICENSE").exists()
+    manifest = Manifest.read(place / "phantom" / "manifest.parquet")
+    assert not any(patient in text for patient in set(manifest.column("patient_id")))
+    assert str(place) not in text
+
+
+def test_a_licence_is_written_beside_the_weights_and_a_wrong_one_refused_before_fitting(place, tmp_path, capsys):
+    encoder = shutil.copytree(place / "encoder", tmp_path / "encoder")
+    (encoder / "summary.json").write_text(json.dumps({"objective": "MAE", "images_seen": 4321}))
+    (tmp_path / "terms.txt").write_text("only on Sundays")
+    few = [f"--encoder={encoder}", "--finetune.mode=probe", "--finetune.epochs=1"]
+    assert main(words(place, "phantom", *few, "--licence=two words", run="wrong")) == 1
+    assert "an SPDX name such as" in capsys.readouterr().err
+    assert not (place / "wrong").exists()
+    for licence, name in ((str(tmp_path / "terms.txt"), "other"), ("CC-BY-NC-4.0", "cc-by-nc-4.0")):
+        assert main(words(place, "phantom", *few, f"--licence={licence}", run=f"licence_{name}")) == 0
+        text = (place / f"licence_{name}" / "model" / "README.md").read_text()
+        assert text.startswith(f"---\nlicense: {name}\n")
+        assert "| Objective | MAE |\n| Images seen | 4,321 |" in text
+    assert (place / "licence_other" / "model" / "LICENSE").read_text() == "only on Sundays"
 
 
 def test_the_config_of_a_run_starts_the_same_run_again(run, place):

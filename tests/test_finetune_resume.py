@@ -4,12 +4,14 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import warm
 from cxrbase.cli import main
+from cxrbase.evaluation.finetune_fit import BestEpoch
 from task_runs import make_place, words
 
 EPOCHS = 25
@@ -79,6 +81,14 @@ def test_a_killed_run_refuses_another_rate_and_goes_on_to_the_same_model(place, 
     for name, value in weights(killed).items():
         assert torch.equal(value, whole[name]), name
     assert not (killed / "last.ckpt").exists()
+
+
+def test_the_time_of_a_run_that_was_gone_on_with_is_counted():
+    best = BestEpoch(np.zeros((2, 1)), {})
+    best.load_state_dict({"score": 0.5, "epoch": 1, "weights": {}, "wall_s": 1000.0})
+    best.on_train_start(None, None)
+    assert 1000 < best.wall_s < 1010
+    assert 1000 < best.state_dict()["wall_s"] < 1010
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])

@@ -10,12 +10,12 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from timm.models.vision_transformer import VisionTransformer
 
-from cxrbase.callbacks.image_groups import groups_of
 from cxrbase.data.centre import Canvases
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ManifestError
 from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.features import extract_features
+from cxrbase.evaluation.image_groups import groups_of
 from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
 from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
 from cxrbase.evaluation.subgroups import subgroup_report

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import cxrbase
 from cxrbase.backbones import save_encoder
-from cxrbase.callbacks.image_groups import count_images
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
+from cxrbase.evaluation.image_groups import count_images
 from cxrbase.pretraining import Pretraining
 from cxrbase.sizes import plain
 from cxrbase.whole_files import written_whole

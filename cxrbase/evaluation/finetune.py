@@ -79,12 +79,14 @@ def finetune(
     val, tested = material.splits.val, material.splits.test
     found = measure(fitted.scored["val"].logits, val.labels, fitted.scored["test"].logits, tested.labels, weights,
                     classes=data.classes, criterion=settings.threshold)  # fmt: skip
+    compute = fitted.compute(settings, best.wall_s)
     check = fitted.lateral_check(material)
     row = result_row(data, settings, said, material.splits, found, best, len(material.train)) | {
         "subgroups": subgroup_report(fitted.scored["test"].logits, tested, weights, classes=data.classes),
         "shortcut": fitted.shortcut(material, weights),
         "seen_before": None if seen is None else seen.to_dict(),
         "lateral_check": {"why_not": material.laterals.why} if check is None else check.to_dict(),
+        "data": material.counted(data.manifest), "compute": compute,
     }  # fmt: skip
     row["metrics"] |= top1(found, tested.labels, weights, kind=data.task.kind)
     row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen),
@@ -161,6 +163,17 @@ class _Fitted:
             lambda: known if len(material.train) == len(rows) else self.features(material.store, thin(rows, LIMIT)),
             self.scored["val"].pooled,
         )
+
+    def compute(self, settings: FineTune, seconds: float) -> dict[str, Any]:
+        """What fitting took."""
+        gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
+        return {
+            "wall_s": round(seconds, 2),
+            "device": gpu or self.device.type,
+            "devices": settings.devices,
+            "precision": settings.precision or "32-true",
+            "parameters": sum(weight.numel() for weight in self.classifier.parameters()),
+        }
 
     def shortcut(self, material: Material, weights: NDArray[np.generic]) -> dict[str, Any]:
         """What the source, site or origin of an image tells, and whether features tell them."""

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.labelled import LabelledImages
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.evaluation.image_groups import count_images
 from cxrbase.evaluation.laterals import Laterals, open_laterals
 from cxrbase.evaluation.shots import fraction, k_shot, most_shots
 from cxrbase.evaluation.suite.score_task import splits_of
@@ -73,6 +75,13 @@ class Material:
     def train(self) -> Rows:
         """Rows that are learnt from."""
         return np.flatnonzero(~np.isnan(self.targets).all(1))
+
+    def counted(self, manifest: Manifest) -> dict[str, Any]:
+        """How many images and patients are used and learnt from, by source and group, as of `count_images`."""
+        splits = np.full(len(manifest), "", object)
+        for name, rows in self.rows.items():
+            splits[rows] = name
+        return count_images(manifest, self.train, splits=splits)
 
     @property
     def learnt(self) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -42,6 +43,16 @@ class BestEpoch(Callback):
         self.truth, self.identity = truth, identity
         self.score, self.epoch = float("-inf"), -1
         self.state: dict[str, torch.Tensor] = {}
+        self._earlier_s, self._began = 0.0, time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of fitting so far, those of a run that was gone on with among them."""
+        return self._earlier_s + time.monotonic() - self._began
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._began = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores and logs; the first process does, as all have the same weights."""
@@ -58,11 +69,13 @@ class BestEpoch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to choose as an undisturbed one does."""
-        return {"score": self.score, "epoch": self.epoch, "weights": self.state, "identity": self.identity}
+        kept = {"score": self.score, "epoch": self.epoch, "weights": self.state, "identity": self.identity}
+        return kept | {"wall_s": self.wall_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up again."""
         self.score, self.epoch, self.state = state_dict["score"], state_dict["epoch"], state_dict["weights"]
+        self._earlier_s = state_dict.get("wall_s", 0.0)  # checkpoints of earlier versions have none
 
 
 def identity(settings: FineTune, encoder: dict[str, Any], splits: str, labels: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from cxrbase.evaluation.unscored import Unscored
 
 _FED = ("timm_name", "image_size", "mean", "std", "window", "crop_borders")
 _SHARED = (
-    "task", "counts", "seed", "split_checksum", "metrics", "lateral_check", "warnings", "settings", "git_commit",
+    "task", "counts", "seed", "split_checksum", "metrics", "subgroups", "data", "compute", "train_images", "best_epoch",
+    "lateral_check", "warnings", "settings", "git_commit",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,17 +57,23 @@ class Score:
         low: Lower end of the interval; NaN where no resample was defined.
         high: Upper end of the interval.
         per_class: AUROC of each class; None where the class is undefined.
+        per_class_interval: Its interval; None where the class or every resample of it is undefined. Differences have
+            none.
     """
 
     value: float
     low: float
     high: float
     per_class: dict[str, float | None]
+    per_class_interval: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain numbers, None for what is undefined."""
         ends = {name: _number(getattr(self, name)) for name in ("value", "low", "high")}
-        return {**ends, "per_class": dict(self.per_class)}
+        told: dict[str, Any] = {"per_class": dict(self.per_class)}
+        if self.per_class_interval:
+            told["per_class_interval"] = {name: ends and list(ends) for name, ends in self.per_class_interval.items()}
+        return {**ends, **told}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +192,13 @@ def _difference(a: Score, b: Score, samples: Floats) -> Score:
 def _score(
     scores: Floats, labels: Floats, weights: npt.NDArray[np.int16], names: tuple[str, ...]
 ) -> tuple[Score, Floats]:
-    areas = auroc(scores, labels)
-    samples = macro_samples(bootstrap_auroc(scores, labels, weights))
+    areas, resampled = auroc(scores, labels), bootstrap_auroc(scores, labels, weights)
+    samples = macro_samples(resampled)
     per_class = {name: _number(area) for name, area in zip(names, areas, strict=True)}
-    return Score(macro(areas), *interval(samples), per_class), samples
+    ends = {name: interval(column) for name, column in zip(names, resampled.T, strict=True)}
+    known = {name: None if per_class[name] is None or math.isnan(low) else (low, high) for name, (low, high) in
+             ends.items()}  # fmt: skip
+    return Score(macro(areas), *interval(samples), per_class, known), samples
 
 
 def _fit(train: Labelled, val: Labelled | None, seed: int) -> LinearProbe:

@@ -4,11 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrbase.data.reading import Reading
+from cxrbase.release.card_sections import (
+    DATA_STATEMENT,
+    NOT_FOR_DIAGNOSIS,
+    citation,
+    compute,
+    front,
+    group_table,
+    network_rows,
+    source_table,
+    subgroups,
+)
 from cxrbase.release.markdown import count, interval, number, table
-from cxrbase.release.run_facts import RunFacts, SourceCount, part_of, read_run
-
-NOT_FOR_DIAGNOSIS = "This is research software. It is not a medical device and must not be used for diagnosis."
+from cxrbase.release.run_facts import RunFacts, part_of, read_run
 
 _USE = {
     "timm": """import timm
@@ -31,8 +39,6 @@ model = torch.export.load("encoder.pt2").module()
 features, patch_tokens = model(images)""",
 }
 
-_NAMES = {"view_position": "view", "age": "age in years"}
-
 
 def model_card(run: Path, card: dict[str, Any], *, licence: str, export: dict[str, Any] | None = None) -> str:
     """Writes the card of an encoder from its run.
@@ -48,7 +54,7 @@ def model_card(run: Path, card: dict[str, Any], *, licence: str, export: dict[st
     """
     facts = read_run(run)
     parts = [
-        _front(licence),
+        front(licence, "self-supervised", library="timm"),
         f"# Chest radiograph encoder, {card['timm_name']}",
         NOT_FOR_DIAGNOSIS,
         *_network(card, export or {}),
@@ -57,32 +63,15 @@ def model_card(run: Path, card: dict[str, Any], *, licence: str, export: dict[st
         *_training(facts, card),
         *_results(facts),
         *_limits(),
-        "## How to cite",
-        "Cite the software as its CITATION.cff says, the paper that it follows (CXRBase, "
-        "https://arxiv.org/abs/2410.08861), and every data set above as its authors ask.",
+        *citation(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(licence: str) -> str:
-    name = licence.lower()
-    return (
-        f"---\nlicense: {name}\ntags:\n- chest-x-ray\n- self-supervised\n- vision-transformer\nlibrary_name: timm\n---"
-    )
-
-
 def _network(card: dict[str, Any], export: dict[str, Any]) -> Iterator[str]:
-    size = card["image_size"]
-    side = f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
-    options = {key: value for key, value in card["timm_args"].items() if key not in ("in_chans", "num_classes")}
     yield "## Network"
-    rows = [
-        ("Architecture", f"timm `{card['timm_name']}` with `{options}`"),
-        ("Input", f"one channel, {side} pixels, mean {card['mean']:g}, standard deviation {card['std']:g}"),
-        ("Decoded with", str(Reading.of(card))),
-        ("Brightness", str(card.get("intensity", "not recorded"))),
-        ("Features", str(card.get("features", "class token and mean of the patch tokens"))),
-    ]
+    rows = network_rows(card)
+    rows.append(("Features", str(card.get("features", "class token and mean of the patch tokens"))))
     if export:
         rows.append(
             (
@@ -106,29 +95,14 @@ def _use(card: dict[str, Any]) -> Iterator[str]:
 def _data(facts: RunFacts) -> Iterator[str]:
     yield "## Data"
     if facts.sources:
-        yield table(("Source", "Images", "Patients", "Licence of the images"), [_source_row(s) for s in facts.sources])
+        yield source_table(facts.sources)
         used = facts.config.get("data", {}).get("pretrain_on", ["train"])
         yield f"Pretrained on the splits: {', '.join(map(str, used))}. No label was used in pretraining."
     else:
         yield "The images that it was trained on are not recorded."
     if facts.groups:
-        yield table(("Trained on, by", "Group", "Images", "Patients"), list(_group_rows(facts.groups)))
-    yield (
-        "Data statement: this folder holds weights and numbers. It holds no image, no reconstruction of one, and no "
-        "identifier of a patient, study or file. Images of credentialed sources must be got from their owners, "
-        "and what their terms say of models trained on them is for you to read."
-    )
-
-
-def _source_row(source: SourceCount) -> Sequence[str]:
-    told = ", ".join(f"{images:,} {split}" for split, images in source.images.items())
-    return (source.title or source.name, told, f"{source.patients:,}", source.licence or "not known")
-
-
-def _group_rows(groups: dict[str, dict[str, tuple[int, int]]]) -> Iterator[Sequence[str]]:
-    for variable, sizes in groups.items():
-        for group, (images, patients) in sizes.items():
-            yield (_NAMES.get(variable, variable), group, f"{images:,}", f"{patients:,}")
+        yield group_table(facts.groups)
+    yield DATA_STATEMENT
 
 
 def _training(facts: RunFacts, card: dict[str, Any]) -> Iterator[str]:
@@ -144,18 +118,11 @@ def _training(facts: RunFacts, card: dict[str, Any]) -> Iterator[str]:
         ("Parameters", count(summary.get("parameters"))),
         ("Images seen", count(summary.get("images_seen"))),
         ("Steps", count(summary.get("steps"))),
-        ("Compute", _compute(summary)),
+        ("Compute", compute(summary)),
         ("Loss, first and last", f"{number(summary.get('loss_first'))}, {number(summary.get('loss_last'))}"),
         ("Version", str(summary.get("version", "not recorded"))),
     ]
     yield table(("", ""), rows)
-
-
-def _compute(summary: dict[str, Any]) -> str:
-    seconds, devices = summary.get("wall_s"), summary.get("devices", 1)
-    if not isinstance(seconds, int | float):
-        return "not recorded"
-    return f"{seconds:,.0f} s on {devices} x {summary.get('device', 'device')}, precision {summary.get('precision')}"
 
 
 def _results(facts: RunFacts) -> Iterator[str]:
@@ -171,33 +138,19 @@ def _results(facts: RunFacts) -> Iterator[str]:
     kinds = [kind for kind in ("linear", "knn") if isinstance(probe.get(kind), dict)]
     rows = [(kind, *(interval(probe[kind].get(which)) for which in ("pretrained", "random_init"))) for kind in kinds]
     yield table(("Probe", "Pretrained", "Untrained"), rows)
-    per_class = probe["linear"].get("pretrained", {}).get("per_class", {})
-    yield table(("Finding (linear)", "AUROC"), [(name, number(value)) for name, value in per_class.items()])
-    yield from _subgroups(part_of(probe, "subgroups"))
-
-
-def _subgroups(report: dict[str, Any]) -> Iterator[str]:
-    rows = [row for variable in report for row in _subgroup_rows(variable, part_of(report, variable))]
-    if not rows:
-        yield "Subgroups: no two groups of test images by sex, age, site, source, origin or view are recorded."
-        return
-    yield (
-        "By group of the test images: macro AUROC of the linear probe over the findings that are defined in all "
-        "groups, with 95 % intervals over patients. Best and worst were found on these images, so a gap is somewhat "
-        "too large."
+    yield table(
+        ("Finding (linear)", "AUROC, 95 % interval over patients"),
+        list(_findings(part_of(probe["linear"], "pretrained"))),
     )
-    yield table(("Test images by", "Group", "Images", "AUROC"), rows)
+    yield from subgroups(part_of(probe, "subgroups"), scored="the linear probe")
 
 
-def _subgroup_rows(variable: str, found: dict[str, Any]) -> Iterator[Sequence[str]]:
-    name, groups, gap = _NAMES.get(variable, variable), part_of(found, "groups"), part_of(found, "gap")
-    for group in groups:
-        entry = part_of(groups, group)
-        yield (name, group, count(entry.get("images")), interval(entry.get("auroc")))
-    for group in found.get("too_few") or ():
-        yield (name, str(group), "too few", "")
-    if gap:
-        yield (name, f"gap, {gap.get('best')} - {gap.get('worst')}", "", interval(gap))
+def _findings(score: dict[str, Any]) -> Iterator[Sequence[str]]:
+    ends = part_of(score, "per_class_interval")  # records of earlier versions have none
+    for name, value in part_of(score, "per_class").items():
+        pair = ends.get(name)
+        both = f" [{number(pair[0])}, {number(pair[1])}]" if isinstance(pair, list) and len(pair) == 2 else ""
+        yield name, number(value) + both
 
 
 def _limits() -> Iterator[str]:

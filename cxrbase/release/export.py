@@ -12,7 +12,7 @@ from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.release import export_graph, export_timm, export_transformers
 from cxrbase.release.card import model_card
 from cxrbase.release.explained import is_model
-from cxrbase.release.package import WEIGHTS, preprocessing, write_checksums, write_licence
+from cxrbase.release.package import WEIGHTS, preprocessing, read_licence, write_checksums
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
 
@@ -87,6 +87,7 @@ def _describe(folder: Path, card: dict[str, Any], encoder: Path, result: dict[st
     told = {key: value for key, value in card.items() if key != "source"}
     (folder / "encoder.json").write_text(json.dumps(told, indent=2) + "\n")
     (folder / "preprocessing.json").write_text(json.dumps(preprocessing(card), indent=2) + "\n")
-    name = write_licence(licence, folder / "LICENSE")
+    name, text = read_licence(licence)
+    (folder / "LICENSE").write_text(text)
     (folder / "README.md").write_text(model_card(encoder, card, licence=name, export=result))
     write_checksums(folder)

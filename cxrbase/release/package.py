@@ -39,12 +39,11 @@ def preprocessing(card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_licence(licence: str, path: Path) -> str:
-    """Writes the text of a licence and returns its name.
+def read_licence(licence: str) -> tuple[str, str]:
+    """Name and text of a licence.
 
     Args:
-        licence: A file with the text, or an SPDX name; of Apache-2.0 the whole text is written.
-        path: Where to.
+        licence: A file with the text, or an SPDX name; Apache-2.0 has its whole text.
 
     Raises:
         ConfigError: It is neither a text file nor a name.
@@ -53,13 +52,11 @@ def write_licence(licence: str, path: Path) -> str:
     if given.is_file():
         if given.stat().st_size > _MAX_LICENCE:
             raise ConfigError(f"{licence} is too large for a licence, {given.stat().st_size:,} bytes")
-        path.write_text(given.read_text(errors="replace"))
-        return "other"
+        return "other", given.read_text(errors="replace")
     if not licence or len(licence) > 64 or not all(c.isalnum() or c in "-+." for c in licence):
         raise ConfigError(f"licence must be an existing file or an SPDX name such as CC-BY-NC-4.0, got {licence!r}")
     text = _apache() if licence == "Apache-2.0" else None
-    path.write_text(text or f"SPDX-License-Identifier: {licence}\n")
-    return licence
+    return licence, text or f"SPDX-License-Identifier: {licence}\n"
 
 
 def _apache() -> str | None:

@@ -75,7 +75,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def recorded_sources(record: dict[str, Any]) -> tuple[SourceCount, ...]:
-    """The sources that a run wrote down, as of `callbacks.image_groups.count_images`; damaged ones are left out."""
+    """The sources that a run wrote down, as of `evaluation.image_groups.count_images`; damaged ones are left out."""
     found = []
     entries = record.get("sources")
     for entry in entries if isinstance(entries, list) else []:

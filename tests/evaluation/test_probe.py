@@ -43,6 +43,8 @@ def test_a_result_is_deterministic_and_goes_into_json():
     assert (stored["n_train"], stored["n_test"]) == (160, 160)
     mean = np.mean(list(stored["linear"]["per_class"].values()))
     assert stored["linear"]["value"] == pytest.approx(mean)
+    for name, (low, high) in stored["linear"]["per_class_interval"].items():
+        assert low < stored["linear"]["per_class"][name] < high
 
 
 def test_a_paired_difference_is_narrower_than_two_intervals():
@@ -77,6 +79,8 @@ def test_a_class_of_one_label_is_none_and_not_in_the_mean():
     one_sided = Labelled(test.features, test.labels * [1, 0], test.patients)
     result = run_probe(train, val, one_sided, classes=CLASSES, resamples=50)
     assert result.linear.per_class["nodule"] is None
+    assert result.linear.per_class_interval["nodule"] is None
+    assert result.to_dict()["linear"]["per_class_interval"]["nodule"] is None
     assert result.linear.value == result.linear.per_class["effusion"]
     assert compare(result, result)["linear"].per_class["nodule"] is None
     # In training only, the class is just as undefined.

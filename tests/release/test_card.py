@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
+from commands import REPOSITORY
 from cxrbase.backbones import read_card
-from cxrbase.callbacks.image_groups import count_images
 from cxrbase.data.manifest import Manifest
+from cxrbase.evaluation.image_groups import count_images
 from cxrbase.release.card import model_card
 from cxrbase.release.run_facts import count_sources, read_run
 
@@ -24,6 +25,10 @@ def test_card_of_a_run_has_its_numbers_and_no_path(fit, tmp_path, image_folder):
     assert f"{summary['parameters']:,}" in text
     linear = summary["probe"]["linear"]["pretrained"]
     assert f"{linear['value']:.3f} [{linear['low']:.3f}, {linear['high']:.3f}]" in text
+    for name, (low, high) in linear["per_class_interval"].items():
+        area = linear["per_class"][name]
+        assert low <= area <= high
+        assert f"| {name} | {area:.3f} [{low:.3f}, {high:.3f}] |" in text
     assert "MAE" in text
     assert str(tmp_path) not in text
     splits, sexes = manifest.column("split"), manifest.column("sex")
@@ -111,3 +116,58 @@ def test_an_undefined_score_is_said(tmp_path, encoder_folder):
     (tmp_path / "summary.json").write_text(json.dumps({"probe": probe}))
     text = model_card(tmp_path, read_card(encoder_folder), licence="Apache-2.0")
     assert "| hernia | undefined |" in text
+
+
+SUMMARY = {
+    "objective": "MAE", "parameters": 1234, "images_seen": 5678, "steps": 90, "wall_s": 12.0, "devices": 2,
+    "device": "cuda:0", "precision": "bf16-mixed", "loss_first": 1.0, "loss_last": 0.5, "version": "9.9",
+    "data": {
+        "sources": [{"name": "nih", "images": {"train": 30, "test": 4}, "patients": 7}],
+        "trained_on": {"groups": {"sex": {"F": {"images": 20, "patients": 5}, "M": {"images": 10, "patients": 6}}}},
+    },
+    "probe": {
+        "n_train": 30, "n_test": 40,
+        "linear": {
+            "pretrained": {
+                "value": 0.8, "low": 0.7, "high": 0.9, "per_class": {"hernia": 0.75, "mass": None},
+                "per_class_interval": {"hernia": [0.65, 0.85], "mass": None},
+            },
+            "random_init": {"value": 0.6, "low": 0.5, "high": 0.7, "per_class": {}},
+        },
+        "knn": None,
+        "subgroups": {"sex": {"groups": {"F": {"images": 31, "auroc": {"value": 0.7, "low": 0.6, "high": 0.8}}}}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("Network", ["| Input | one channel, 32 x 32 pixels, mean 0.5, standard deviation 0.25 |", "opset 18"]),
+        ("Use", ["cxrbase.load_encoder("]),
+        ("Data", ["NIH", "| 30 train, 4 test | 7 |", "| sex | F | 20 | 5 |", "no identifier of a patient",
+                  "no reconstruction", "credentialed sources"]),
+        ("Training", ["| Objective | MAE |", "| Compute | 12 s on 2 x cuda:0, precision bf16-mixed |", "9.9"]),
+        ("Results", ["| linear | 0.800 [0.700, 0.900] | 0.600 [0.500, 0.700] |", "| hernia | 0.750 [0.650, 0.850] |",
+                     "| mass | undefined |", "| sex | F | 31 | 0.700 [0.600, 0.800] |"]),
+        ("Limits", ["Other scanners", "lateral"]),
+        ("How to cite", ["CITATION.cff", "https://arxiv.org/abs/2410.08861", "every data set above"]),
+    ],
+)  # fmt: skip
+def test_each_section_of_the_card_of_an_encoder(section, said, tmp_path, encoder_folder):
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    export = {"max_difference": 1e-7, "checked_with": "onnxruntime 1", "opset": 18}
+    text = model_card(tmp_path, read_card(encoder_folder), licence="CC-BY-NC-4.0", export=export)
+    assert text.startswith("---\nlicense: cc-by-nc-4.0\n")
+    sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    for words in said:
+        assert words in sections[section]
+    assert (REPOSITORY / "CITATION.cff").is_file()
+
+
+@pytest.mark.parametrize("ends", [{"hernia": 3}, {"hernia": [0.1]}, [1], {"hernia": ["a", None]}, None])
+def test_damaged_intervals_leave_the_score(ends, tmp_path, encoder_folder):
+    pretrained = SUMMARY["probe"]["linear"]["pretrained"] | {"per_class_interval": ends}
+    probe = SUMMARY["probe"] | {"linear": {"pretrained": pretrained}}
+    (tmp_path / "summary.json").write_text(json.dumps({"probe": probe}))
+    assert "| hernia | 0.750" in model_card(tmp_path, read_card(encoder_folder), licence="Apache-2.0")

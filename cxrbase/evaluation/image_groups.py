@@ -34,12 +34,14 @@ def groups_of(table: ImageTable, rows: Rows) -> dict[str, NDArray[Any]]:
     return {name: group for name, group in found.items() if (group != "").any()}
 
 
-def count_images(table: ImageTable, trained: Rows) -> dict[str, Any]:
+def count_images(table: ImageTable, trained: Rows, *, splits: NDArray[Any] | None = None) -> dict[str, Any]:
     """Numbers for a record that is read without the images; no name of a patient, study or file is in it.
 
     Args:
         table: What is known about all images.
         trained: Rows that were trained on, (N,).
+        splits: Split of all images, (M,) of str; images without one, "", are left out. None takes the table's own and
+            counts all images.
 
     Returns:
         `sources`: images by split and patients of each source, of all images. `trained_on`: images, patients, and in
@@ -49,17 +51,19 @@ def count_images(table: ImageTable, trained: Rows) -> dict[str, Any]:
     patients = table.patient_codes()
     groups = {name: _counts(group, patients[trained]) for name, group in groups_of(table, trained).items()}
     return {
-        "sources": _sources(table, patients),
+        "sources": _sources(table, patients, table.splits() if splits is None else splits, all_images=splits is None),
         "trained_on": {"images": len(trained), "patients": len(np.unique(patients[trained])), "groups": groups},
     }
 
 
-def _sources(table: ImageTable, patients: NDArray[np.int32]) -> list[dict[str, Any]]:
+def _sources(
+    table: ImageTable, patients: NDArray[np.int32], splits: NDArray[Any], *, all_images: bool
+) -> list[dict[str, Any]]:
     codes, names = table.coded("source")
-    splits = table.splits()
+    counted = np.full(len(codes), True) if all_images else splits != ""
     found = []
-    for code in np.unique(codes):
-        inside = codes == code
+    for code in np.unique(codes[counted]):
+        inside = counted & (codes == code)
         images = {split: int((inside & (splits == split)).sum()) for split in (*SPLITS, "")}
         kept = {split or "no split": count for split, count in images.items() if count}
         found.append({"name": names[code], "images": kept, "patients": len(np.unique(patients[inside]))})
