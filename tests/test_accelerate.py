@@ -2,10 +2,12 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
 from timm.models.vision_transformer import Block
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from commands import command
 from cxrbase.accelerate import accelerate
@@ -45,6 +47,7 @@ def gradients(objective):
     [
         {"recompute": True},
         {"compiled": "aot_eager"},
+        {"compiled": "cudagraphs"},  # which records no graph on a CPU, and says so
         {"compiled": "aot_eager", "recompute": True},
         pytest.param({"compiled": True}, marks=pytest.mark.slow),
     ],
@@ -95,12 +98,36 @@ def test_nothing_is_changed_where_nothing_is_asked_for_and_wrong_names_are_refus
         accelerate(made(MAE), compiled="inductr")
 
 
+def test_compiled_code_is_kept_beside_other_caches_or_where_it_was_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    accelerate(made(MAE))
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    accelerate(made(MAE), compiled="eager")
+    assert cache_dir() == str(tmp_path / "cxrbase" / "inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    accelerate(made(MAE), compiled="eager")
+    assert cache_dir() == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("kind", [MAE, DINO])
+def test_images_and_stem_are_channels_last_as_they_are(kind):
+    objective = made(kind)
+    for tensor in (*views(objective).global_, objective.backbone.patch_embed.proj.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_run_with_both_options_ends_where_one_without_does(fit, image_folder, tmp_path):
     plain = fit("mae", "--trainer.max_steps=2")
     words = ["--model.compile=aot_eager", "--model.recompute=true", "--trainer.max_steps=2"]
     assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "faster")) == 0
     faster = json.loads((tmp_path / "faster" / "summary.json").read_text())
     assert faster["loss_last"] == pytest.approx(plain["loss_last"], rel=1e-5)
+
+
+def test_cuda_graphs_are_a_word_of_the_command_line(fit):
+    assert fit("mae", "--model.compile=cudagraphs")["steps"] == 2
 
 
 def test_an_unknown_backend_is_refused_in_one_sentence(image_folder, tmp_path, capfd):
