@@ -86,7 +86,10 @@ def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: f
     # Without weights, it is what differs from seed to seed of a training.
     source, card = load_any_encoder(name_or_path, seed=torch.initial_seed())
     if not isinstance(source, VisionTransformer):
-        raise EncoderError(f"{name_or_path} is a {type(source).__name__}, which cannot be trained on: it needs a ViT")
+        raise EncoderError(
+            f"{name_or_path} is a {type(source).__name__} of timm, and pretraining starts from a VisionTransformer; "
+            "cxrbase evaluate and fine-tuning take it as it is"
+        )
     stats = ((float(card["mean"]),), (float(card["std"]),))
     rows, columns = source.patch_embed.grid_size
     report = fit_weights(vit, source.state_dict(), stats=stats, to=(mean, std), grid=(rows, columns))
