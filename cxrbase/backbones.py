@@ -16,6 +16,7 @@ from torch import Tensor
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.sizes import Size, height_width
+from cxrbase.weights_fit import Encoder, as_encoder
 from cxrbase.weights_formats import read_checkpoint
 
 ENCODER_FILE = "encoder.safetensors"
@@ -120,7 +121,7 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def load_encoder(path: str | Path) -> VisionTransformer:
+def load_encoder(path: str | Path) -> Encoder:
     """Loads an exported encoder, every key matched; mean, std and size stand in its timm `pretrained_cfg`.
 
     Args:
@@ -141,8 +142,7 @@ def load_encoder(path: str | Path) -> VisionTransformer:
         vit.load_state_dict(_read_state(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise EncoderError(f"{weights} cannot be loaded as {card['timm_name']}: {error}") from error
-    assert isinstance(vit, VisionTransformer)
-    return vit.eval()
+    return as_encoder(vit, card["timm_name"]).eval()
 
 
 def check_description(card: dict[str, Any], weights: Path) -> None:

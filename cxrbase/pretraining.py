@@ -46,7 +46,8 @@ class Pretraining(L.LightningModule):
         weight_decay_end: Weight decay at the end, reached along a cosine; None keeps it constant.
         betas: AdamW's moments; (0.9, 0.95) is MAE's.
         seed: Seed of masks and stochastic depth.
-        init_from: Encoder to start from, in any form that `cxrbase.weights.load_any_encoder` takes; None starts anew.
+        init_from: Encoder to start from, in any form that `cxrbase.weights.load_any_encoder` takes except EVA-X and
+            EVA-02; None starts anew.
         compile: Whether transformer blocks are compiled (True: by inductor, or the name of a backend of torch.compile).
         recompute: Whether activations of blocks are computed again in the backward pass instead of kept.
     """

@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.backbones import load_encoder, read_card
@@ -14,7 +13,7 @@ from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.reading import Reading
 from cxrbase.errors import EncoderError
 from cxrbase.sizes import Size, plain
-from cxrbase.weights_fit import Encoder, fit_weights, position_grid
+from cxrbase.weights_fit import Encoder, as_encoder, fit_weights, position_grid
 from cxrbase.weights_formats import NIH, Checkpoint, Stats, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,8 @@ def load_any_encoder(
     """Loads an encoder for one-channel images from a run folder, a weight file or a timm name; nothing is downloaded.
 
     An RGB stem becomes a grey one that gives the same result on the image repeated three times, per-channel mean and
-    standard deviation included, so features are those of the original network. EVA-X comes as a timm `Eva`.
+    standard deviation included, so features are those of the original network. EVA-X comes as a timm `Eva`, from which
+    pretraining cannot start.
 
     Args:
         name_or_path: One of: a run folder, its encoder.safetensors or encoder.json; a .safetensors, .pth, .pt or .bin
@@ -87,8 +87,9 @@ def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: f
     source, card = load_any_encoder(name_or_path, seed=torch.initial_seed())
     if not isinstance(source, VisionTransformer):
         raise EncoderError(
-            f"{name_or_path} is a {type(source).__name__} of timm, and pretraining starts from a VisionTransformer; "
-            "cxrbase evaluate and fine-tuning take it as it is"
+            f"pretraining cannot start from {name_or_path}, which is of the EVA kind (timm's {type(source).__name__}): "
+            "objectives train timm's VisionTransformer alone; score it with cxrbase evaluate, or fit it to a task with "
+            "cxrbase fit --config experiments/task/<task>.yaml --encoder"
         )
     stats = ((float(card["mean"]),), (float(card["std"]),))
     rows, columns = source.patch_embed.grid_size
@@ -181,12 +182,7 @@ def _create(name: str, arguments: dict[str, Any]) -> Encoder:
         network = timm.create_model(name, pretrained=False, **arguments)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:
         raise EncoderError(f"timm cannot make {name!r} with {arguments}: {error}") from error
-    if not isinstance(network, VisionTransformer | Eva):
-        raise EncoderError(f"an encoder must be a Vision Transformer, {name!r} is a {type(network).__name__}")
-    if isinstance(network, Eva):
-        # The Vision Transformer says this of itself, and pooling asks.
-        network.has_class_token = network.cls_token is not None  # type: ignore[assignment]
-    return network
+    return as_encoder(network, name)
 
 
 def _card(name: str, arguments: dict[str, Any], to: tuple[float, float], source: str, kind: str) -> dict[str, Any]:

@@ -8,11 +8,21 @@ from timm.layers.patch_embed import resample_patch_embed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxrbase.errors import EncoderError
 
 Encoder = VisionTransformer | Eva
+
+
+def as_encoder(network: nn.Module, name: str) -> Encoder:
+    """A network of timm as an encoder; EncoderError where it is of another kind."""
+    if not isinstance(network, VisionTransformer | Eva):
+        raise EncoderError(f"an encoder must be a Vision Transformer, {name!r} is a {type(network).__name__}")
+    if isinstance(network, Eva):
+        # The Vision Transformer says this of itself, and pooling asks.
+        network.has_class_token = network.cls_token is not None  # type: ignore[assignment]
+    return network
 
 
 @dataclass(frozen=True)

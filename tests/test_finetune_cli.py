@@ -25,6 +25,7 @@ from cxrbase.evaluation.suite.results import read_result
 from cxrbase.models import FeatureRange, load_model
 from cxrbase.release.doubt import unproven
 from task_runs import SHAPE, make_place, words
+from weight_files import eva_x
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,14 @@ def test_modes_and_few_images_are_one_classifier(place, task, options, protocol)
         assert row["seed"] == 3
     assert load_model(folder).card["mode"] == options[0].split("=")[1]
     assert row["settings"]["mode"] == load_model(folder).card["mode"]
+
+
+def test_eva_x_is_fitted_to_a_task(place, tmp_path):
+    path, _, _ = eva_x(tmp_path)
+    more = [f"--encoder={path}", "--finetune.mode=finetune", "--finetune.epochs=1"]
+    assert main(words(place, "phantom", *more, run="eva", encoder=None)) == 0
+    assert load_model(place / "eva").card["encoder"]["format"] == "EVA-X"
+    assert "Not recorded: ask those whom the encoder is of." in (place / "eva" / "model" / "README.md").read_text()
 
 
 def test_every_other_option_is_taken(place):

@@ -291,5 +291,6 @@ def test_a_backbone_of_other_shape_or_family_is_refused(tmp_path):
     with pytest.raises(EncoderError, match="do not fit the network, 30 of 42 keys match: 12 missing"):
         initialise(backbone, str(path), mean=0.5, std=0.25)
     path, _, _ = eva_x(tmp_path)
-    with pytest.raises(EncoderError, match="is a Eva"):
+    said = "eva_x.pt, which is of the EVA kind .* score it with cxrbase evaluate, or fit it to a task with cxrbase fit"
+    with pytest.raises(EncoderError, match=said):
         initialise(backbone, str(path), mean=0.5, std=0.25)

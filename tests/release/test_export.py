@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 import cxrbase
 import warm
@@ -14,6 +16,8 @@ from cxrbase.cli import main
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.release.export import export
 from cxrbase.views import centre_view
+from cxrbase.weights import load_any_encoder
+from weight_files import eva_x
 
 ALONE = "import sys; sys.modules['cxrbase'] = None\n"  # importing it fails from here on
 FILES = {"model.safetensors", "encoder.json", "preprocessing.json", "README.md", "LICENSE", "SHA256SUMS"}
@@ -204,3 +208,24 @@ def test_a_description_cannot_name_weights_elsewhere(exported, tmp_path):
         (tmp_path / "encoder.json").write_text(json.dumps({**card, "weights": name}))
         with pytest.raises(EncoderError, match="beside the description"):
             cxrbase.load_encoder(tmp_path)
+
+
+def test_an_export_of_eva_x_is_read_as_an_encoder(tmp_path):
+    path, _, _ = eva_x(tmp_path)
+    export(str(path), to="timm", out=tmp_path / "out")
+    original, card = load_any_encoder(str(path))
+    images = torch.randn(2, 1, card["image_size"], card["image_size"])
+    for read in (cxrbase.load_encoder(tmp_path / "out"), load_any_encoder(str(tmp_path / "out"))[0]):
+        assert read.has_class_token
+        with torch.inference_mode():
+            torch.testing.assert_close(read.forward_features(images), original.forward_features(images))
+
+
+def test_a_description_of_what_is_no_vision_transformer_is_refused(tmp_path, encoder_folder):
+    network = timm.create_model("resnet10t", in_chans=1, num_classes=0)
+    (tmp_path / "encoder.safetensors").write_bytes(save(network.state_dict()))
+    card = json.loads((encoder_folder / "encoder.json").read_text())
+    card |= {"timm_name": "resnet10t", "timm_args": {"in_chans": 1, "num_classes": 0}}
+    (tmp_path / "encoder.json").write_text(json.dumps(card))
+    with pytest.raises(EncoderError, match="must be a Vision Transformer, 'resnet10t' is a ResNet"):
+        cxrbase.load_encoder(tmp_path)
