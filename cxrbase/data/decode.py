@@ -39,7 +39,8 @@ _BY_FILE = (
     "stored and deeper ones mapped linearly from their 0.1st and 99.9th percentile to 0..255"
 )
 
-# What the readers raise on damaged files; MemoryError, for one, is Pillow's for a JPEG 2000 header that asks too much.
+# What the readers raise on damaged files: MemoryError, for one, is Pillow's for a JPEG 2000 header that asks too much,
+# NotImplementedError pydicom's for an unknown kind of value, AttributeError its own where such a value decides on others.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
             AttributeError, OverflowError, MemoryError, NotImplementedError)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cxrbase.data.decode_image import Refused
 
@@ -55,6 +56,26 @@ def frame_of(value: bytes) -> bytes:
     if not frame:
         raise Refused("it holds no compressed pixels")
     return frame
+
+
+def check_rle(frame: bytes, *, segments: int) -> None:
+    """Looks at the header of a frame in RLE, because GDCM divides by a number of segments that may be 0.
+
+    Args:
+        frame: Of `frame_of`.
+        segments: Bytes of a pixel, of all its samples; each has a segment.
+
+    Raises:
+        Refused: The header says something else, or a segment begins before its place or after the frame.
+    """
+    if len(frame) < 64:
+        raise Refused(f"its RLE pixels have {len(frame)} bytes, fewer than the 64 of their header")
+    count, *offsets = struct.unpack("<16I", frame[:64])
+    if count != segments:
+        raise Refused(f"its RLE pixels have {count} segments, and its header allows for {segments}")
+    places = [*offsets[:segments], len(frame)]
+    if places[0] != 64 or any(first >= second for first, second in pairwise(places)):
+        raise Refused("the segments of its RLE pixels are not one after the other")
 
 
 def inspect(frame: bytes) -> Codestream:

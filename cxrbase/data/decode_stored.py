@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrbase.data.decode_codestream import Codestream, frame_of, inspect
+from cxrbase.data.decode_codestream import Codestream, check_rle, frame_of, inspect
 from cxrbase.data.decode_image import Refused, luma, reduction
 
 _BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
@@ -35,7 +35,9 @@ def stored_values(data: Any, min_side: int | None = None) -> NDArray[Any]:
     if not is_compressed(data):
         return _native(data)
     frame, code = frame_of(bytes(data.PixelData)), None
-    if data.file_meta.TransferSyntaxUID != _RLE:
+    if data.file_meta.TransferSyntaxUID == _RLE:
+        check_rle(frame, segments=int(data.get("SamplesPerPixel", 1)) * -(-int(data.get("BitsAllocated", 16)) // 8))
+    else:
         code = inspect(frame)
         _check(data, code)
         factor = min(reduction(data.Rows, data.Columns, min_side), 2**code.halvings)

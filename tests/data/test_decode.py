@@ -195,6 +195,39 @@ def test_compressed_dicom_is_read(tmp_path):
     np.testing.assert_array_equal(decode(path), RAMP_12)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (0, 0, "have 0 segments, and its header allows for 2"),  # by which GDCM would divide
+        (0, 3, "have 3 segments"),
+        (4, 60, "not one after the other"),
+        (8, 2**31, "not one after the other"),
+        (8, 64, "not one after the other"),
+    ],
+)
+def test_a_header_of_rle_that_would_end_the_process_is_refused(tmp_path, place, value, said):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12)
+    data = pydicom.dcmread(path)
+    data.compress(pydicom.uid.RLELossless)
+    data.save_as(path)
+    whole = bytearray(path.read_bytes())
+    header = whole.index(struct.pack("<2I", 2, 64))
+    whole[header + place : header + place + 4] = struct.pack("<I", value)
+    path.write_bytes(whole)
+    with pytest.raises(DecodeError, match=said):
+        decode(path)
+
+
+def test_a_frame_of_rle_without_its_header_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP_12)
+    data = pydicom.dcmread(path)
+    data.compress(pydicom.uid.RLELossless)
+    data.PixelData = pydicom.encaps.encapsulate([b"0" * 40])
+    data.save_as(path)
+    with pytest.raises(DecodeError, match="have 40 bytes, fewer than the 64 of their header"):
+        decode(path)
+
+
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory):
     """Bytes of one good file of each format."""
