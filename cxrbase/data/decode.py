@@ -40,7 +40,7 @@ _BY_FILE = (
 )
 
 # What the readers raise on damaged files: MemoryError, for one, is Pillow's for a JPEG 2000 header that asks too much,
-# NotImplementedError pydicom's for an unknown kind of value, AttributeError its own where such a value decides on others.
+# NotImplementedError pydicom's for an unknown kind of value, AttributeError where such a value decides on others.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
             AttributeError, OverflowError, MemoryError, NotImplementedError)  # fmt: skip
 
