@@ -23,7 +23,7 @@ from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
 from cxrbase.callbacks.run_record import RunRecord
-from cxrbase.callbacks.step_bar import StepBar
+from cxrbase.callbacks.step_bar import progress
 from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
@@ -136,8 +136,7 @@ class CXRBaseCLI(LightningCLI):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}
         if RichProgressBar in found:
-            bar = StepBar(found[Throughput], found[StepTimes])
-            callbacks[callbacks.index(found[RichProgressBar])] = bar
+            callbacks[callbacks.index(found[RichProgressBar])] = progress(found[Throughput], found[StepTimes])
         found[Collapse].probe = found[FrozenProbe]
         # Checkpoints stay last, as Lightning has it; the record is written when all others are done.
         callbacks.insert(len(callbacks) - 1, Requeue())

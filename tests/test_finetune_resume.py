@@ -2,13 +2,13 @@
 
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import pausing
 import warm
 from cxrbase.cli import main
 from cxrbase.evaluation.finetune_fit import BestEpoch
@@ -38,13 +38,9 @@ def weights(run):
 
 def stopped_by(number, place, run):
     """Sends a signal after the first epoch and before the last, and returns the exit code and what was said."""
-    process = start(long_words(place, run))
-    deadline = time.monotonic() + 120
-    while not (place / run / "last.ckpt").is_file():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.002)
-    process.send_signal(number)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = pausing.start(long_words(place, run), "last.ckpt", **streams)
+    pausing.signal_and_go_on(process, number)
     said = process.communicate(timeout=60)[1]
     assert not (place / run / "model").exists()
     return process.returncode, said

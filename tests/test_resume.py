@@ -12,6 +12,7 @@ import timm
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import pausing
 import warm
 from commands import command
 from cxrbase.cli import main
@@ -95,8 +96,10 @@ def assert_same_end(killed, whole):
 def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, image_folder, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = [*STEPS, "--data.batch_size=6", *words]
-    process = start(command(objective, *words, root=image_folder, run_dir=killed))
-    wait_for(killed / "last.ckpt", process)
+    line = command(objective, *words, root=image_folder, run_dir=killed)
+    process = pausing.start(line, "last.ckpt", stderr=subprocess.PIPE)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.02)  # somewhere after the checkpoint, within a step
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "summary.json").exists()

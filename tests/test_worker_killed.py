@@ -5,10 +5,9 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-import warm
+import pausing
 from commands import command
 from cxrbase.cli import main
 
@@ -26,15 +25,11 @@ def workers(pid):
 def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on(image_folder, tmp_path):
     run = tmp_path / "run"
     words = command("mae", *STEPS, "--data.num_workers=2", "--data.batch_size=6", root=image_folder, run_dir=run)
-    process = warm.Process(["-m", "cxrbase", *words], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (run / "last.ckpt").is_file():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process = pausing.start(words, "last.ckpt", stderr=subprocess.PIPE)
     both = workers(process.pid)
     assert len(both) == 2
     os.kill(both[1], signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1, error
     assert "Traceback" not in error

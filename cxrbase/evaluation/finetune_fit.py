@@ -21,6 +21,7 @@ from cxrbase.data.labelled import LabelledImages
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
 from cxrbase.evaluation.finetune_settings import FineTune
+from cxrbase.progress_lines import ProgressLines, can_redraw
 from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
@@ -162,6 +163,7 @@ def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
     last = ModelCheckpoint(
         run_dir, filename=Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
+    bar = can_redraw()
     return L.Trainer(
         max_epochs=settings.epochs,
         accelerator=settings.accelerator,
@@ -170,7 +172,8 @@ def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
         use_distributed_sampler=False,
         precision=settings.precision or "32-true",  # type: ignore[arg-type]
         logger=curves(run_dir),
-        callbacks=[best, last],
+        callbacks=[best, *([] if bar else [ProgressLines()]), last],
+        enable_progress_bar=bar,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
         log_every_n_steps=10,
