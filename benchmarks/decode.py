@@ -4,24 +4,18 @@ OMP_NUM_THREADS=1 python benchmarks/decode.py
 """
 
 import io
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pydicom
 import torch
+from _record import alternate, save, table
 from jsonargparse import auto_cli
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -42,47 +36,45 @@ from torchvision.io import ImageReadMode, decode_image
 from cxrbase.data.decode import decode, decode_uint8
 
 MIN_SIDE = 512
+OURS = ("decode", "decode_uint8_512")
+READERS = ("opencv", "pillow", "torchvision", "simpleitk", "pydicom", *OURS)
+TITLE = f"Milliseconds to read one image; decode_uint8_512 may reduce to a short side of {MIN_SIDE} pixels or more"
 JPEG_LS = "jpeg_ls"  # written only where pydicom has an encoder for it, as with pyjpegls
 
 
-def benchmark(
-    rounds: int = 7, height: int = 2500, width: int = 2000, out: str = "benchmarks/results/decode_cpu.json"
-) -> None:
+def benchmark(rounds: int = 7, height: int = 2500, width: int = 2000, out: str = "") -> None:
     """Times all readers of all formats.
 
     Args:
         rounds: Each reads every file with every reader once, in another order.
         height: Of the images.
         width: Of the images.
-        out: JSON to write.
+        out: JSON to write; "" takes benchmarks/results/decode_cpu.json.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         jobs = {path: readers(path) for path in write_files(Path(folder), radiograph(height, width))}
         lacking = [] if any(path.stem == JPEG_LS for path in jobs) else [f"{JPEG_LS}.dcm: nothing installed writes it"]
-        times = measure(jobs, rounds)
-    result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {
-            name: version(name)
-            for name in ("cxrbase", "numpy", "pillow", "opencv-python-headless", "torchvision", "pydicom", "simpleitk")
-        },
+        formats = {path.name: summary(alternate(by_name, rounds=rounds)) for path, by_name in jobs.items()}
+    measured = {
         "image": {"height": height, "width": width, "min_side": MIN_SIDE},
         "rounds": rounds,
         "left_out": lacking,
-        "formats": {path.name: summary(times[path]) for path in jobs},
+        "formats": formats,
+        "tables": {TITLE: [line(name, rows) for name, rows in formats.items()]},
     }
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(json.dumps(result, indent=2) + "\n")
-    for name, rows in result["formats"].items():
-        print(
-            f"{name:18}",
-            "  ".join(f"{reader} {row['ms']:.0f} ms (x{row['speed']:.2f})" for reader, row in rows.items()),
-        )
-    print(*lacking, sep="\n", end="\n" if lacking else "")
+    packages = ("numpy", "pillow", "opencv-python-headless", "torchvision", "pydicom", "simpleitk")
+    path = save("decode_cpu", measured, packages=packages, out=out)
+    print(table(measured["tables"][TITLE]), *lacking, path, sep="\n")
+
+
+def line(name: str, rows: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """A row of the table: milliseconds of every reader, and how many times faster ours is than the fastest other."""
+    medians = {reader: rows[reader]["ms"] for reader in READERS if reader in rows}
+    others = [ms for reader, ms in medians.items() if reader not in OURS]
+    return {"file": name, **{reader: medians.get(reader) for reader in READERS},
+            "decode, times the fastest other": min(others) / medians["decode"]}  # fmt: skip
 
 
 def radiograph(height: int, width: int) -> np.ndarray:
@@ -195,34 +187,14 @@ def by_pydicom(path: Path) -> np.ndarray:
     return pydicom.dcmread(path).pixel_array
 
 
-def measure(jobs: dict[Path, dict], rounds: int) -> dict[Path, dict[str, list[float]]]:
-    """Milliseconds of each reader in each round, after one round to warm up."""
-    times = {path: {name: [] for name in jobs[path]} for path in jobs}
-    for number in range(rounds + 1):
-        for path, by_name in jobs.items():
-            names = list(by_name)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                start = time.perf_counter()
-                by_name[name]()
-                if number:
-                    times[path][name].append(1000 * (time.perf_counter() - start))
-    return times
-
-
 def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Median, quartiles, and speed as the ratio to the first reader."""
+    """Median and quartiles in milliseconds, and speed as the ratio to the first reader."""
     first = statistics.median(next(iter(times.values())))
     rows = {}
     for name, values in times.items():
-        low, median, high = np.percentile(values, [25, 50, 75])
-        rows[name] = {"ms": float(median), "low_ms": float(low), "high_ms": float(high), "speed": float(first / median)}
+        low, median, high = (1000 * value for value in np.percentile(values, [25, 50, 75]))
+        rows[name] = {"ms": median, "low_ms": low, "high_ms": high, "speed": 1000 * first / median}
     return rows
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

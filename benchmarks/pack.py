@@ -19,6 +19,7 @@ from cxrbase.data.pack import pack
 from cxrbase.data.pack_image import ImageOptions, pack_image
 
 IMAGES, CORES = 1_040_000, 16
+TITLE = f"One image on one core, and hours for {IMAGES:,} images on {CORES} cores"
 
 
 def benchmark(rounds: int = 5, height: int = 2500, width: int = 2000, images: int = 400, out: str = "") -> None:
@@ -47,6 +48,7 @@ def benchmark(rounds: int = 5, height: int = 2500, width: int = 2000, images: in
         "rounds": rounds,
         "formats": formats,
         "scaling": scaled,
+        "tables": {TITLE: [{"format": name} | values for name, values in formats.items()]},
     }
     packages = ("numpy", "pillow", "opencv-python-headless", "pydicom", "simpleitk", "pyarrow")
     save("pack_cpu", measured, packages=packages, out=out)

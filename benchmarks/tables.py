@@ -15,6 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Numbers of one result that the page shows; the rest stays in its file.
 MOST = 30
 _ORIGIN = ("command", "date", "machine", "versions", "note", "headlines", "tables")
+_TABLES_ONLY = ("decode_cpu", "pack_cpu")
 _HEAD = """# Performance
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; a test fails when the two differ. Every result
@@ -50,10 +51,11 @@ def section(path: Path) -> str:
     if "note" in result:
         origin += f"\n\n{result['note']}"
     rows = list(numbers({key: value for key, value in result.items() if key not in _ORIGIN}))
-    if isinstance(result.get("table"), list):
-        lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", table(result["table"])]
-        return "\n".join([*lines, "", f"More is in `benchmarks/results/{path.name}`."])
     tables = [f"{title}:\n\n{table(below)}\n" for title, below in result.get("tables", {}).items()]
+    if isinstance(result.get("table"), list) or path.stem in _TABLES_ONLY:
+        tables += [table(result["table"]), ""] if "table" in result else []
+        lines = [f"## {path.stem.replace('_', ' ')}", "", origin, "", *tables]
+        return "\n".join([*lines, f"More is in `benchmarks/results/{path.name}`."])
     lines = [
         f"## {path.stem.replace('_', ' ')}",
         "",
