@@ -59,7 +59,7 @@ def frame_of(value: bytes) -> bytes:
 
 
 def check_rle(frame: bytes, *, segments: int) -> None:
-    """Looks at the header of a frame in RLE, because GDCM divides by a number of segments that may be 0.
+    """Looks at the header of a frame in RLE, because decoders make an image of what a damaged one points to.
 
     Args:
         frame: Of `frame_of`.

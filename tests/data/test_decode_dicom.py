@@ -45,7 +45,7 @@ def data_set(stored, *, bits=12, **elements):
     data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
     data.file_meta = meta
     data.Modality, data.SamplesPerPixel, data.PhotometricInterpretation = "DX", 1, "MONOCHROME2"
-    data.Rows, data.Columns = stored.shape
+    data.Rows, data.Columns = stored.shape[:2]
     data.BitsAllocated, data.BitsStored, data.HighBit = 8 * stored.dtype.itemsize, bits, bits - 1
     data.PixelRepresentation = int(stored.dtype.kind == "i")
     for name, value in elements.items():
@@ -230,6 +230,16 @@ def test_polarity_is_turned_once_about_the_stored_bits(tmp_path, photometric, sh
     pixels = decode(saved(tmp_path / "a.dcm", data))
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels, 4095 - RAMP if inverted else RAMP)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(8, "RGB"), (16, "RGB"), (8, "YBR_FULL")])
+def test_colour_in_rle_is_what_it_is_uncompressed(tmp_path, bits, photometric):
+    colour = np.random.default_rng(0).integers(0, 2**bits, (20, 30, 3)).astype(f"u{bits // 8}")
+    data = data_set(colour, PhotometricInterpretation=photometric, SamplesPerPixel=3, PlanarConfiguration=0,
+                    BitsStored=bits, HighBit=bits - 1)  # fmt: skip
+    plain = decode(saved(tmp_path / "plain.dcm", data))
+    data.compress(RLELossless)
+    np.testing.assert_array_equal(decode(saved(tmp_path / "rle.dcm", data)), plain)
 
 
 def test_signed_values_are_mirrored_within_their_range(tmp_path):
