@@ -61,6 +61,36 @@ def test_data_runs_a_step(fit, data, tmp_path):
     assert fit("mae", "--trainer.max_steps=1", *words, data=data)["steps"] == 1
 
 
+def _layers(*names: str) -> tuple[dict, dict]:
+    """Objective options and model settings of layers, later ones over earlier ones."""
+    options: dict = {}
+    model: dict = {}
+    for name in names:
+        given = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())
+        options |= given["model"]["objective"].get("init_args", {})
+        model |= given["model"] | {"max_epochs": given.get("trainer", {}).get("max_epochs", model.get("max_epochs"))}
+    return options, model
+
+
+@pytest.mark.parametrize(("objective", "warmup_epochs"), [("mae", 40), ("dino", 10), ("simclr", 40)])
+def test_warmup_is_as_long_as_in_the_cited_recipe(objective, warmup_epochs):
+    _, model = _layers(f"objective/{objective}")
+    assert model["warmup"] * model["max_epochs"] == pytest.approx(warmup_epochs, abs=0.2)
+
+
+def test_dino_ends_at_the_rate_of_its_paper_and_warms_its_teacher_for_30_epochs():
+    options, model = _layers("objective/dino")
+    peak = model["lr"] * 1024 / 256
+    assert model["min_lr"] * peak == pytest.approx(1e-6)
+    assert options["teacher_warmup"] * model["max_epochs"] == pytest.approx(30)
+
+
+def test_mae_has_the_decoder_of_its_recipe_at_vit_small_and_says_how_pixels_are_normalised():
+    options, _ = _layers("objective/mae", "recipe/mae_vit_s16")
+    assert options["decoder_dim"] == 512
+    assert options["norm_pix"] is True
+
+
 def test_data_phantom_is_scored_on_its_findings(fit, tmp_path):
     words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=40", "--data.phantom.image_size=48"]
     probe = fit("mae", *words, "--probe.every_n_steps=1", data="phantom")["probe"]

@@ -54,7 +54,7 @@ class Plan:
         control: Whether the same network without training is scored too, once per seed.
         points: How many times a cell is scored on validation patients on its way, for the curves.
         tasks: Task files that every encoder is scored on.
-        shots: Labelled images per class of the label-efficiency curve.
+        shots: Patients with and as many without each finding, for each point of the label-efficiency curve.
         resamples: Resampled patient sets of the intervals.
         max_bad: Largest share of unreadable images of a task that is tolerated.
         cache_gb: Above this size images of a task are decoded on access.
