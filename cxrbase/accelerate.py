@@ -1,4 +1,4 @@
-"""What makes a step faster or smaller without changing its numbers: compiled blocks, activations computed twice."""
+"""Makes a step faster or smaller without changing its results: compiled blocks, recomputed activations."""
 
 import os
 from functools import partial

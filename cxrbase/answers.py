@@ -1,4 +1,4 @@
-"""What training commands answer to words that they do not take, such as an objective that there is not."""
+"""Error messages of the training commands for arguments they do not know, such as an unknown objective."""
 
 import difflib
 import inspect

@@ -1,4 +1,4 @@
-"""The shared Vision Transformer: create it, run it over visible patches only, write it to a file and read it back."""
+"""The shared Vision Transformer: creates it, runs it on visible patches only, and writes and reads its files."""
 
 import difflib
 import json

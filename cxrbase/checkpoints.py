@@ -1,4 +1,4 @@
-"""Checkpoints written whole or not at all, so that a kill at any moment leaves the last good one."""
+"""Writes checkpoints completely or not at all, so that a kill always leaves the last good one."""
 
 import os
 from pathlib import Path

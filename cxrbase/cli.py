@@ -1,4 +1,4 @@
-"""The command line: dispatches verbs, and answers a user's mistake with one sentence and a non-zero exit code."""
+"""The command line: runs subcommands, and answers user errors with one sentence and a non-zero exit code."""
 
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, phase by phase, without making a device wait."""
+"""Measures how the time of a training step divides into phases, without making a device wait."""
 
 import time
 from collections import defaultdict, deque

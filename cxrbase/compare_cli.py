@@ -1,4 +1,4 @@
-"""`cxrbase compare`: one command from a grid of objectives to a report."""
+"""`cxrbase compare`: from a grid of objectives to a report."""
 
 import sys
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Where the curves of a run go."""
+"""Where the curves of a run are written."""
 
 from pathlib import Path
 

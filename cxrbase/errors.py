@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what was wrong, what was got, what to do."""
+"""Errors that users can act on: they say what was wrong, what was found and what to do."""
 
 from functools import partial
 from typing import Any

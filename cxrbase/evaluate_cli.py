@@ -1,4 +1,4 @@
-"""`cxrbase evaluate`: frozen encoders on tasks, all on identical splits; or finished fine-tuning runs, in pairs."""
+"""`cxrbase evaluate`: scores frozen encoders on tasks with identical splits, or compares fine-tuning runs in pairs."""
 
 import json
 import logging

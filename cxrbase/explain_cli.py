@@ -1,4 +1,4 @@
-"""`cxrbase explain`: where a model or an encoder looks, as pictures."""
+"""`cxrbase explain`: pictures of where a model or an encoder looks."""
 
 import sys
 

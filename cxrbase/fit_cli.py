@@ -1,4 +1,4 @@
-"""`cxrbase fit`: pretrains, or fits an encoder to a task where a task file is given."""
+"""`cxrbase fit`: pretrains an encoder, or fits one to a task if a task file is given."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The joint batch of an optimizer step, of all devices and accumulated batches: whole at the end and on resume."""
+"""The joint batch of an optimizer step over devices and accumulation: whole at the end of an epoch and on resume."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Transformer blocks that compute only what is read of their output: the same numbers with fewer of them."""
+"""Transformer blocks that skip outputs nobody reads: same results, fewer operations."""
 
 import torch
 from timm.layers.attention import Attention

@@ -1,4 +1,4 @@
-"""A fine-tuned model as a folder: model.safetensors and model.json, written by `finetune` and read without pickle."""
+"""A fine-tuned model as a folder with model.safetensors and model.json, read without pickle."""
 
 import json
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Parameter groups and schedules, all of them pure functions."""
+"""Parameter groups and schedules as pure functions."""
 
 import math
 from typing import Any

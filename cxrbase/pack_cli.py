@@ -1,4 +1,4 @@
-"""`cxrbase pack`: originals of any source, once, into shards that training streams from."""
+"""`cxrbase pack`: packs originals of any source once, into shards that training streams from."""
 
 import sys
 from typing import get_args

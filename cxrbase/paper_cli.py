@@ -1,4 +1,4 @@
-"""`cxrbase paper`: figures 2, 3 and 4 of the paper from whatever encoders and data are there."""
+"""`cxrbase paper`: figures 2, 3 and 4 of the paper from the encoders and data that are there."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`cxrbase phantom`: makes the embedded data set and a contact sheet to look at."""
+"""`cxrbase phantom`: generates the embedded data set, with a contact sheet to look at."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pretraining: a backbone, an objective and an optimiser, glued to Lightning once for all objectives."""
+"""Pretraining as one Lightning module for all objectives: a backbone, an objective and an optimiser."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Weights spread over devices by torch's `fully_shard`, and put together again for whoever needs the whole network."""
+"""Spreads weights over devices with torch's `fully_shard`, and gathers them when the whole network is needed."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The size of an image: one side where it is square, otherwise height and width."""
+"""The size of an image: one number if it is square, otherwise height and width."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`cxrbase sources`: lists the public data sets that are known, and writes the manifest of a downloaded one."""
+"""`cxrbase sources`: lists the supported public data sets, and writes the manifest of a downloaded one."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Parsers that answer a mistyped word in one sentence, by the one that was probably meant."""
+"""Argument parsers that answer a mistyped word with the one that was probably meant."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""Refuses views that an objective or its network cannot use, before any step is spent."""
+"""Refuses views that an objective or its network cannot use, before training starts."""
 
 from timm.models.vision_transformer import VisionTransformer
 

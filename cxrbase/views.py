@@ -1,4 +1,4 @@
-"""Views on the device: batched antialiased crops and photometrics, random numbers keyed by (seed, epoch, image id)."""
+"""Views on the device: batched antialiased crops and photometric changes, keyed by (seed, epoch, image id)."""
 
 import math
 from typing import Literal, NamedTuple

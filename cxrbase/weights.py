@@ -1,4 +1,4 @@
-"""Anybody's encoder, by path or name: the network for grey images, and the description of what to feed it."""
+"""Loads an encoder of any supported project by path or name: its network for grey images, and its input format."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Makes weights fit a network of other input: grey instead of RGB, another image size, another patch size."""
+"""Adapts weights to other inputs: grey instead of RGB, another image size, another patch size."""
 
 import math
 from dataclasses import dataclass

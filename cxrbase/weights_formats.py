@@ -1,4 +1,4 @@
-"""Reads anybody's Vision Transformer weights and gives them timm's names; nothing is unpickled."""
+"""Reads Vision Transformer weights of other projects and maps them to timm's names, without unpickling."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever stops the process that writes them."""
+"""Writes files that are either complete or absent, whatever stops the process."""
 
 import os
 import secrets

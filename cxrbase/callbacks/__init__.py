@@ -1,1 +1,1 @@
-"""What happens around training: counting, probing, drawing, leaving a record."""
+"""Callbacks that run during training: counting, probing, drawing, recording."""

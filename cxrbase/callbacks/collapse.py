@@ -1,4 +1,4 @@
-"""Says by name when a run has collapsed, with the remedy: the network tells no image from another any more."""
+"""Reports a collapsed run, in which the network no longer tells images apart, with a remedy."""
 
 import logging
 from collections import deque

@@ -1,4 +1,4 @@
-"""Draws what a person would rather look at than read: reconstructions, attention, view pairs, patch features."""
+"""Draws the figures of a run: reconstructions, attention, view pairs, patch features."""
 
 import importlib.util
 import logging

@@ -1,4 +1,4 @@
-"""Scores the frozen encoder before and after pretraining, and watches its features for collapse meanwhile."""
+"""Scores the frozen encoder before and after pretraining, and watches its features for collapse in between."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""On SIGTERM, saves at the end of the optimizer step and exits, so that a scheduler can start the run again."""
+"""On SIGTERM, saves at the end of the optimizer step and exits, so that a scheduler can restart the run."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""Leaves behind what a run is for: the encoder, what is needed to feed it, and a summary."""
+"""Writes the results of a run: the encoder, how to prepare its input, and a summary."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The progress bar of a run: what Lightning shows, in a line that fits."""
+"""The progress bar of a run: Lightning's content, on one line."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Shows how a training step's time is split: waiting, copying, views, forward, backward, optimiser, teacher."""
+"""Splits the time of a training step: waiting, copying, views, forward, backward, optimiser, teacher."""
 
 from typing import Any
 

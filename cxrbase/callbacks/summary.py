@@ -1,4 +1,4 @@
-"""The few lines that stand on the screen when a run has ended."""
+"""The few lines printed at the end of a run."""
 
 import json
 import sys

@@ -1,1 +1,1 @@
-"""Pretrains a grid of objectives at equal compute, scores every encoder alike, and says which differences are real."""
+"""Pretrains a grid of objectives at equal compute, scores all encoders alike, and says which differences are real."""

@@ -1,4 +1,4 @@
-"""The folder of a comparison: where each cell stands, read from files, so that anybody may look at any time."""
+"""The folder of a comparison: the state of each cell, read from files at any time."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A cell is worked on by one process at a time, whichever comparison and whichever machine it was started from."""
+"""Locks a cell, so that only one process works on it, across comparisons and machines."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Charts of a comparison as SVG that takes the page's text colour, so that they read in light and dark."""
+"""Charts of a comparison as SVG in the page's text colour, readable in light and dark themes."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Gathers what cells left into results.json and results.csv, whatever state the comparison is in."""
+"""Collects the results of cells into results.json and results.csv, at any state of the comparison."""
 
 import csv
 import platform

@@ -1,4 +1,4 @@
-"""A comparison from plan to report: prepare the images once, run what is missing, write down whatever there is."""
+"""Runs a comparison from plan to report: prepares images once, runs what is missing, reports what there is."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a training step costs: FLOPs counted on the real step, seconds measured on the device, and steps per budget."""
+"""The cost of a training step (counted FLOPs, measured seconds), and the number of steps for a budget."""
 
 import contextlib
 import time

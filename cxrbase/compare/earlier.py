@@ -1,4 +1,4 @@
-"""Takes a finished pretraining over from an earlier cell, so that another label or task costs new scores alone."""
+"""Reuses the finished pretraining of an earlier cell, so that a new label or task only needs new scores."""
 
 import os
 import shutil

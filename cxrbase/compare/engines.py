@@ -1,4 +1,4 @@
-"""Where cells run: processes on this machine, tasks on a Ray cluster, or an array job of Slurm; with the same files."""
+"""Engines that run cells: processes on this machine, tasks on a Ray cluster, or an array job of Slurm."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""Says how far a cell is, in a small file that anybody may read at any time."""
+"""Records the progress of a cell in a small file that anybody can read at any time."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What cells read beside their settings, prepared once, and fingerprints that change with its content."""
+"""The images and tasks that cells read, prepared once, and fingerprints of their content."""
 
 import hashlib
 import json

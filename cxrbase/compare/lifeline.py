@@ -1,4 +1,4 @@
-"""A worker ends with the process that started it, however that one ended: it reads a pipe that nobody writes to."""
+"""Ends a worker when the process that started it ends: the worker reads a pipe that closes with that process."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The table that is shown while cells run: state, stage, progress, time left, best so far."""
+"""The table shown while cells run: state, stage, progress, time left, best so far."""
 
 import logging
 import time

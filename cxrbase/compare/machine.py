@@ -1,4 +1,4 @@
-"""What the cells on this machine share: its GPUs, or its cores where it has none."""
+"""What the cells on this machine share: its GPUs, or its cores if it has none."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Figures 2 to 4 from plan to page: score what is missing, then write numbers, figures and page."""
+"""Makes figures 2 to 4: scores what is missing, then writes numbers, figures and page."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Opens the encoders of the paper's figures, one network per training seed; an untrained one is made like ours."""
+"""Opens the encoders of the paper's figures, one per training seed, and creates untrained ones like ours."""
 
 from collections.abc import Iterator
 from typing import Any

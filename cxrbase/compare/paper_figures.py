@@ -1,4 +1,4 @@
-"""Draws the paper's figures from what results.json holds, and from nothing else."""
+"""Draws the paper's figures from results.json alone."""
 
 import textwrap
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The numbers of the paper's figures: scores with intervals, and our encoder against every other, corrected by Holm."""
+"""The numbers of the paper's figures: scores with intervals, and our encoder against every other (Holm)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The page beside the figures: what is missing, what was done, and every number that is drawn, as Markdown and CSV."""
+"""The page next to the figures: what is missing, the methods, and all numbers as Markdown and CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the figures of the paper are drawn from: encoders by their role, tasks by figure, labels and seeds."""
+"""The plan of the paper's figures: encoders by role, tasks by figure, labels and seeds."""
 
 import difflib
 from collections.abc import Sequence

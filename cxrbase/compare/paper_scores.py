@@ -1,4 +1,4 @@
-"""Scores every given encoder on every task whose images are there, by the evaluation suite on identical splits."""
+"""Scores the given encoders on all tasks that have images, with the evaluation suite on identical splits."""
 
 import logging
 from collections import defaultdict

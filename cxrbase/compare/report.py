@@ -1,4 +1,4 @@
-"""One HTML file without network that says which objective is best, by how much, how surely and at what price."""
+"""A self-contained HTML report: which objective is best, by how much, with what certainty and at what cost."""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Runs one cell as a process of its own, wherever an engine puts it, so that whatever kills it kills nothing else."""
+"""Runs one cell as a process of its own, so that a crash affects no other cell."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Cells as array jobs of Slurm, by submitit; one array for each number of GPUs that a cell needs."""
+"""Runs cells as Slurm array jobs with submitit, one array for each number of GPUs a cell needs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a scheduler or a closed terminal sends is taken as Ctrl-C, so that a comparison stops in one way only."""
+"""Treats signals from a scheduler or a closed terminal like Ctrl-C, so that a comparison stops in one way only."""
 
 import signal
 import threading

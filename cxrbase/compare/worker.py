@@ -1,4 +1,4 @@
-"""One cell, start to end: count what a step costs, pretrain for the budget, score the encoder, write the result."""
+"""Runs one cell: counts the cost of a step, pretrains for the budget, scores the encoder, writes the result."""
 
 import os
 import shutil

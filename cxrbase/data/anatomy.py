@@ -1,4 +1,4 @@
-"""Lay out the chest of a patient as ellipsoids with attenuation, for one exposure."""
+"""Builds the chest of a patient from ellipsoids with attenuation, for one exposure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lays one image over another and tells whether they show the same exposure."""
+"""Aligns two images and decides whether they show the same exposure."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Finds pairs of images whose perceptual hashes are close enough that one may be a copy of the other."""
+"""Finds pairs of images with perceptual hashes close enough that one may be a copy of the other."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

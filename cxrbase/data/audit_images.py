@@ -1,4 +1,4 @@
-"""Reads the images of several sets once and keeps what an audit needs of each."""
+"""Reads the images of several sets once, and keeps what an audit needs of each."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

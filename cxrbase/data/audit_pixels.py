@@ -1,4 +1,4 @@
-"""The images of several sets, small, wherever they lie: files, or packed in shards."""
+"""Small versions of the images of several sets, read from files or from packed shards."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Writes what an audit found, for people as Markdown and HTML and for programs as JSON and CSV."""
+"""Writes an audit's findings as Markdown and HTML for people, and as JSON and CSV for programs."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""What the report of an audit says, part by part."""
+"""The sections of an audit's report."""
 
 from collections.abc import Sequence
 from typing import Any

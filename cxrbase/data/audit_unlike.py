@@ -1,4 +1,4 @@
-"""Images whose layout is far from that of the others in their set, as of photographs or other parts of the body."""
+"""Finds images that look unlike the others of their set, such as photographs or other body parts."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Images whose view position is not what they look like: frontal ones named lateral, and the other way round."""
+"""Finds images whose view position looks wrong: frontal ones named lateral, and the other way round."""
 
 import zlib
 from collections.abc import Sequence

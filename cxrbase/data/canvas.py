@@ -1,4 +1,4 @@
-"""Every image decoded once and kept at the size that training needs, as one array on disk."""
+"""Decodes every image once, and keeps it at the size that training needs, in one array on disk."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What is kept of decoded images: pixels, the size that each takes, and which ones cannot be read and why."""
+"""What is kept of decoded images: pixels, their sizes, and which files cannot be read and why."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The view that encoders are judged on, of any rows of any store."""
+"""The central view on which encoders are scored, for any rows of any store."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A page of images to look at, with what the manifest says about each."""
+"""A page of sample images, with what the manifest says about each."""
 
 from pathlib import Path
 

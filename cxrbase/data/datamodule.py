@@ -1,4 +1,4 @@
-"""One data module for all objectives, sizes and places."""
+"""One data module for all objectives, image sizes and storage locations."""
 
 import logging
 import weakref

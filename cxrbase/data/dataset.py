@@ -1,4 +1,4 @@
-"""Images by row for the training stream, with what happens to those that cannot be read."""
+"""Images by row for the training stream, with the handling of unreadable ones."""
 
 import math
 from collections.abc import Iterable, Iterator

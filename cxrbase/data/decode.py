@@ -1,4 +1,4 @@
-"""Reads one radiograph of any usual format: one channel, bone bright, no bit clipped."""
+"""Reads one radiograph of any common format: one channel, bone bright, at full depth."""
 
 import struct
 import zlib

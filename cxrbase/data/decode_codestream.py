@@ -1,4 +1,4 @@
-"""Reads what a compressed frame of a DICOM file says of itself, so that a decoder meets no surprise."""
+"""Checks the header of a compressed DICOM frame before it is decoded."""
 
 import struct
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What all readers of radiographs share: the image they return, its bounds, its depth and its reduction."""
+"""Shared parts of the radiograph readers: the image they return, its bounds, its depth and its reduction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

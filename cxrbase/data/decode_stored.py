@@ -1,4 +1,4 @@
-"""Reads the stored values of a DICOM file, before any step that gives them a meaning."""
+"""Reads the stored values of a DICOM file, before any step that interprets them."""
 
 import io
 import tempfile

@@ -1,4 +1,4 @@
-"""Simple numbers about the grey values of an image, by which an odd one is known."""
+"""Simple statistics of grey values, used to recognise odd images."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Opens whatever holds the images of a run: a folder of files, a folder of shards, or shards in an object store."""
+"""Opens the images of a run: a folder of files, a folder of shards, or shards in an object store."""
 
 import hashlib
 from collections.abc import Sequence

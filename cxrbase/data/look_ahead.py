@@ -1,4 +1,4 @@
-"""Fetches the shards that the stream is about to need, because their order is known."""
+"""Fetches shards before the stream needs them, which is possible because their order is known."""
 
 import logging
 import threading

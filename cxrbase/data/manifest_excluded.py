@@ -1,4 +1,4 @@
-"""Which images exclusion lists name, whatever the sources are called where the images are now."""
+"""Finds the images that exclusion lists name, even if their sources have other names now."""
 
 import logging
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The order of an epoch: arithmetic over (seed, epoch), so that it is the same for any workers, ranks and restarts."""
+"""The order of an epoch, computed from (seed, epoch) alone: the same for any workers, ranks and restarts."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Packs one block: a fixed run of rows of a manifest becomes one shard and, last, the record that finishes it."""
+"""Packs one block: a fixed run of manifest rows becomes one shard, followed by the record that completes it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs blocks on the processes of this machine, or on a Ray cluster; both give the same files."""
+"""Runs blocks on this machine's processes or on a Ray cluster; both give the same files."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Turns one original into the encoded small image that a shard holds."""
+"""Turns one original into the small encoded image that a shard holds."""
 
 from dataclasses import dataclass
 from pathlib import Path

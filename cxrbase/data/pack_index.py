@@ -1,4 +1,4 @@
-"""Joins the records of finished blocks into the index, and knows which blocks are finished."""
+"""Joins the records of finished blocks into the index, and tells which blocks are finished."""
 
 import csv
 import io

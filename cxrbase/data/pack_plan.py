@@ -1,4 +1,4 @@
-"""Plans what to pack: manifests of the sources, their blocks, and whether a folder was begun with the same settings."""
+"""Plans a packing: manifests of the sources, their blocks, and whether the folder has the same settings."""
 
 import hashlib
 import json

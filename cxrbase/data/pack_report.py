@@ -1,4 +1,4 @@
-"""Writes what was packed and what was refused as report.html and report.md, with pictures inside."""
+"""Reports what was packed and what was refused as report.html and report.md, with pictures."""
 
 import base64
 import html

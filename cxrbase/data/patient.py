@@ -1,4 +1,4 @@
-"""Draw a random patient, and name the poses and tissues that an exposure of them needs."""
+"""Draws a random patient, and defines the poses and tissues used by exposures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detect what comes through a phantom patient, and process it as the site does."""
+"""Detects the rays behind a phantom patient, and processes the image as the site does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw how a radiograph of a phantom patient is taken: the site, the pose, the beam, the source and the detector."""
+"""Draws the conditions of a radiograph at random: the site, the pose, the beam, the source and the detector."""
 
 from __future__ import annotations
 

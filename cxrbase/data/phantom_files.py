@@ -1,4 +1,4 @@
-"""Write a phantom's images in the formats of real archives, of which each takes a fraction of a millisecond."""
+"""Writes a phantom's images quickly in the formats of real archives."""
 
 from __future__ import annotations
 

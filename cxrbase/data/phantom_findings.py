@@ -1,4 +1,4 @@
-"""Put findings with known place and extent into a phantom chest."""
+"""Adds findings with known place and extent to a phantom chest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the source and the detector of a phantom's radiograph stand."""
+"""The positions of the source and the detector for a phantom's radiograph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the rays of a point source enter and leave ellipsoids, and what is left between several."""
+"""Where the rays of a point source enter and leave ellipsoids, with overlaps resolved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Project ellipsoids along the rays of a point source with closed-form chord lengths."""
+"""Projects ellipsoids along the rays of a point source with closed-form chord lengths."""
 
 from __future__ import annotations
 

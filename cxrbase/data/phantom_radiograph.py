@@ -1,4 +1,4 @@
-"""Take a radiograph of a phantom patient: what its rays pass through, and where the image shows the findings."""
+"""Takes a radiograph of a phantom patient: what its rays pass through, and where the image shows the findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ellipsoids with attenuation, and tubes made of them: what a phantom is built of."""
+"""Ellipsoids with attenuation, and tubes made of them: the parts of a phantom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that turned out unreadable while training: counted over all workers, named, and bounded."""
+"""Images found unreadable during training: counted over all workers, named, and bounded."""
 
 import csv
 import logging

@@ -1,4 +1,4 @@
-"""How files become 8-bit images, as a run is asked for it and as encoders and packed images say of themselves."""
+"""How files become 8-bit images, as set for a run or recorded for encoders and packed images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

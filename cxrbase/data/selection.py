@@ -1,4 +1,4 @@
-"""Which images of a training set are drawn, and how often: sources, views, exclusion lists, weights."""
+"""Selects which training images are drawn, and how often: sources, views, exclusion lists, weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Shards of an object store, kept on local disk up to a size: fetched once per node, whole, and ahead of need."""
+"""A local cache of bounded size for shards of an object store: fetched once per node, whole, and ahead of need."""
 
 import contextlib
 import fcntl

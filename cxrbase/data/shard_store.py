@@ -1,4 +1,4 @@
-"""Reads single images out of tar shards: by offset, checked by their checksum."""
+"""Reads single images from tar shards by offset, and verifies their checksums."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The format of packed images: tar shards that any tool opens, and one Parquet index that is also a manifest."""
+"""The format of packed images: tar shards that any tool can open, and a Parquet index that is also a manifest."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Lay out spine, ribs and shoulders of a phantom patient as ellipsoids and tubes."""
+"""Builds the spine, ribs and shoulders of a phantom patient from ellipsoids and tubes."""
 
 from __future__ import annotations
 

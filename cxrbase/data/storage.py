@@ -1,4 +1,4 @@
-"""A folder for output, local or an fsspec URL, in which a file appears complete or not at all."""
+"""An output folder, local or at an fsspec URL, in which files appear complete or not at all."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""The training stream: dealt to ranks by arithmetic over the order of an epoch, so that it resumes anywhere."""
+"""The training stream: each rank computes its share of an epoch's order, so that it resumes anywhere."""
 
 import time
 from collections.abc import Callable, Iterator

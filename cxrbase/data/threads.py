@@ -1,4 +1,4 @@
-"""Batches that threads decode straight into their final place, as an alternative to worker processes."""
+"""Loads batches with threads that decode straight into them, as an alternative to worker processes."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

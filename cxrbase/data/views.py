@@ -1,4 +1,4 @@
-"""The one crop that a single-view objective may take on the CPU, so that fewer bytes travel to the device."""
+"""The single crop that MAE may take on the CPU, so that fewer bytes go to the device."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Worker processes of a loader: how they end, and what is said where one is gone before it was told to."""
+"""Worker processes of a loader: how they end, and the error if one disappears."""
 
 import signal
 import threading

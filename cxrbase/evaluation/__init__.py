@@ -1,1 +1,1 @@
-"""Scores frozen features: what an encoder knows, with intervals, without any of the code that trained it."""
+"""Scores frozen features, with intervals and without any of the code that trained the encoder."""

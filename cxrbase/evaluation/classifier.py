@@ -1,4 +1,4 @@
-"""One classifier for linear probe, attentive probe and full fine-tuning: an encoder, a head and how they learn."""
+"""One classifier for linear probe, attentive probe and full fine-tuning: an encoder, a head and their optimiser."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

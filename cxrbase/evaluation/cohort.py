@@ -1,4 +1,4 @@
-"""Images of a task without their features: labels, patients and the groups they belong to, by split."""
+"""Images of a task without their features: labels, patients and groups, by split."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""p-values of a family of tests, corrected for their number, and what resamples or seeds are too few to show."""
+"""Corrects p-values of a family of tests for their number, and says if resamples or seeds are too few."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

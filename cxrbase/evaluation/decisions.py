@@ -1,4 +1,4 @@
-"""Turns scores into yes or no by thresholds chosen on validation, and says how good the answers are."""
+"""Turns scores into yes or no with thresholds chosen on validation, and measures how good the decisions are."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What stands on an encoder's tokens to answer a task, and the loss it learns by."""
+"""Heads that answer a task from an encoder's tokens, and the losses they are trained with."""
 
 from typing import Literal
 

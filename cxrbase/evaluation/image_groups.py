@@ -1,4 +1,4 @@
-"""Who the images of a run are of: groups by sex, age, view, site, source and origin, and how many are in each."""
+"""Groups of the images of a run by sex, age, view, site, source and origin, and the number of images in each."""
 
 from typing import Any
 

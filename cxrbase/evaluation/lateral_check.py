@@ -1,4 +1,4 @@
-"""Tells lateral images from the frontal ones that a model learnt from, by logistic regression on its own features."""
+"""Recognises lateral images among a model's inputs, by logistic regression on the model's own features."""
 
 from dataclasses import dataclass
 from typing import Any

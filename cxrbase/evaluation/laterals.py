@@ -1,4 +1,4 @@
-"""The lateral images that a task leaves out, opened to teach its model what to warn of."""
+"""The lateral images that a task leaves out, used to teach its model when to warn."""
 
 import logging
 from collections.abc import Callable

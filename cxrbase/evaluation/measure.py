@@ -1,4 +1,4 @@
-"""Every metric of one set of scores: thresholds and temperatures from validation, values and intervals on test."""
+"""All metrics of one set of scores: thresholds and temperatures from validation, values and intervals on test."""
 
 import math
 from collections.abc import Sequence

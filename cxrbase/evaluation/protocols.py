@@ -1,4 +1,4 @@
-"""What is done with frozen features: linear probe or nearest neighbours, on all, a share or a few of the labels."""
+"""Scoring protocols for frozen features: linear probe or nearest neighbours, on all, some or a few labels."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What an order of images is worth, in many resamples at once: AUROC, average precision, sensitivity."""
+"""Ranking metrics over many resamples at once: AUROC, average precision, sensitivity."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Draws few labelled images per class, or a share of the patients, from the training images of a task."""
+"""Draws a few labelled patients with and without each class, or a share of the patients, from the training images."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How scores differ between groups of patients: by sex, age band, view and site, with the gap and its interval."""
+"""Score differences between groups of patients by sex, age band, view and site, with the gap and its interval."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a task is: where its images lie, which findings are asked for, and how its labels and splits are to be read."""
+"""The definition of a task: where its images are, which findings are asked for, how labels and splits are read."""
 
 import difflib
 from collections.abc import Iterable, Mapping

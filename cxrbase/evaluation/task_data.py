@@ -1,4 +1,4 @@
-"""The images, labels and splits of a task, read from where they lie and checked."""
+"""Reads and checks the images, labels and splits of a task."""
 
 import hashlib
 import logging

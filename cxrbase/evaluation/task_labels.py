@@ -1,4 +1,4 @@
-"""Turns what a manifest says about findings into labels to learn from and labels to be judged by."""
+"""Turns a manifest's columns into labels for training and labels for scoring."""
 
 import logging
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Gives every image of a task its split: official, listed or dealt by patient."""
+"""Assigns every image of a task to a split: official, from a list, or at random by patient."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""Classes that cannot be scored, or for which validation chooses nothing, with the reasons."""
+"""Classes that cannot be scored, thresholded or calibrated, with the reasons."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The contract between an objective and the training loop, and the momentum teacher that some objectives keep."""
+"""The interface between objectives and the training loop, and the momentum teacher some objectives use."""
 
 import copy
 from typing import ClassVar, NamedTuple, Self

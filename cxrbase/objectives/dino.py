@@ -1,4 +1,4 @@
-"""DINO: a student predicts what its momentum teacher says of other crops of the same image."""
+"""DINO: a student predicts its momentum teacher's output for other crops of the same image."""
 
 import math
 from typing import ClassVar, Literal

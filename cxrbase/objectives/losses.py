@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors, computed in float32 whatever the autocast around them."""
+"""Losses as pure functions of tensors, computed in float32 even under autocast."""
 
 from collections.abc import Sequence
 from typing import Any

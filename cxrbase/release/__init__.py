@@ -1,1 +1,1 @@
-"""What users of an encoder need: files other programs open, features, maps, probabilities, a page to try it."""
+"""Tools for users of an encoder: exports, features, maps, probabilities, and a demo page."""

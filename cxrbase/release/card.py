@@ -1,4 +1,4 @@
-"""The model card: what an encoder is, what it was made of, what it scored, and what it is not for."""
+"""The model card of an encoder: what it is, what it was made of, its scores, and what it must not be used for."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

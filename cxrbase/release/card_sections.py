@@ -1,4 +1,4 @@
-"""Parts that the cards of encoders and of fine-tuned models share."""
+"""Sections shared by the cards of encoders and of fine-tuned models."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every export does: write the weights, make images to compare on, and say how much two networks differ."""
+"""Steps shared by all exports: write the weights, make test images, and measure how much two networks differ."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Findings that a model was not seen to tell on its own test patients."""
+"""Findings that a model did not tell from chance on its own test patients."""
 
 from collections.abc import Sequence
 from typing import Any

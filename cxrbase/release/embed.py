@@ -1,4 +1,4 @@
-"""Features of images as a Parquet table, in order, resumed where a killed job stopped."""
+"""Features of images as a Parquet table, in order; a killed job resumes where it stopped."""
 
 import hashlib
 import json

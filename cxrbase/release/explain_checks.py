@@ -1,4 +1,4 @@
-"""Whether maps say something: do they follow the weights, hit what is known to be there, and move the score."""
+"""Checks of maps: whether they follow the weights, hit the known place of a finding, and affect the score."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

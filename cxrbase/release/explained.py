@@ -1,4 +1,4 @@
-"""One interface for what can be explained: a fine-tuned model with findings, or an encoder alone."""
+"""One interface to everything that can be explained: a fine-tuned model with findings, or an encoder alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Writes an encoder as a folder that timm, transformers, onnxruntime or torch alone can open, and checks it there."""
+"""Exports an encoder as a folder for timm, transformers, onnxruntime or torch, and checks it in that program."""
 
 import json
 import shutil

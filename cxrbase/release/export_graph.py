@@ -1,4 +1,4 @@
-"""An encoder as a program: ONNX, checked in onnxruntime, or torch.export, both for any batch size."""
+"""Exports an encoder as a program for any batch size: ONNX, checked in onnxruntime, or torch.export."""
 
 import contextlib
 import importlib.util

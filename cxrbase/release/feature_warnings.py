@@ -1,4 +1,4 @@
-"""What is odd about an image for a fine-tuned model, told from the features that the model makes of it."""
+"""Warnings about odd images, based on the features of a fine-tuned model."""
 
 from cxrbase.evaluation.classifier import Features
 from cxrbase.models import Model

@@ -1,4 +1,4 @@
-"""From what a user names on the command line to prepared batches: files, folders, globs, manifests and packs."""
+"""Turns command line inputs (files, folders, globs, manifests, packs) into prepared batches."""
 
 import glob
 import hashlib

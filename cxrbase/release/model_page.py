@@ -1,4 +1,4 @@
-"""The card of a fine-tuned model: what it was made of, how it did, what it warns of, and under which terms."""
+"""The model card of a fine-tuned model: what it was made of, its scores, its warnings, and its terms."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files beside the weights of an export: preprocessing as data, licence, checksums; and their check on loading."""
+"""Files next to the weights of an export (preprocessing, licence, checksums), and their check on loading."""
 
 import hashlib
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""Probabilities of a fine-tuned model for images, with what may be wrong about each image."""
+"""A fine-tuned model's probabilities for images, with warnings about each image."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What a run folder says about itself: its summary, its settings, and the images it was trained on."""
+"""What a run folder records: its summary, its settings, and the images it was trained on."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What is odd about an image, told from its pixels alone, by the rules of `cxrbase audit`."""
+"""Warnings about odd images, based on pixels alone, with the rules of `cxrbase audit`."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,1 +1,1 @@
-"""Public data sets: one file each, from the folder a user downloaded to a manifest."""
+"""Public data sets, one module each: from the downloaded folder to a manifest."""

@@ -1,4 +1,4 @@
-"""What every source is: facts about a public data set, and how its folder becomes a manifest."""
+"""The interface of all sources: facts about a public data set, and how its folder becomes a manifest."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A folder with a manifest of one's own."""
+"""A folder with your own manifest."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""JSRT: films with and without a lung nodule, told by the name."""
+"""JSRT: films with and without a lung nodule, distinguished by file name."""
 
 import re
 from pathlib import Path, PurePosixPath

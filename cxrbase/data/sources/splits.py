@@ -1,4 +1,4 @@
-"""Keeps every patient in one split where an official division does not."""
+"""Keeps every patient in one split if an official division does not."""
 
 import logging
 from collections.abc import Sequence

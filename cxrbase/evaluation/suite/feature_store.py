@@ -1,4 +1,4 @@
-"""Frozen features of the images of a task, computed once, kept on disk, and taken up again after a kill."""
+"""Frozen features of the images of a task: computed once, kept on disk, and continued after an interruption."""
 
 import hashlib
 import json

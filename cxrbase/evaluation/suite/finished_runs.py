@@ -1,4 +1,4 @@
-"""Results of finished fine-tuning runs under the names of the runs, to be compared in pairs as encoders are."""
+"""Reads the results of finished fine-tuning runs, so that runs can be compared in pairs like encoders."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which encoder the training of an encoder started from, and that one from, as their run folders say."""
+"""Traces which encoders an encoder's training started from, as recorded in the run folders."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Result rows: a JSON file for each encoder, task, protocol and seed, and beside it the numbers to compare them."""
+"""Result rows: a JSON file per encoder, task, protocol and seed, with the numbers needed to compare them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Scores frozen encoders on the images of a task: what each has seen, its features, and its rows on disk."""
+"""Scores frozen encoders on the images of a task: images seen before, features, and result rows on disk."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which test images an encoder was pretrained on, by the fingerprints of both."""
+"""Finds the test images that an encoder was pretrained on, by the fingerprints of both sets."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Whether a task can be solved by telling where an image is from, and whether the features tell it."""
+"""Checks whether the source of an image predicts the labels of a task, and whether the features reveal the source."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""A page on this machine that shows what a model makes of one radiograph."""
+"""A local web page that shows what a model makes of one radiograph."""

@@ -1,4 +1,4 @@
-"""What the page shows of one upload: the input as the network sees it, probabilities, a map, neighbours."""
+"""What the page shows for an upload: the network's input, probabilities, a map, neighbours."""
 
 import base64
 import io

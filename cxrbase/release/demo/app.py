@@ -1,4 +1,4 @@
-"""The web application: one page, one upload at a time, nothing kept, nobody from elsewhere."""
+"""The web application: one page, one upload at a time, nothing stored, local access only."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The images of a feature table that are most like a new one."""
+"""Finds the images in a feature table that are most like a new one."""
 
 import json
 from pathlib import Path
