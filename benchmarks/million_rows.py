@@ -24,10 +24,11 @@ from _record import save, spread
 from jsonargparse import auto_cli
 
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest import SPLITS, Manifest
 from cxrbase.data.shards import FORMAT_VERSION, INDEX, PACKED_FIELDS, member_name, parquet_bytes, shard_name, write_tar
 
 _SHARD, _SIDE, _BATCH = 8192, 16, 256
+_SPLIT = {0: "val", 1: "test"}  # of two patients, so that nothing is dealt; all splits are drawn
 
 
 def make(folder: Path, rows: int) -> None:
@@ -50,7 +51,8 @@ def make(folder: Path, rows: int) -> None:
                 packed[name].append(value)
     numbers = range(rows)
     columns = {"path": [f"made/p{n // 6:06}/{n:07}.jpg" for n in numbers], "source": ["made"] * rows,
-               "patient_id": [f"p{n // 6:06}" for n in numbers], "split": ["train"] * rows}  # fmt: skip
+               "patient_id": [f"p{n // 6:06}" for n in numbers],
+               "split": [_SPLIT.get(n // 6, "train") for n in numbers]}  # fmt: skip
     table = Manifest.from_columns(columns, root=folder).table
     for field in PACKED_FIELDS:
         table = table.append_column(field, pa.array(packed[field.name], field.type))
@@ -59,7 +61,9 @@ def make(folder: Path, rows: int) -> None:
 
 
 def opened(folder: Path, workers: int) -> CXRDataModule:
-    data = CXRDataModule(str(folder), image_size=_SIDE, batch_size=_BATCH, num_workers=workers, drop_last=False)
+    data = CXRDataModule(
+        str(folder), image_size=_SIDE, batch_size=_BATCH, num_workers=workers, drop_last=False, pretrain_on=SPLITS
+    )
     data.prepare_data()
     data.setup("fit")
     return data

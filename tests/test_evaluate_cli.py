@@ -93,7 +93,9 @@ def trained_on(folder, encoder, phantom, paths):
     run = shutil.copytree(encoder, folder)
     table = Manifest.from_columns({"path": paths, "split": ["train"] * len(paths)}, root=phantom)
     table.write(run / "seen.parquet")
-    data = {"root": str(phantom), "manifest": str(run / "seen.parquet")}
+    # All of them, as some of a set without val and test are held out for these.
+    every = ["train", "val", "test"]
+    data = {"root": str(phantom), "manifest": str(run / "seen.parquet"), "pretrain_on": every}
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
     return run
 

@@ -110,7 +110,7 @@ def names_of(root: str, manifest: str | None, table: ImageTable) -> dict[str, li
 
 
 def read_manifest(root: Path, *, named: str | None, targets: dict[str, Target] | None) -> Manifest:
-    """Manifest of a folder: the named one, that in the folder, or all its images; dealt to splits where it has none."""
+    """Manifest of a folder: the named one, that in the folder, or all its images; with the splits that it lacks."""
     if not root.is_dir():
         raise ManifestError(f"no folder {root}: give the folder of your images with --data.root=/path/to/images")
     given = [Path(named)] if named else []
@@ -120,4 +120,4 @@ def read_manifest(root: Path, *, named: str | None, targets: dict[str, Target] |
         manifest.check_files()
     else:
         manifest = Manifest.from_folder(root)
-    return manifest if (manifest.column("split") != "").any() else manifest.with_splits()
+    return manifest.with_missing_splits()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cxrbase.data.manifest_columns import (
     text_of,
     with_view_position,
 )
+from cxrbase.data.manifest_splits import deal_splits, fill_splits
 from cxrbase.errors import ManifestError
 from cxrbase.whole_files import written_whole
 
@@ -145,9 +146,16 @@ class Manifest:
             raise ValueError(f"val and test must be at least 0 and together below 1, got {val} and {test}")
         if (self.column("split") != "").any():
             raise ManifestError("the manifest has splits already: empty its column split to deal new ones")
-        splits = deal_splits(self.patients().tolist(), val=val, test=test, seed=seed)
-        index = self.table.column_names.index("split")
-        return Manifest(self.table.set_column(index, "split", pa.array(splits)), self.root)
+        return self.divided(deal_splits(self.patients().tolist(), val=val, test=test, seed=seed))
+
+    def with_missing_splits(self) -> "Manifest":
+        """The manifest with the splits that it lacks dealt by patient, see `fill_splits`."""
+        return self.divided(fill_splits(self, self.splits(), packed=False))
+
+    def divided(self, splits: Sequence[str] | NDArray[Any]) -> "Manifest":
+        """The manifest with these splits, (N,) of str; ManifestError where a patient would be in two."""
+        place = self.table.column_names.index("split")
+        return Manifest(self.table.set_column(place, "split", pa.array(splits, pa.string())), self.root)
 
     def with_targets(self, targets: Mapping[str, Target]) -> "Manifest":
         """The manifest with labels that are read off its columns, by name; ManifestError where a column is absent."""
@@ -228,15 +236,6 @@ class Manifest:
     def __len__(self) -> int:
         """Number of images."""
         return int(self.table.num_rows)
-
-
-def deal_splits(patients: Iterable[str], *, val: float = 0.15, test: float = 0.15, seed: int = 0) -> list[str]:
-    """Split of each patient by a hash of its id, see `Manifest.with_splits`."""
-    splits = []
-    for patient in patients:
-        share = int.from_bytes(hashlib.sha256(f"{seed}:{patient}".encode()).digest()[:8]) / 2**64
-        splits.append("test" if share < test else "val" if share < test + val else "train")
-    return splits
 
 
 def _add_targets(table: pa.Table, targets: Mapping[str, Target]) -> pa.Table:

@@ -1,5 +1,6 @@
 """Selects which training images are drawn, and how often: sources, views, exclusion lists, weights."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from cxrbase.data.manifest_excluded import NamedImages, excluded
 from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.order import Part
 from cxrbase.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class ImageTable(Protocol):
@@ -83,9 +86,10 @@ class Selection:
             called: Other names of the sources, see `NamedImages`.
 
         Raises:
-            ConfigError: A source or view is not in the table, or nothing remains.
+            ConfigError: A source or view is not in the table, or nothing remains, in all or of a source that is named.
             ManifestError: An exclusion list cannot be read, or may mean images of two sources.
         """
+        _warn_of_absent(table, rows, wanted=self.sources)
         if self.sources is not None:
             rows = _only(table, rows, name="sources", column="source", wanted=self.sources)
         if self.view_positions is not None:
@@ -95,10 +99,12 @@ class Selection:
             rows = rows[~out[rows]]
         if not len(rows):
             raise ConfigError("data.select leaves no image to train on: widen its sources and view_positions")
+        codes, names = table.coded("source")
+        _drawn("sources", self.sources or (), {names[code] for code in np.unique(codes[rows])})
         if not self.weights:
             return [Part(rows)]
-        codes, names = table.coded("source")
         _known("weights", self.weights, names)
+        _drawn("weights", self.weights, {names[code] for code in np.unique(codes[rows])})
         given = {name.lower(): weight for name, weight in self.weights.items()}
         weight_of = np.array([given.get(name.lower(), 1.0) for name in names])
         # A part for each source, so that a source's share is exact in every epoch.
@@ -120,3 +126,25 @@ def _known(name: str, wanted: Iterable[str], there: list[str]) -> None:
     if unknown := [value for value in wanted if value.lower() not in lower]:
         found = ", ".join(sorted({value for value in there if value})) or "none"
         raise ConfigError(f"data.select.{name} has {', '.join(unknown)}, which no image has; there are {found}")
+
+
+def _drawn(name: str, wanted: Iterable[str], there: set[str]) -> None:
+    """Refuses a source that is named and of which no image remains."""
+    lower = {value.lower() for value in there}
+    if lacking := [value for value in wanted if value.lower() not in lower]:
+        raise ConfigError(
+            f"data.select.{name} has {', '.join(lacking)}, of which no image is left to train on: fill its column "
+            "split, choose other splits, views or exclusion lists, or do not name it"
+        )
+
+
+def _warn_of_absent(table: ImageTable, rows: NDArray[np.int64], *, wanted: list[str] | None) -> None:
+    """Names whole sources that are wanted and have no image in the splits to draw from."""
+    codes, names = table.coded("source")
+    lower = None if wanted is None else {value.lower() for value in wanted}
+    for code in np.setdiff1d(codes, codes[rows]):
+        if lower is None or names[code].lower() in lower:
+            logger.warning(
+                "no image of %s is trained on: none of its %d is in the splits to train on",
+                names[code] or "no named source", int((codes == code).sum()),
+            )  # fmt: skip

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cxrbase.data.manifest import LABEL_PREFIX, deal_splits
+from cxrbase.data.manifest import LABEL_PREFIX
+from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.parquet import read_parquet
 from cxrbase.data.reading import CROPPED, Reading
 from cxrbase.data.shards import FORMAT_VERSION, PACKED_FIELDS, metadata_of, reading_of
@@ -128,13 +129,9 @@ class ShardIndex:
         return np.asarray(np.unique(key, return_inverse=True)[1], np.int32)
 
     def splits(self) -> NDArray[Any]:
-        """Split of each image, (N,) of str; dealt by patient where the index has none."""
+        """Split of each image, (N,) of str; what a source lacks is dealt by patient, see `fill_splits`."""
         codes, names = self.coded("split")
-        if any(names[code] for code in np.unique(codes)):
-            return np.array(names, object)[codes]
-        patients = pa.array(self.patients()).dictionary_encode()
-        dealt = np.array(deal_splits(patients.dictionary.to_pylist()), object)
-        return np.asarray(dealt[patients.indices.to_numpy()])
+        return fill_splits(self, np.array(names, object)[codes], packed=True)
 
     def images_hash(self, rows: NDArray[np.int64]) -> str:
         """SHA-256 that tells whether some rows hold the same images, as hex."""

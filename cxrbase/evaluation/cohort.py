@@ -13,7 +13,6 @@ from cxrbase.errors import ManifestError
 
 Floats = npt.NDArray[np.floating[Any]]
 
-SPLITS = ("train", "val", "test")
 AGE_BANDS = (20.0, 40.0, 60.0, 80.0)
 
 # Columns that subgroups are told by, beside age. `origin` is where a set that was put together has an image from.
@@ -146,11 +145,6 @@ class Splits:
     @staticmethod
     def _kinds(part: Cohort) -> Iterator[set[float]]:
         return (set(np.unique(column[np.isin(column, (0, 1))]).tolist()) for column in part.labels.T)
-
-
-def thin(rows: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """At most `limit` rows, evenly spaced, so that the choice does not depend on a random state."""
-    return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
 
 
 def age_bands(years: npt.ArrayLike) -> npt.NDArray[Any]:

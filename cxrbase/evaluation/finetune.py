@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxrbase.data.centre import CentreViews
+from cxrbase.data.centre import CentreViews, few_rows
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, Predicted, predict
-from cxrbase.evaluation.cohort import thin
 from cxrbase.evaluation.finetune_data import Material, Rows
 from cxrbase.evaluation.finetune_fit import CHECKPOINT, BestEpoch, fit_classifier, identity, with_drop_path
 from cxrbase.evaluation.finetune_report import model_card, result_row
@@ -140,7 +139,7 @@ class _Fitted:
     ) -> "_Fitted":
         device = _device(settings)
         classifier.to(device)
-        shown = thin(material.train, LIMIT)
+        shown = few_rows(material.train, LIMIT)
         rows = {"val": material.rows["val"], "test": material.rows["test"], "train": shown}
         scored = {
             part: _predict(classifier, material.store, chosen, card, size, device) for part, chosen in rows.items()
@@ -160,7 +159,7 @@ class _Fitted:
         return material.laterals.fit(
             self.features,
             # What a view is takes no label, so few labels leave all images to learn it from.
-            lambda: known if len(material.train) == len(rows) else self.features(material.store, thin(rows, LIMIT)),
+            lambda: known if len(material.train) == len(rows) else self.features(material.store, few_rows(rows, LIMIT)),
             self.scored["val"].pooled,
         )
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cxrbase.data.centre import few_rows
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import is_lateral
-from cxrbase.evaluation.cohort import thin
 from cxrbase.evaluation.lateral_check import FEWEST, LateralCheck
 from cxrbase.evaluation.task_data import TaskData
 from cxrbase.evaluation.task_images import open_images
@@ -66,7 +66,7 @@ def open_laterals(data: TaskData, **opening: Any) -> Laterals:
         return _none(data, why)
     assert data.laterals is not None
     splits = data.laterals.column("split")
-    chosen = np.concatenate([thin(np.flatnonzero(splits == split), LIMIT) for split in ("train", "val")])
+    chosen = np.concatenate([few_rows(np.flatnonzero(splits == split), LIMIT) for split in ("train", "val")])
     manifest = Manifest(data.laterals.table.take(pa.array(chosen)), data.laterals.root)
     # A damaged one makes this check smaller, which is no reason to stop.
     store = open_images(data, manifest=manifest, max_bad=1.0, **opening)

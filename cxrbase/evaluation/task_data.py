@@ -144,7 +144,7 @@ def load_task_data(task: Task) -> TaskData:
         ConfigError: The task asks for what the manifest lacks.
     """
     whole = _excluded(task, task_manifest(task))
-    manifest = assign_splits(task, _viewed(task, whole))
+    manifest = assign_splits(task, whole, kept=_viewed(task, whole))
     labels = task_labels(task, manifest)
     known = ~np.isnan(labels.targets).all(1)
     # An uncertain label is for training alone: elsewhere an image must have one that can be judged.
@@ -219,9 +219,10 @@ def _packed_manifest(task: Task) -> Manifest:
     return Manifest(table, path.parent).with_targets(task.targets)
 
 
-def _viewed(task: Task, manifest: Manifest) -> Manifest:
+def _viewed(task: Task, manifest: Manifest) -> NDArray[np.bool_] | None:
+    """Which images have a view that the task keeps, (N,); None where it keeps all."""
     if not task.views:
-        return manifest
+        return None
     views, wanted = manifest.column("view_position"), " or ".join(task.views)
     kept = np.isin(views, task.views)
     if not (views != "").any():
@@ -233,7 +234,7 @@ def _viewed(task: Task, manifest: Manifest) -> Manifest:
     _say(task, f"do not say whether they are {wanted}", int((views == "").sum()))
     if not kept.any():
         raise ManifestError(f"task {task.name} has no image with view_position {wanted}")
-    return Manifest(manifest.table.filter(pa.array(kept)), manifest.root)
+    return kept
 
 
 def _laterals(task: Task, whole: Manifest, kept: Manifest) -> Manifest | None:
@@ -246,9 +247,7 @@ def _laterals(task: Task, whole: Manifest, kept: Manifest) -> Manifest | None:
             if is_lateral(view) and view not in task.views and home.get(patients[row])]  # fmt: skip
     if not rows:
         return None
-    table = whole.table.take(pa.array(rows))
-    splits = pa.array([home[patients[row]] for row in rows], pa.string())
-    return Manifest(table.set_column(table.column_names.index("split"), "split", splits), whole.root)
+    return Manifest(whole.table.take(pa.array(rows)), whole.root).divided([home[patients[row]] for row in rows])
 
 
 def _excluded(task: Task, manifest: Manifest) -> Manifest:

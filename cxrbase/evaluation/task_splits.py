@@ -1,7 +1,5 @@
 """Assigns every image of a task to a split: official, from a list, or at random by patient."""
 
-import hashlib
-import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,21 +7,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cxrbase.data.images import is_packed
 from cxrbase.data.manifest import SPLITS, Manifest
+from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.sources.tables import read_lines
 from cxrbase.errors import ManifestError
-from cxrbase.evaluation.task import Task, TaskSplits
-
-logger = logging.getLogger(__name__)
+from cxrbase.evaluation.task import Task
 
 Names = NDArray[Any]
 
 
-def assign_splits(task: Task, manifest: Manifest) -> Manifest:
+def assign_splits(task: Task, manifest: Manifest, *, kept: NDArray[np.bool_] | None = None) -> Manifest:
     """The manifest with train, val and test filled; images of no split keep a blank one.
 
-    Where no image has a split, all patients are dealt. Where train is official, missing val and test are dealt from its
-    patients by a hash of the patient and the seed, so that newcomers move nobody.
+    What is missing is dealt by patient with the shares and seed of the task, as pretraining does; see `fill_splits`.
+
+    Args:
+        task: Says what is official, and how the rest is dealt.
+        manifest: All images, because what its data set has is known by all of them.
+        kept: (N,), which of them the task is about; None takes all.
 
     Raises:
         ManifestError: A list is missing or names no image, or a patient would be in two splits.
@@ -33,17 +35,14 @@ def assign_splits(task: Task, manifest: Manifest) -> Manifest:
     splits = np.array([settings.rename.get(split, split) for split in splits], dtype=object)
     for split, name in settings.lists.items():
         splits[_listed(manifest, manifest.root / name)] = split
-    shares = {name: getattr(settings, name) for name in ("val", "test") if not (splits == name).any()}
-    dealt = (splits == "") if (splits == "").all() else (splits == "train")
-    shown = {name: share for name, share in shares.items() if share and dealt.any()}
-    if shown:
-        splits[dealt] = _deal(manifest.patients()[dealt], shown, settings)
-        said = " and ".join(f"{share:.1%} as {name}" for name, share in shown.items())
-        logger.info("%s: no official %s, so patients are dealt %s, seed %d", task.name, " and ".join(shown), said,
-                    settings.seed)  # fmt: skip
+    splits = fill_splits(
+        manifest, splits, packed=is_packed(task.data.root), val=settings.val, test=settings.test, seed=settings.seed,
+        name=task.name,
+    )  # fmt: skip
+    if kept is not None:
+        manifest, splits = Manifest(manifest.table.filter(pa.array(kept)), manifest.root), splits[kept]
     refuse_shared(manifest.patients(), splits)
-    index = manifest.table.column_names.index("split")
-    return Manifest(manifest.table.set_column(index, "split", pa.array(splits.tolist(), pa.string())), manifest.root)
+    return manifest.divided(splits)
 
 
 def refuse_shared(patients: Names, splits: Names) -> None:
@@ -55,21 +54,6 @@ def refuse_shared(patients: Names, splits: Names) -> None:
                 f"patient {patient} is in split {home[patient]} and in split {split}: patients must not cross splits, "
                 "so deal them anew or correct the lists"
             )
-
-
-def _deal(patients: Names, shares: dict[str, float], settings: TaskSplits) -> Names:
-    dealt = {}
-    for patient in set(patients):
-        place = int.from_bytes(hashlib.sha256(f"{settings.seed}:{patient}".encode()).digest()[:8]) / 2**64
-        # Test first, so that a change of val moves nobody out of test.
-        edge, found = 0.0, "train"
-        for name in ("test", "val"):
-            edge += shares.get(name, 0.0)
-            if place < edge:
-                found = name
-                break
-        dealt[patient] = found
-    return np.array([dealt[patient] for patient in patients], dtype=object)
 
 
 def _listed(manifest: Manifest, path: Path) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from cxrbase.views import RandomViews
 from packs import make_pack, picture
 
 SOURCES = ["nih"] * 40 + ["brax"] * 24
+SPLITS = ["train"] * 36 + ["val"] * 2 + ["test"] * 2 + ["train"] * 20 + ["val"] * 2 + ["test"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def pack(tmp_path_factory):
     return make_pack(
         tmp_path_factory.mktemp("pack"),
         source=list(SOURCES),
-        patient_id=[f"p{row // 4}" for row in range(64)],
+        patient_id=[f"p{row // 4} {split}" for row, split in enumerate(SPLITS)],
         view_position=["PA", "AP", "PA", "LATERAL"] * 16,
-        split=["train"] * 36 + ["val"] * 4 + ["train"] * 20 + ["test"] * 4,
+        split=list(SPLITS),
         label_effusion=[row % 2 for row in range(64)],
     )
 
@@ -53,7 +54,7 @@ def test_packed_images_stream_with_labels_and_evaluation_views(pack):
     assert set(data.manifest.splits()[rows]) == {"train"}
     test = data.labelled_rows("test")
     paths = data.manifest.column("path")
-    assert sorted(paths[test]) == [f"nih/{row}.png" if row < 40 else f"brax/{row}.png" for row in range(60, 64)]
+    assert sorted(paths[test]) == [f"nih/{row}.png" if row < 40 else f"brax/{row}.png" for row in (62, 63, 38, 39)]
     assert data.labels(test)[:, 0].tolist() == [int(path.split("/")[1][:-4]) % 2 for path in paths[test]]
     images = next(iter(data.centre.batches(test, device=torch.device("cpu"))))
     assert images.shape == (4, 1, 32, 32)

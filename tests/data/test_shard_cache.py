@@ -28,7 +28,8 @@ def cached(pack, tmp_path, limit=10**9, **options):
 
 def ready(pack, tmp_path, **options):
     words = {"image_size": 32, "batch_size": 8, "cache_dir": str(tmp_path / "cache"), "cache_gb": 1.0, **options}
-    data = CXRDataModule(f"file://{pack}", **words)
+    # Every image is drawn, those too that are held out of a pack without val and test.
+    data = CXRDataModule(f"file://{pack}", pretrain_on=["train", "val", "test"], **words)
     data.prepare_data()
     data.setup("fit")
     return data

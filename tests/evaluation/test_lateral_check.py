@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrbase.data.centre import few_rows
 from cxrbase.evaluation.lateral_check import FALSE_ALARMS, LateralCheck, in_words
-from cxrbase.evaluation.laterals import thin
 from cxrbase.evaluation.linear import LinearProbe
 
 
@@ -65,6 +65,6 @@ def test_what_was_not_fitted_is_said(told):
 
 
 def test_rows_are_thinned_evenly():
-    assert thin(np.arange(10), 4).tolist() == [0, 3, 6, 9]
-    assert thin(np.arange(3), 4).tolist() == [0, 1, 2]
-    assert thin(np.arange(0), 4).tolist() == []
+    assert few_rows(np.arange(10), 4).tolist() == [0, 3, 6, 9]
+    assert few_rows(np.arange(3), 4).tolist() == [0, 1, 2]
+    assert few_rows(np.arange(0), 4).tolist() == []

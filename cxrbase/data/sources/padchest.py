@@ -4,6 +4,7 @@ import ast
 from functools import lru_cache
 from pathlib import Path
 
+from cxrbase.data.manifest import LABEL_PREFIX
 from cxrbase.data.sources.base import Columns, Source
 from cxrbase.data.sources.labels import UNKNOWN, presence, sexes, snake, views, years
 from cxrbase.data.sources.tables import find_table, read_csv
@@ -38,6 +39,31 @@ FINDINGS = (
     "abnormal foreign body",
     "suboptimal study",
 )
+# Labels below the findings in the data set's own tree (tree_term_CUI_counts_160K.csv; appendix of
+# https://arxiv.org/abs/1901.07441): an image with one of them has the finding, though its name is not listed.
+KINDS = {
+    "atelectasis": (
+        *("total atelectasis", "lobar atelectasis", "segmental atelectasis", "laminar atelectasis"),
+        *("round atelectasis", "atelectasis basal"),
+    ),
+    "consolidation": ("air bronchogram",),
+    "infiltrates": (
+        *("interstitial pattern", "ground glass pattern", "reticular interstitial pattern"),
+        *("reticulonodular interstitial pattern", "miliary opacities", "alveolar pattern", "consolidation"),
+        "air bronchogram",
+    ),
+    "nodule": ("multiple nodules",),
+    "pleural effusion": (
+        *("loculated pleural effusion", "loculated fissural effusion", "hydropneumothorax", "empyema", "hemothorax"),
+    ),
+    "pleural thickening": ("apical pleural thickening", "calcified pleural thickening"),
+    "pneumonia": ("atypical pneumonia",),
+    "pneumothorax": ("hydropneumothorax",),
+    "pulmonary fibrosis": ("post radiotherapy changes", "asbestosis signs"),
+    "tuberculosis": ("tuberculosis sequelae",),
+}
+# Beside the finding in the tree and not below it, but devices of these names are pacemakers or defibrillators.
+UNCLEAR = {"pacemaker": ("dual chamber device", "single chamber device")}
 
 
 def _read(root: Path) -> Columns:
@@ -58,13 +84,28 @@ def _read(root: Path) -> Columns:
 
 
 def _known(found: list[tuple[str, ...] | None]) -> dict[str, list[float]]:
-    """Labels of the rows; a row without labels, or marked as to exclude, says nothing about any finding."""
-    columns = presence([names or () for names in found], {name: snake(name) for name in FINDINGS})
-    silent = [row for row, names in enumerate(found) if not names or "exclude" in names]
-    for values in columns.values():
-        for row in silent:
-            values[row] = UNKNOWN
+    """Labels of the rows, kinds of a finding counted as the finding; NaN where a row does not tell."""
+    columns = presence([_with_findings(names or ()) for names in found], {name: snake(name) for name in FINDINGS})
+    for row, names in enumerate(found):
+        for finding in _untold(names):
+            columns[LABEL_PREFIX + snake(finding)][row] = UNKNOWN
     return columns
+
+
+@lru_cache(None)
+def _with_findings(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels of a row and the findings that they are kinds of."""
+    return (*names, *(finding for finding, kinds in KINDS.items() if not set(kinds).isdisjoint(names)))
+
+
+@lru_cache(None)
+def _untold(names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Findings that the labels of a row leave open: all where it has none, is to be left out or refers to another."""
+    if not names or "exclude" in names or names == ("unchanged",):
+        return FINDINGS
+    return tuple(
+        finding for finding, kinds in UNCLEAR.items() if finding not in names and not set(kinds).isdisjoint(names)
+    )
 
 
 @lru_cache(None)
@@ -100,8 +141,11 @@ SOURCE = Source(
     patients=67_625,
     reader=_read,
     notes=(
-        "labels are a list of what is present: 1 where listed, else 0; rows without labels (103) or marked exclude "
-        "(1,312) are NaN; all official labels are in labels_official",
+        "labels are a list of what is present: 1 where the finding is listed or a label below it in the data set's own "
+        "tree (laminar atelectasis is atelectasis, hydropneumothorax is pneumothorax and pleural effusion), else 0; "
+        "tuberculosis thus includes its sequelae, which label_tuberculosis_sequelae tells apart",
+        "rows without labels (103), marked exclude (1,312) or labelled unchanged alone are NaN; pacemaker is NaN where "
+        "only a single or dual chamber device is listed; all official labels are in labels_official as they are",
         "AP_horizontal (supine) counts as AP; COSTAL, EXCLUDE and UNK are blank in view_position; view_official tells",
         "method_label says whether physicians (39,053) or a network (121,808) read the report",
         "age is the year of the study less the year of birth",

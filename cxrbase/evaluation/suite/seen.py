@@ -16,9 +16,9 @@ from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_verify import near_pairs
-from cxrbase.data.images import default_cache, index_path, is_packed
+from cxrbase.data.images import is_packed
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.shard_index import ShardIndex
+from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.errors import ConfigError, ManifestError, ShardError
 from cxrbase.evaluation.suite.lineage import config_of, lineage
 
@@ -85,11 +85,7 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     except (ManifestError, ShardError) as error:
         return f"the images that the encoder was pretrained on are not there: {error}"
     table = found.manifest if found.packed else Manifest(found.manifest.table, Path(root))
-    of_split = found.splits
-    if not any(of_split):
-        # As the data module deals them.
-        index = ShardIndex(index_path(root, default_cache(root))) if found.packed else None
-        of_split = index.splits() if index is not None else table.with_splits().column("split")
+    of_split = fill_splits(table, found.splits, packed=bool(found.packed))  # as the data module has them
     rows = np.flatnonzero(np.isin(of_split.astype(str), splits))
     return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), of_split[rows], found.packed)
 
