@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxrbase.compare.charts import styles
 from cxrbase.compare.paper_numbers import METRICS
+from cxrbase.evaluation.chart_styles import styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
