@@ -16,11 +16,11 @@ from cxrbase.data.reading import Reading
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.demo.neighbours import Neighbours
 from cxrbase.release.doubt import in_words
-from cxrbase.release.embed import weights_sha256
 from cxrbase.release.explain import explain
 from cxrbase.release.explained import open_explained
 from cxrbase.release.overlay import overlay, to_original
 from cxrbase.release.warnings import image_warnings
+from cxrbase.states import state_hash
 
 # Longest side of a picture that is sent to the page, in pixels.
 _SHOWN = 768
@@ -38,7 +38,7 @@ class Analysis:
         self.model = open_explained(model)
         self.neighbours: Neighbours | None = None
         if features is not None:
-            self.neighbours = Neighbours(features, weights_sha256=weights_sha256(self.model.network))
+            self.neighbours = Neighbours(features, weights_sha256=state_hash(self.model.network.state_dict()))
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """Everything that the page shows.
