@@ -12,7 +12,7 @@ from PIL import Image
 from cxrbase.data.decode_codestream import Codestream, check_rle, frame_of, inspect
 from cxrbase.data.decode_image import Refused, luma, reduction
 
-_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
+_RLE = "1.2.840.10008.1.2.5"
 # Lookup tables of palette images, which ITK applies.
 _PALETTE = (0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203)
 
