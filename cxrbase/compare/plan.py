@@ -20,6 +20,8 @@ CONTROL = "untrained"
 _WITHOUT_EFFECT = (
     "release/*",
     "evaluation/chart_styles.py",
+    "evaluation/score_text.py",
+    "report_parts.py",
     *(f"compare/{name}.py" for name in ("charts", "collect", "live", "paper*", "report*", "verdict")),
 )
 

@@ -1,6 +1,5 @@
 """What the page shows of one upload: the input as the network sees it, probabilities, a map, neighbours."""
 
-import base64
 import io
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from cxrbase.release.explain import explain
 from cxrbase.release.explained import open_explained
 from cxrbase.release.overlay import overlay, to_original
 from cxrbase.release.warnings import image_warnings
+from cxrbase.report_parts import png_address
 from cxrbase.states import state_hash
 
 # Longest side of a picture that is sent to the page, in pixels.
@@ -111,4 +111,4 @@ def _grey(view: torch.Tensor) -> NDArray[np.uint8]:
 def _png(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return png_address(file.getvalue())
