@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.sizes import Size, height_width
+from cxrbase.states import write_state
 from cxrbase.weights_fit import Encoder, as_encoder
 from cxrbase.weights_formats import read_checkpoint
 
@@ -93,9 +94,7 @@ def save_encoder(vit: VisionTransformer, folder: Path, card: dict[str, Any]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / ENCODER_FILE
-    state = {key: value.detach().cpu().contiguous() for key, value in vit.state_dict().items()}
-    # save_file would make a file that only its owner can read.
-    weights.write_bytes(save(state, metadata={"format": "pt"}))
+    write_state(weights, vit.state_dict())
     weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     return weights
 

@@ -21,7 +21,7 @@ from cxrbase.evaluation.suite.results import Result, file_part
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_trial
 from cxrbase.evaluation.suite.score_task import Settings
 from cxrbase.evaluation.task import Task, read_sections, read_tasks
-from cxrbase.evaluation.task_data import TaskData, load_task_data, why_absent
+from cxrbase.evaluation.task_data import TaskData, load_task_data, some_without_images
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder
 
@@ -110,10 +110,7 @@ def _there(tasks: Mapping[str, Task]) -> dict[str, TaskData]:
         ConfigError: There are no images of any of several tasks.
         ManifestError: The images of a task are there and malformed, or those of the only one are not there.
     """
-    absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))} if len(tasks) > 1 else {}
-    if absent and len(absent) == len(tasks):
-        listed = "; ".join(f"{path} has {reason}" for path, reason in absent.items())
-        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    absent = some_without_images(tasks) if len(tasks) > 1 else {}
     for path, reason in absent.items():
         logger.warning("%s is not scored: %s", tasks[path].name, reason)
     return {path: load_task_data(task) for path, task in tasks.items() if path not in absent}

@@ -18,6 +18,7 @@ from cxrbase.evaluation.finetune import finetune
 from cxrbase.evaluation.finetune_fit import CHECKPOINT
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.lateral_check import in_words
+from cxrbase.evaluation.score_text import score_text
 from cxrbase.evaluation.suite.figures import write_curves
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import Task
@@ -126,10 +127,10 @@ def print_result(result: Result, run_dir: Path, stream: TextIO) -> None:
     for metric, title in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("balanced_accuracy", "balanced acc."),
                           ("top1_accuracy", "top-1 acc."), ("ece", "calib. error")):  # fmt: skip
         if metric in row["metrics"]:
-            lines.append(f"    {title:14}{_score(row['metrics'][metric]['macro'])}")
+            lines.append(f"    {title:14}{score_text(row['metrics'][metric]['macro'])}")
     per_class = row["metrics"]["auroc"]["per_class"]
     if len(per_class) > 1:
-        lines += [f"      {name:20} AUROC {_score(value)}" for name, value in per_class.items()]
+        lines += [f"      {name:20} AUROC {score_text(value)}" for name, value in per_class.items()]
     lines.append(f"  laterals      {in_words(row['lateral_check'])}")
     lines += [f"  warning       {text}" for text in row["warnings"]]
     lines += [f"  {name:14}{run_dir / name}" for name in ("model", "results", "figures") if (run_dir / name).is_dir()]
@@ -200,9 +201,3 @@ def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
 def _short(name: str) -> str:
     path = Path(name)
     return path.parent.name if path.suffix in (".safetensors", ".json") and path.stem == "encoder" else path.name
-
-
-def _score(score: dict[str, Any]) -> str:
-    if score["value"] is None:
-        return "undefined"
-    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

@@ -10,7 +10,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 import cxrbase
@@ -21,6 +21,7 @@ from cxrbase.evaluation.classifier import Classifier, Features
 from cxrbase.evaluation.heads import log_odds
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
+from cxrbase.states import write_state
 from cxrbase.views import centre_view
 from cxrbase.whole_files import written_whole
 
@@ -152,14 +153,10 @@ def save_model(folder: Path, model: Model) -> Path:
     told = {}
     if model.laterals is not None:
         state[_LATERAL], told["lateral_check"] = model.laterals.weight, model.laterals.to_dict()
-    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     card = {"format": FORMAT, "version": cxrbase.__version__, "range": {"limit": model.range.limit}} | model.card | told
-    for name, content in (
-        (WEIGHTS_FILE, save(plain, metadata={"format": "pt"})),
-        (CARD_FILE, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode()),
-    ):
-        with written_whole(folder / name) as part:
-            part.write_bytes(content)
+    write_state(folder / WEIGHTS_FILE, state)
+    with written_whole(folder / CARD_FILE) as part:
+        part.write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
     return folder
 
 

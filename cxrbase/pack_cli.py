@@ -61,7 +61,7 @@ def _parser() -> SuggestingParser:
     add("--window", choices=get_args(Window), default="percentile", help="how deeper images become 8 bits")
     add("--crop_borders", action="store_true", help="cut off black borders")
     add("--exclude", action="append", type=str, help="list of images to leave out, as `cxrbase audit` writes it")
-    add("--max_bad", "--max-bad", type=float, default=0.01, help="largest share of images that may be unreadable")
+    add("--max_bad", type=float, default=0.01, help="largest share of images that may be unreadable")
     add("--jobs", type=PositiveInt, help="processes (default: all cores)")
     add("--engine", choices=get_args(Engine), default="local", help="local, or ray for an existing Ray cluster")
     add("--partial", action="store_true", help="go on where images of a source are missing")

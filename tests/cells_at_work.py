@@ -1,7 +1,6 @@
 """Who works or worked on the cells of a comparison, from their files and the processes of this machine."""
 
 import contextlib
-import time
 from pathlib import Path
 
 
@@ -27,12 +26,3 @@ def workers(root: Path) -> list[str]:
         with contextlib.suppress(OSError):  # it ended meanwhile
             said.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in said if str(root) in line]
-
-
-def until(reached, *, seconds=300.0):
-    """Waits for a value that is true, and returns it."""
-    end = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-    return found

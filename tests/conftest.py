@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import lightning  # noqa: F401  (binds its log handler to the session's stderr, not to one test's)
@@ -31,6 +32,31 @@ def image_folder(tmp_path_factory) -> Path:
         smooth = np.sin(rows / generator.uniform(3, 9)) + np.cos(columns / generator.uniform(3, 9))
         Image.fromarray(np.uint8(60 * (smooth + 2))).save(root / f"{number:02}.png")
     return root
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Ray with a folder of its own, where it finds no other cluster of this machine and no other process finds its."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Not in the folder of the test: Ray's sockets are in it, whose paths must be short.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield ray
+
+
+@pytest.fixture
+def cluster(ray, monkeypatch):
+    """A Ray cluster of one core, the one that `RAY_ADDRESS` names."""
+    from ray.cluster_utils import Cluster
+
+    # Any free port in place of the ones that a second cluster of a machine finds taken.
+    ports = {"dashboard_agent_listen_port": 0, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20, **ports})
+    monkeypatch.setenv("RAY_ADDRESS", made.address)
+    yield made
+    ray.shutdown()
+    made.shutdown()
 
 
 @pytest.fixture

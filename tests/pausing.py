@@ -2,18 +2,20 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import warm
+from waiting import until
 
 _PAUSES = """
-import os, runpy, signal, sys
-name = sys.argv.pop(1)
+import fnmatch, os, runpy, signal, sys
+name, left = sys.argv.pop(1), int(sys.argv.pop(1))
 put = os.replace
 def replace(source, target):
+    global left
     put(source, target)
-    if os.path.basename(target) == name:
+    left -= fnmatch.fnmatch(os.path.abspath(target), "*/" + name)
+    if not left:
         os.replace = put
         os.kill(os.getpid(), signal.SIGSTOP)
 os.replace = replace
@@ -25,14 +27,17 @@ def _stands(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def start(words, name, **streams):
-    """Returns a process of `cxrbase` that stands still (SIGSTOP) after `name` came to be; SIGCONT lets it go on."""
-    process = warm.Process(["-c", _PAUSES, name, *words], **streams)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not _stands(process.pid):
-        assert time.monotonic() < deadline, f"no {name}"
-        time.sleep(0.005)
-    assert process.poll() is None, process.stderr.read()
+def start(words, name, *, count=1, **streams):
+    """Returns a process of `cxrbase` that stands still (SIGSTOP) once a file came to be; SIGCONT lets it go on.
+
+    Args:
+        words: The command.
+        name: End of the path of the file, with wildcards.
+        count: Which of the files that `name` fits, from 1.
+        **streams: As of `warm.Process`.
+    """
+    process = warm.Process(["-c", _PAUSES, name, count, *words], **streams)
+    until(lambda: _stands(process.pid), process)
     return process
 
 

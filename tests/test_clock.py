@@ -1,12 +1,14 @@
 """The clock gives each phase its own time, and a run shows all of them."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrbase.callbacks.step_times import PHASES, StepTimes
+from cxrbase.callbacks.throughput import Throughput
 from cxrbase.clock import StepClock
 
 
@@ -89,3 +91,35 @@ def test_it_can_be_switched_off(fit):
 def test_a_nonsense_interval_is_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         StepTimes(every_n_steps=0)
+
+
+class Logged:
+    """A module that notes at which batch something is logged."""
+
+    def __init__(self):
+        self.batch, self.at = 0, []
+
+    def log(self, *args, **options):
+        self.at.append(self.batch)
+
+    def log_dict(self, *args, **options):
+        self.at.append(self.batch)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("callback", [Throughput, StepTimes])
+def test_points_of_the_curves_are_optimizer_steps_apart_however_many_batches_a_step_has(callback, accumulated):
+    stream = SimpleNamespace(handed_at=time.perf_counter(), waited_s=0.0)
+    trainer = SimpleNamespace(
+        global_step=5, accumulate_grad_batches=accumulated, world_size=1, datamodule=SimpleNamespace(stream=stream)
+    )
+    batch, module, called = SimpleNamespace(global_=[range(4)]), Logged(), callback(every_n_steps=2)
+    called.on_train_start(trainer, module)
+    for number in range(1, 8 * accumulated + 1):
+        module.batch = number
+        trainer.global_step += number % accumulated == 0
+        called.on_train_batch_end(trainer, module, {"objective": torch.tensor(float(number))}, batch, number)
+    assert sorted(set(module.at)) == [2 * accumulated * point for point in (1, 2, 3, 4)]
+    if callback is Throughput:
+        last = range(6 * accumulated + 1, 8 * accumulated + 1)  # the batches of two steps
+        assert called.loss_last == sum(last) / len(last)

@@ -127,7 +127,7 @@ def test_the_commands_and_options_of_a_million_images_run_on_a_few(tmp_path, mon
     listed, packed, audited, fitted = (block for kind, _, block in BLOCK.findall(text) if kind == "sh")
     run_line(listed, [])
     # The made folders are small parts of the sets, and each holds a broken image.
-    run_line(packed, [], "--partial", "--max-bad=0.5", "--jobs=1")
+    run_line(packed, [], "--partial", "--max_bad=0.5", "--jobs=1")
     run_line(audited, [])
     few = ["--data.batch_size=2", "--data.max_bad=0.5", "--run_dir=runs/first"]
     run_line(fitted, [], *few)

@@ -1,21 +1,19 @@
 """`cxrbase evaluate` from encoder files to rows and pictures, after a kill too, and its answers to mistakes."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 
 import pyarrow as pa
 import pytest
 import torch
 import yaml
 
+import pausing
 import task_runs
-import warm
-from commands import EXPERIMENTS, REPOSITORY
+from commands import EXPERIMENTS
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.manifest import Manifest
@@ -213,18 +211,17 @@ def test_unreadable_images_are_allowed_for_by_the_option_that_is_named(phantom, 
     assert row["key"] == key  # where images come from changes no score
 
 
-def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path, monkeypatch):
-    command = ["-m", "cxrbase", *words(phantom, tmp_path, encoders / "enc0")]
-    process = warm.Process(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "features").rglob("*.npy")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def test_a_killed_run_goes_on_where_it_was(phantom, encoders, tmp_path):
+    given = words(phantom, tmp_path, encoders / "enc0")
+    process = pausing.start(given, "features/*/*.npy", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
-    assert kept
-    assert main(words(phantom, tmp_path, encoders / "enc0")) == 0
+    assert len(kept) == 1  # of the three splits
+    assert not (tmp_path / "results").exists()
+    assert main(given) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 3
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
     assert not list(tmp_path.rglob("*.part"))
 

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import timm
@@ -17,6 +16,7 @@ import warm
 from commands import command
 from cxrbase.cli import main
 from cxrbase.optim import warmup_cosine
+from waiting import until
 
 STEPS = ["--trainer.max_steps=40", "--trainer.max_epochs=100", "--checkpoint.every_n_train_steps=3"]
 
@@ -42,21 +42,9 @@ def scalars(folder, name):
     return events.Scalars(name)
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 120
-    while not path.is_file():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def wait_for_steps(run, process):
-    """Until the run has logged something, which it does after a step."""
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 1000 for path in run.glob("events.*")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def has_logged(run):
+    """Whether a run has logged something, which it does after a step."""
+    return any(path.stat().st_size > 1000 for path in run.glob("events.*"))
 
 
 def assert_same(first, second, path=""):
@@ -175,9 +163,7 @@ def test_interrupt_leaves_a_run_that_can_go_on(image_folder, tmp_path):
     run = tmp_path / "run"
     words = command("mae", "--checkpoint.every_n_train_steps=2", root=image_folder, run_dir=run)
     process = start([*words, "--trainer.max_steps=100000", "--trainer.max_epochs=-1"])
-    while not (run / "last.ckpt").is_file():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
+    until((run / "last.ckpt").is_file, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -189,7 +175,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(image_fo
     run = tmp_path / "run"
     words = command("mae", "--checkpoint.every_n_train_steps=100000", root=image_folder, run_dir=run)
     process = start([*words, "--trainer.max_steps=100000", "--trainer.max_epochs=-1", "--trainer.log_every_n_steps=1"])
-    wait_for_steps(run, process)
+    until(lambda: has_logged(run), process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -252,27 +238,17 @@ def test_other_images_are_refused(fit, image_folder, tmp_path, capfd):
     assert "training images" in capfd.readouterr().err
 
 
-def catches(pid, number):
-    """Whether a process has a handler for a signal."""
-    status = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
-    return bool(int(status, 16) >> (number - 1) & 1)
-
-
 @pytest.mark.parametrize("group", [pytest.param(False, marks=slow), True])
 def test_sigterm_saves_at_the_end_of_a_step_and_the_same_command_goes_on(group, image_folder, tmp_path):
     killed = tmp_path / "killed"
-    words = ["--trainer.accumulate_grad_batches=2"]
+    words = ["--trainer.accumulate_grad_batches=2", "--trainer.log_every_n_steps=1"]
     words += ["--data.num_workers=2"] if group else []
     # No checkpoint but the one that the signal asks for.
     again = command(
         "mae", *words, "--checkpoint.every_n_train_steps=1000", "--ckpt_path=last", root=image_folder, run_dir=killed
     )
     process = start([*again, "--trainer.max_steps=100000", "--trainer.max_epochs=-1"], group=group)
-    wait_for(killed / "config.yaml", process)
-    while not catches(process.pid, signal.SIGTERM):
-        assert process.poll() is None
-        time.sleep(0.01)
-    time.sleep(1.0)
+    until(lambda: has_logged(killed), process)  # a step took a batch of each worker, so all heed the signal by now
     os.killpg(process.pid, signal.SIGTERM) if group else process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
@@ -298,8 +274,7 @@ def test_a_kill_during_a_save_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     process = warm.Process(["-c", SAVES, path], stdout=subprocess.PIPE)
     done = int(process.stdout.readline())
-    while not path.with_name("last.ckpt.tmp").exists():
-        time.sleep(0.001)
+    until(path.with_name("last.ckpt.tmp").exists, process)
     process.kill()
     process.wait()
     held = torch.load(path, weights_only=True)

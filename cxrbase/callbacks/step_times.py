@@ -19,7 +19,7 @@ class StepTimes(Callback):
     time; on a GPU the other phases are the device's.
 
     Args:
-        every_n_steps: Batches between two points of the curves.
+        every_n_steps: Optimizer steps between two points of the curves, which are means over batches.
         enabled: Whether anything is timed.
 
     Attributes:
@@ -31,7 +31,11 @@ class StepTimes(Callback):
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps, self.enabled = every_n_steps, enabled
         self.clock, self.shares = StepClock(), dict[str, int]()
-        self._waited, self._batches = 0.0, 0
+        self._waited, self._batches, self._step = 0.0, 0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Counts from the step that the run begins with."""
+        self._step = trainer.global_step
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hands the clock to those who know where a phase ends."""
@@ -56,7 +60,7 @@ class StepTimes(Callback):
     ) -> None:
         """Now and then logs the means of the last batches."""
         self._batches += 1
-        if not self.enabled or self._batches < self.every_n_steps:
+        if not self.enabled or trainer.global_step < self._step + self.every_n_steps:
             return
         stream = trainer.datamodule.stream  # type: ignore[attr-defined]
         spent = self.clock.spent() | {"wait": stream.waited_s - self._waited}
@@ -66,4 +70,4 @@ class StepTimes(Callback):
         means = {f"time/{phase}_ms": 1000 * value / self._batches for phase, value in seconds.items()}
         self.shares = {PHASES[phase]: round(100 * value / total) for phase, value in seconds.items()}
         pl_module.log_dict(means, rank_zero_only=True)
-        self._batches = 0
+        self._batches, self._step = 0, trainer.global_step

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from cxrbase.evaluation.score_text import score_text
+
 
 def print_summary(run_dir: Path, stream: TextIO) -> None:
     """Writes the summary of a run folder in words.
@@ -52,13 +54,7 @@ def _probe_lines(probe: dict[str, Any]) -> list[str]:
     for name, title in (("linear", "linear probe"), ("knn", "kNN")):
         before, after, gain = probe[name]["random_init"], probe[name]["pretrained"], probe["difference"][name]
         lines.append(
-            f"    {title:12}  pretrained {_score(after)}   untrained {_score(before)}   "
-            f"difference {_score(gain, '+.3f')}"
+            f"    {title:12}  pretrained {score_text(after)}   untrained {score_text(before)}   "
+            f"difference {score_text(gain, '+.3f')}"
         )
     return lines
-
-
-def _score(score: dict[str, Any], form: str = ".3f") -> str:
-    if score["value"] is None:
-        return "undefined"
-    return f"{score['value']:{form}} [{score['low']:{form}}, {score['high']:{form}}]"

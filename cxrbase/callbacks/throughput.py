@@ -17,7 +17,7 @@ class Throughput(Callback):
     Busy is the time from the hand-out of a batch to the end of its step; other callbacks' time counts as neither.
 
     Args:
-        every_n_steps: Batches between two points of the curves, and over which the last loss is averaged.
+        every_n_steps: Optimizer steps between two points of the curves, and over which the last loss is averaged.
 
     Attributes:
         recent_per_s: Images per second between the last two points; None before.
@@ -32,7 +32,12 @@ class Throughput(Callback):
         self._first: torch.Tensor | float | None = None
         self._losses: deque[torch.Tensor] = deque(maxlen=every_n_steps)
         self._recent: list[tuple[int, float, float]] = []
-        self._waited = 0.0
+        self._waited, self._step = 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes room for the losses of the last steps, each of which takes several batches where they accumulate."""
+        self._step = trainer.global_step
+        self._losses = deque(maxlen=self.every_n_steps * trainer.accumulate_grad_batches)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,7 +53,8 @@ class Throughput(Callback):
         if self._first is None:
             self._first = self._losses[0]
         self._recent.append((images, busy, wait))
-        if len(self._recent) >= self.every_n_steps:
+        if trainer.global_step >= self._step + self.every_n_steps:
+            self._step = trainer.global_step
             self._log(pl_module)
 
     @property
@@ -58,7 +64,7 @@ class Throughput(Callback):
 
     @property
     def loss_last(self) -> float | None:
-        """Mean loss of the last batches."""
+        """Mean loss of the batches of the last steps."""
         return float(torch.stack(list(self._losses)).mean()) if self._losses else None
 
     @property

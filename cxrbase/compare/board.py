@@ -13,6 +13,7 @@ from cxrbase.whole_files import written_whole
 
 State = Literal["waiting", "running", "done", "failed"]
 SPEC, RESULT, FAILURE, LOG = "cell.json", "result.json", "failed.json", "log.txt"
+_QUIET_S = 120.0  # after which the worker of a cell counts as gone
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Place:
         """What the worker last said of itself."""
         return read_json(self.folder / PROGRESS) or {}
 
-    def state(self, *, quiet_s: float = 120.0) -> State:
+    def state(self) -> State:
         """Where the cell stands; one that has said nothing for long counts as waiting, its worker being gone."""
         if (self.folder / RESULT).is_file():
             return "done"
         if (self.folder / FAILURE).is_file():
             return "failed"
-        return "running" if time.time() - self.progress.get("at", 0.0) < quiet_s else "waiting"
+        return "running" if time.time() - self.progress.get("at", 0.0) < _QUIET_S else "waiting"
 
 
 def lay_out(plan: Plan, root: Path, *, data: str | Mapping[str, str], tasks: str = "") -> list[Place]:

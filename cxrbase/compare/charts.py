@@ -4,25 +4,14 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cxrbase.evaluation.chart_styles import styles
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/), and shapes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-_MARKS = "os^Dvp*"
 _INK = "#123456"  # stands for the page's text colour until the SVG is written
 _AXES = {"images": "images seen", "flops": "training FLOPs", "seconds": "seconds of training"}
-
-
-def styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of every arm, the same in all charts; no two of 49 arms share both."""
-    style = {}
-    for number, arm in enumerate(arms):
-        turn, colour = divmod(number, len(_COLOURS))
-        # Marks move on by one with every turn through the colours, so that a colour that comes again has another mark.
-        style[arm] = {"color": _COLOURS[colour], "marker": _MARKS[(colour + turn) % len(_MARKS)]}
-    return style
 
 
 def scores(values: Sequence[Mapping[str, Any]], arms: Sequence[str], protocol: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from cxrbase.compare.plan import CONTROL
 from cxrbase.compare.verdict import Results, arms_of, difference_of, means, ranked_tasks, ranking
+from cxrbase.evaluation.score_text import gap_text
 from cxrbase.evaluation.significance import LEVEL
 
 Gap = Mapping[str, Any]
@@ -53,7 +54,7 @@ def _lead(best: Mapping[str, Any], gaps: Mapping[str, Gap | None], rows: Sequenc
         return f"{best['arm']} scores macro AUROC {scores}"
     found = sorted(row["p_holm"] for row in rows if {row["first"], row["second"]} == {best["arm"], second}
                    and "p_holm" in row)  # fmt: skip
-    lead = f"macro AUROC {scores}, {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] against {second}"
+    lead = f"macro AUROC {scores}, {gap_text(gap)} against {second}"
     established = bool(found) and found[0] < LEVEL
     return f"{best['arm']} {'is best' if established else 'scores highest'}: {lead}{_corrected(found)}"
 

@@ -13,6 +13,7 @@ from cxrbase.pretraining import Pretraining
 from cxrbase.whole_files import written_whole
 
 PROGRESS = "progress.json"
+_EVERY_S = 1.0  # between two notes
 
 
 def say(folder: Path, **facts: Any) -> None:
@@ -22,14 +23,10 @@ def say(folder: Path, **facts: Any) -> None:
 
 
 class Heartbeat(Callback):
-    """Writes step, steps and loss of a run into the folder above the run's.
+    """Writes step, steps and loss of a run into the folder above the run's."""
 
-    Args:
-        every_s: Seconds between two notes.
-    """
-
-    def __init__(self, every_s: float = 1.0) -> None:
-        self.every_s, self._said, self._began, self._first = every_s, 0.0, 0.0, 0
+    def __init__(self) -> None:
+        self._said, self._began, self._first = 0.0, 0.0, 0
 
     @rank_zero_only
     def on_train_batch_end(
@@ -38,7 +35,7 @@ class Heartbeat(Callback):
         """Notes the state once in a while."""
         if not self._began:
             self._began, self._first = time.time(), trainer.global_step  # a resumed run has steps behind it
-        if time.monotonic() - self._said < self.every_s:
+        if time.monotonic() - self._said < _EVERY_S:
             return
         self._said = time.monotonic()
         # What is logged is on the device, which would be waited for.

@@ -16,10 +16,9 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable
 from cxrbase.data.shard_index import ShardIndex
-from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.feature_store import data_hash
 from cxrbase.evaluation.task import read_task
-from cxrbase.evaluation.task_data import load_task_data, why_absent
+from cxrbase.evaluation.task_data import load_task_data, some_without_images
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.sizes import longest
 
@@ -51,10 +50,7 @@ def without_absent(plan: Plan) -> tuple[Plan, list[str]]:
         ConfigError: There are no images of any task.
     """
     tasks = {path: read_task(path) for path in plan.tasks}
-    reasons = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
-    if tasks and len(reasons) == len(tasks):
-        listed = "; ".join(f"{path} has {reason}" for path, reason in reasons.items())
-        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    reasons = some_without_images(tasks)
     left = [path for path in plan.tasks if path not in reasons]
     return replace(plan, tasks=left), [f"{tasks[path].name} is not scored: {why}" for path, why in reasons.items()]
 

@@ -12,17 +12,18 @@ from cxrbase.compare.board import Place
 
 logger = logging.getLogger(__name__)
 
+_PROTOCOL = "linear"  # whose macro AUROC is shown
+
 
 class Board:
     """A live table on a terminal; elsewhere a line of the log whenever a cell changes its state.
 
     Args:
         places: The cells.
-        protocol: Whose macro AUROC is shown.
     """
 
-    def __init__(self, places: Sequence[Place], *, protocol: str = "linear") -> None:
-        self.places, self.protocol = places, protocol
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
         self.console = Console(stderr=True)
         self.live = Live(self.table(), console=self.console, refresh_per_second=2, transient=False)
         self._states: dict[str, str] = {}
@@ -54,11 +55,11 @@ class Board:
 
     def table(self) -> Table:
         """All cells, and the best so far below."""
-        table = Table("cell", "state", "progress", "left", "loss", f"AUROC ({self.protocol})", box=None)
+        table = Table("cell", "state", "progress", "left", "loss", f"AUROC ({_PROTOCOL})", box=None)
         best: tuple[float, str] | None = None
         for place in self.places:
             result, progress = place.result, place.progress
-            value = score_value(place, self.protocol) if result else None
+            value = score_value(place) if result else None
             if value is not None and (best is None or value > best[0]):
                 best = value, place.cell.title
             loss = progress.get("loss")
@@ -70,17 +71,17 @@ class Board:
         return table
 
 
-def score_value(place: Place, protocol: str) -> float | None:
+def score_value(place: Place) -> float | None:
     """Mean macro AUROC over the tasks of a finished cell."""
     result = place.result
-    rows = [task["protocols"].get(protocol) for task in result["tasks"].values()] if result else []
+    rows = [task["protocols"].get(_PROTOCOL) for task in result["tasks"].values()] if result else []
     found = [row["value"] for row in rows if row is not None and row["value"] is not None]
     return sum(found) / len(found) if found else None
 
 
-def score(place: Place, protocol: str = "linear") -> str:
+def score(place: Place) -> str:
     """The same as text."""
-    value = score_value(place, protocol)
+    value = score_value(place)
     return "" if value is None else f"{value:.3f}"
 
 

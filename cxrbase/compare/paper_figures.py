@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxrbase.compare.charts import styles
 from cxrbase.compare.paper_numbers import METRICS
+from cxrbase.evaluation.chart_styles import styles
+from cxrbase.evaluation.score_text import gap_text, score_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,11 +73,6 @@ def lines_of(content: Content) -> list[tuple[Row, int | None]]:
     for encoder in content["encoders"]:
         lines += [(encoder, None)] + [(encoder, content["few"])] * (encoder["name"] == content["ours"])
     return lines
-
-
-def score_text(row: Row) -> str:
-    """A value with its interval."""
-    return "undefined" if row["value"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def p_text(row: Row | None) -> str:
@@ -167,8 +163,7 @@ def _against(content: Content, found: Row, task: str, metric: str) -> str:
     for encoder in content["encoders"]:
         row = pick(found["differences"], task=task, metric=metric, shots=content["few"], against=encoder["name"])
         if row is not None:
-            gap = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]  {p_text(row)}"
-            lines += [textwrap.fill(label_of(encoder, content), 34), f"  {gap}"]
+            lines += [textwrap.fill(label_of(encoder, content), 34), f"  {gap_text(row)}  {p_text(row)}"]
     return "\n".join([f"{content['few']} per class, less all labels of", *lines]) if lines else ""
 
 

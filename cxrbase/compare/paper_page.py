@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrbase.compare.paper_figures import TITLES, label_of, p_text, pick, score_text
+from cxrbase.compare.paper_figures import TITLES, label_of, p_text, pick
 from cxrbase.compare.paper_numbers import METRICS
+from cxrbase.evaluation.score_text import gap_text, score_text
 
 Content = Mapping[str, Any]
 
@@ -94,8 +95,7 @@ def _tests(content: Content, name: str) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        gap = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        cells = [row["task"], METRICS[row["metric"]], _labels(row["shots"]), row["against"], gap, p_text(row)]
+        cells = [row["task"], METRICS[row["metric"]], _labels(row["shots"]), row["against"], gap_text(row), p_text(row)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -12,7 +12,7 @@ from cxrbase.compare.paper_plan import Paper
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.suite.score_encoder import score_encoder
 from cxrbase.evaluation.task import Task, read_tasks
-from cxrbase.evaluation.task_data import load_task_data, why_absent
+from cxrbase.evaluation.task_data import load_task_data, without_images
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
         ManifestError: The images of a task are there and malformed.
     """
     tasks = read_tasks(plan.tasks)
-    absent = {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
+    absent = without_images(tasks)
     for path, reason in absent.items():
         logger.warning("%s is not drawn: %s", tasks[path].name, reason)
     data = [load_task_data(task) for path, task in tasks.items() if path not in absent]

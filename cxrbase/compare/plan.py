@@ -19,6 +19,9 @@ CONTROL = "untrained"
 # Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
 _WITHOUT_EFFECT = (
     "release/*",
+    "evaluation/chart_styles.py",
+    "evaluation/score_text.py",
+    "report_parts.py",
     *(f"compare/{name}.py" for name in ("charts", "collect", "live", "paper*", "report*", "verdict")),
 )
 

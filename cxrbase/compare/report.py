@@ -1,6 +1,5 @@
 """A self-contained HTML report: which objective is best, by how much, with what certainty and at what cost."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 from cxrbase.compare import charts
 from cxrbase.compare.board import Place
 from cxrbase.compare.plan import CONTROL
+from cxrbase.evaluation.score_text import gap_text, score_text
 from cxrbase.evaluation.significance import LEVEL
+from cxrbase.report_parts import png_address
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PICTURES = {
@@ -36,7 +37,7 @@ def write_report(content: Mapping[str, Any], places: Sequence[Place], path: Path
     arms.sort(key=lambda arm: arm == CONTROL)
     environment = Environment(autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True)
     planned = len(content["plan"]["seeds"])
-    environment.filters |= {"score": _score, "gap": _gap, "p": _p, "big": _big, "seeds": partial(_seeds, planned)}
+    environment.filters |= {"score": _score, "gap": gap_text, "p": _p, "big": _big, "seeds": partial(_seeds, planned)}
     page = environment.from_string(TEMPLATE.read_text()).render(
         content=content,
         cells=[cell for cell in content["cells"] if "summary" in cell],
@@ -84,8 +85,8 @@ def _pictures(places: Sequence[Place]) -> list[dict[str, str]]:
         for file in sorted(place.folder.rglob("*.png")):
             key = (place.cell.arm, file.name)
             if file.name in _PICTURES and key not in shown:
-                data = base64.b64encode(file.read_bytes()).decode()
-                shown[key] = {"arm": place.cell.arm, "caption": _PICTURES[file.name], "data": data}
+                image = png_address(file.read_bytes())
+                shown[key] = {"arm": place.cell.arm, "caption": _PICTURES[file.name], "image": image}
     return list(shown.values())
 
 
@@ -101,16 +102,12 @@ def _gaps(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _score(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None or row["value"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "" if row is None or row["value"] is None else score_text(row)
 
 
 def _seeds(planned: int, row: Mapping[str, Any] | None) -> str:
     """How many seeds a number rests on, where it is fewer than planned."""
     return f" ({row['seeds']} of {planned} seeds)" if row is not None and row["seeds"] < planned else ""
-
-
-def _gap(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def _p(value: float | None) -> str:

@@ -8,11 +8,9 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrbase.data.patient import FAT, LUNG, SIDES, SOFT, Patient, Pose, draw_patient
+from cxrbase.data.patient import FAT, LUNG, SIDES, SOFT, Patient, Pose
 from cxrbase.data.phantom_shapes import Ellipsoids, Floats, ellipsoid, join, split, squared_distance, tube
 from cxrbase.data.skeleton import ribs, shoulders, spine
-
-__all__ = ["Chest", "Lung", "Patient", "Pose", "draw_patient", "layout", "settle"]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _DIMENSIONS = 80
 _EXHAUSTIVE = 20_000
 # Of about as many cells as the root of the number of images; more find more copies and take longer.
 _NEAREST_CELLS = 8
+_PER_IMAGE = 8  # pairs that are kept at most, the most similar ones
 _BLOCK = 2**23  # cosines held at once by a thread: 32 MB
 
 
@@ -45,7 +46,6 @@ def candidates(
     digits: NDArray[np.uint8],
     *,
     similar: float = 0.5,
-    per_image: float = 8.0,
     marked: NDArray[np.bool_] | None = None,
     threads: int = 2,
 ) -> Candidates:
@@ -57,7 +57,6 @@ def candidates(
     Args:
         digits: (N, DIGITS) uint8; equal images should be there once, because they crowd the index.
         similar: Smallest cosine.
-        per_image: At most this many pairs per image are kept, the most similar ones.
         marked: (N,) bool, where only pairs of a marked image and another one are asked for.
         threads: Threads, each of which takes about 1 GB for a million images.
     """
@@ -66,7 +65,7 @@ def candidates(
     mean, directions = embedding(digits)
     base = _view(digits, TRIMS[0], False, mean, directions)
     index = None if len(digits) <= _EXHAUSTIVE else _Index(base)
-    limit = round(per_image * len(digits)) + 1000
+    limit = _PER_IMAGE * len(digits) + 1000
     views = [(trim, flip) for trim in TRIMS for flip in (False, True)]
 
     def search(view: tuple[tuple[float, ...], bool]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -1,11 +1,10 @@
 """Writes an audit's findings as Markdown and HTML for people, and as JSON and CSV for programs."""
 
-import base64
 import csv
-import html
 import io
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cxrbase.data.audit_align import SIDE
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.manifest_exclusions import EXCLUSION_COLUMNS
 from cxrbase.errors import DecodeError, ShardError
+from cxrbase.report_parts import markdown_text, png_address, rendered
 
 _LISTED = 20
 _PICTURED = 12
@@ -56,10 +56,10 @@ def write_reports(
 def _markdown(sections: list[Section]) -> str:
     lines = ["# Audit", ""]
     for section in sections:
-        lines += [f"## {section.title}", "", _plain(section.text), ""]
+        lines += [f"## {section.title}", "", markdown_text(section.text), ""]
         if section.rows:
             lines += ["| " + " | ".join(section.header) + " |", "|" + "---|" * len(section.header)]
-            lines += ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in section.rows[:_LISTED]]
+            lines += ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in section.rows[:_LISTED]]
             lines += ["", *_more(section)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -69,42 +69,22 @@ def _more(section: Section) -> list[str]:
     return [f"{left} more are in audit.json.", ""] if left > 0 else []
 
 
-def _plain(text: str) -> str:
-    """Without what a file name could use to become markup."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    return "".join("\\" + sign if sign in "\\`*_[]|" else sign for sign in text)
-
-
 def _html(sections: list[Section], images: SmallImages) -> str:
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;"
-        "overflow-wrap:anywhere}img{margin:.3em .6em .3em 0}"
-    )
-    parts = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Audit</title><style>{style}</style>']
-    parts.append("<h1>Audit</h1>")
-    for section in sections:
-        parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
-        if section.rows:
-            parts += ["<table>", _row("th", section.header)]
-            parts += [_row("td", row) for row in section.rows[:_LISTED]]
-            parts += ["</table>", *(f"<p>{line}</p>" for line in _more(section) if line)]
-        parts += [_picture(rows, images) for rows in section.pictures[:_PICTURED]]
-    return "\n".join(parts) + "</html>\n"
+    pictures = [_pictures(section, images) for section in sections]
+    facts = {"sections": sections, "pictures": pictures, "listed": _LISTED, "side": SIDE}
+    return rendered(files("cxrbase.data") / "templates" / "audit_report.html.j2", facts)
 
 
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _picture(rows: tuple[int, ...], images: SmallImages) -> str:
-    """Small images side by side, as part of the page; empty where one cannot be read any more."""
-    try:
-        picture = np.concatenate([images(row) for row in rows[:4]], axis=1)
-    except (DecodeError, ShardError):
-        return ""
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "PNG", optimize=True)
-    text = base64.b64encode(data.getvalue()).decode()
-    title = html.escape(" | ".join(images.names[row] for row in rows[:4]))
-    return f'<img src="data:image/png;base64,{text}" height="{SIDE}" alt="{title}" title="{title}">'
+def _pictures(section: Section, images: SmallImages) -> list[dict[str, str]]:
+    """Small images side by side, without those that cannot be read any more."""
+    found = []
+    for rows in section.pictures[:_PICTURED]:
+        try:
+            picture = np.concatenate([images(row) for row in rows[:4]], axis=1)
+        except (DecodeError, ShardError):
+            continue
+        data = io.BytesIO()
+        Image.fromarray(picture).save(data, "PNG", optimize=True)
+        title = " | ".join(images.names[row] for row in rows[:4])
+        found.append({"image": png_address(data.getvalue()), "title": title})
+    return found

@@ -59,8 +59,7 @@ class StreamDataset(Dataset[Item]):
         pool: Rows that stand in for unreadable ones; None takes all of the store.
         on_corrupt: `skip` enters an unreadable image into the quarantine and reads another in its place, so that
             batches keep their size; `raise` ends the run.
-        max_bad: Largest share of unreadable images that is tolerated.
-        quarantine: Where unreadable images are entered; None makes one with `max_bad`.
+        quarantine: Where unreadable images are entered; None makes one that tolerates none.
     """
 
     def __init__(
@@ -71,12 +70,11 @@ class StreamDataset(Dataset[Item]):
         crop: CPUCrop | None = None,
         pool: NDArray[np.int64] | None = None,
         on_corrupt: OnCorrupt = "raise",
-        max_bad: float = 0.01,
         quarantine: Quarantine | None = None,
     ) -> None:
         self.store, self.seed, self.crop, self.on_corrupt = store, seed, crop, on_corrupt
         self.pool = store.rows if pool is None else pool
-        self.quarantine = quarantine or Quarantine(len(store), limit=max_bad, names=store.names)
+        self.quarantine = quarantine or Quarantine(len(store), limit=0.0, names=store.names)
         # Shared memory, because workers that live for several epochs must see the epoch change.
         self.epoch = torch.zeros((), dtype=torch.int64)
         self.epoch.share_memory_()  # type: ignore[no-untyped-call]

@@ -1,7 +1,5 @@
 """Reports what was packed and what was refused as report.html and report.md, with pictures."""
 
-import base64
-import html
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from cxrbase.data.pack_block import BlockRecord
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_index import Records
 from cxrbase.data.storage import Storage
+from cxrbase.report_parts import png_address, rendered
 
 # Pictures of each source, and refused images that are listed.
 _PICTURED = 8
@@ -29,19 +28,8 @@ def write_reports(storage: Storage, records: Records, options: ImageOptions) -> 
     """Writes both reports; ShardError where the folder cannot be read or written."""
     facts = _facts(storage, records, options)
     for name in ("report.html", "report.md"):
-        storage.write(name, _rendered(name, facts).encode())
-
-
-def _rendered(name: str, facts: dict[str, Any]) -> str:
-    import jinja2
-
-    # In Markdown, too, names of files must not become markup.
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"plain": _plain, "grouped": "{:,}".format}
-    template = (files("cxrbase.data") / "templates" / f"pack_{name}.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(facts)
+        template = files("cxrbase.data") / "templates" / f"pack_{name}.j2"
+        storage.write(name, rendered(template, facts).encode())
 
 
 def _facts(storage: Storage, records: Records, options: ImageOptions) -> dict[str, Any]:
@@ -105,7 +93,7 @@ def _histogram(blocks: list[BlockRecord], colours: tuple[str, str]) -> str:
         spine.set_color(colours[1])
     file = io.BytesIO()
     figure.savefig(file, format="png", transparent=True, metadata={"Software": None})
-    return _address(file.getvalue())
+    return png_address(file.getvalue())
 
 
 def _pictures(storage: Storage, blocks: Sequence[BlockRecord]) -> list[dict[str, str]]:
@@ -131,16 +119,4 @@ def _small(data: bytes) -> str:
         grey.thumbnail((3 * _HEIGHT, _HEIGHT), Image.Resampling.BOX)
     file = io.BytesIO()
     grey.save(file, "PNG", optimize=True)
-    return _address(file.getvalue())
-
-
-def _address(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _plain(text: str) -> Any:
-    """A cell of a Markdown table, without what a file name could use to become markup."""
-    import markupsafe
-
-    text = html.escape(" ".join(str(text).split()), quote=False)
-    return markupsafe.Markup("".join("\\" + sign if sign in "\\`*_[]|" else sign for sign in text))  # noqa: S704
+    return png_address(file.getvalue())

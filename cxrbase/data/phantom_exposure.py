@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrbase.data.patient import Pose
-from cxrbase.data.phantom_projection import Geometry
+from cxrbase.data.phantom_geometry import Geometry
 from cxrbase.data.phantom_shapes import Floats
 
 VIEWS = {"PA": 0.5, "AP": 0.3, "LATERAL": 0.2}

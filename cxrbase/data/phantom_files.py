@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -46,19 +44,12 @@ def _levels(pixels: Floats, top: int) -> NDArray[np.uint16]:
 
 
 def _png(stored: NDArray[np.uint16]) -> bytes:
-    """PNG of 16 bits, with rows of differences to the pixel before: Pillow tries five filters, five times as long."""
-    height, width = stored.shape
-    values = stored.astype(">u2").view(np.uint8).reshape(height, 2 * width)
-    rows = np.ones((height, 1 + 2 * width), np.uint8)
-    rows[:, 1:] = values
-    rows[:, 3:] -= values[:, :-2]
-    packer = zlib.compressobj(level=1, strategy=zlib.Z_HUFFMAN_ONLY)
-    packed = packer.compress(rows.tobytes()) + packer.flush()
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
-    framed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+    """PNG of 16 bits; Pillow would take five times as long."""
+    import cv2
+
+    done, packed = cv2.imencode(".png", stored)
+    assert done
+    return packed.tobytes()
 
 
 def _dicom(stored: NDArray[np.uint16], name: str, polarity: str, patient_id: str, view: str) -> bytes:

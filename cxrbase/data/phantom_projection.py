@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.data.phantom_geometry import Geometry
-from cxrbase.data.phantom_intervals import intervals
-from cxrbase.data.phantom_shadow import Shadows, outline, shadows
+from cxrbase.data.phantom_shadow import Shadows, shadows
 from cxrbase.data.phantom_shapes import KINDS, PROFILES, Ellipsoids, Floats
-
-__all__ = ["Geometry", "collected", "intervals", "line_integral", "outline"]
 
 Integers = NDArray[np.integer[Any]]
 # Rows of shadows are worked on together up to these widths in pixels, which wastes few pixels and few calls.

@@ -8,29 +8,14 @@ import numpy as np
 
 from cxrbase.data.anatomy import Chest, Lung, layout, settle
 from cxrbase.data.patient import FAT, LUNG, SOFT, Patient, Pose
-from cxrbase.data.phantom_detector import detect, develop, smooth
-from cxrbase.data.phantom_exposure import SITES, VIEWS, Exposure, draw_exposure
+from cxrbase.data.phantom_detector import detect, develop
+from cxrbase.data.phantom_exposure import Exposure
 from cxrbase.data.phantom_findings import add_findings
 from cxrbase.data.phantom_geometry import Geometry
 from cxrbase.data.phantom_intervals import hull, left_over, stretches
 from cxrbase.data.phantom_projection import collected
 from cxrbase.data.phantom_shadow import shadows_of
 from cxrbase.data.phantom_shapes import Ellipsoids, Floats, join
-
-__all__ = [
-    "SITES",
-    "VIEWS",
-    "Exposure",
-    "Radiograph",
-    "attenuation",
-    "build_chest",
-    "detect",
-    "develop",
-    "draw_exposure",
-    "render",
-    "smooth",
-    "without",
-]
 
 Box = tuple[float, float, float, float]
 

@@ -47,18 +47,6 @@ class Ellipsoids:
     def __getitem__(self, index: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Ellipsoids:
         return Ellipsoids(self.centre[index], self.shape[index], self.density[index], self.kind[index])
 
-    def contains(self, points: Floats, *, margin: float = 1.0) -> NDArray[np.bool_]:
-        """Whether points lie in any of the ellipsoids.
-
-        Args:
-            points: Positions in cm, shape (P, 3).
-            margin: Factor on the size of the ellipsoids.
-
-        Returns:
-            Shape (P,).
-        """
-        return np.asarray((squared_distance(self.to_unit, points) < margin**2).any(0))
-
     @cached_property
     def to_unit(self) -> Floats:
         """Matrix from (x, y, z, 1) to the coordinates that make each ellipsoid the unit ball, shape (3 N, 4)."""

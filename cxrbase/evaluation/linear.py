@@ -17,8 +17,7 @@ Floats = npt.NDArray[np.float64]
 # Features (N times D) from which C is chosen in single precision, in less than half the time.
 LARGE = 2**24
 GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 3))
-
-
+_MAX_ITERATIONS = 100  # of L-BFGS per value of C
 # Of the gradient and of the loss, where L-BFGS stops; below, rounding moves them more than a step does.
 _TOLERANCES = {torch.float64: (1e-7, 1e-12), torch.float32: (1e-5, 1e-7)}
 
@@ -35,7 +34,6 @@ class LinearProbe:
 
     Args:
         grid: Values of C to try, above 0, in any order. The default spans 1e-5 to 10 in half decades.
-        max_iterations: Of L-BFGS per value of C.
 
     Attributes:
         regularisation: (K,) the C chosen.
@@ -46,11 +44,10 @@ class LinearProbe:
         ValueError: If the grid is empty or holds a value that is not above 0.
     """
 
-    def __init__(self, *, grid: Sequence[float] = GRID, max_iterations: int = 100) -> None:
+    def __init__(self, *, grid: Sequence[float] = GRID) -> None:
         if not grid or min(grid) <= 0:
             raise ValueError(f"grid must hold values above 0, got {tuple(grid)}")
         self.grid = tuple(sorted(grid))
-        self.max_iterations = max_iterations
 
     def fit(
         self, train: npt.ArrayLike, train_labels: npt.ArrayLike, val: npt.ArrayLike, val_labels: npt.ArrayLike
@@ -70,14 +67,12 @@ class LinearProbe:
         areas: list[Floats] = []
         for value in self.grid:
             start = path[-1] if path else None
-            path.append(quick.solve(np.full(problem.classes, value), start, self.max_iterations))
+            path.append(quick.solve(np.full(problem.classes, value), start))
             areas.append(auroc(problem.logits(judged, path[-1].double()), val_labels))
         best = _choose(np.stack(areas))
         self.regularisation = np.asarray(self.grid)[best]
         weights = torch.stack(path)[torch.from_numpy(best), :, torch.arange(problem.classes)].T.double()
-        return self._keep(
-            problem, problem.solve(self.regularisation, weights, self.max_iterations) if large else weights
-        )
+        return self._keep(problem, problem.solve(self.regularisation, weights) if large else weights)
 
     def refit(self, train: npt.ArrayLike, train_labels: npt.ArrayLike) -> Self:
         """Fits again on other images, such as training and validation together, at the C chosen by `fit`.
@@ -87,7 +82,7 @@ class LinearProbe:
             train_labels: (N, K).
         """
         problem = _Problem(train, train_labels)
-        return self._keep(problem, problem.solve(self.regularisation, None, self.max_iterations))
+        return self._keep(problem, problem.solve(self.regularisation, None))
 
     def scores(self, features: npt.ArrayLike) -> Floats:
         """Log-odds of each class.
@@ -159,7 +154,7 @@ class _Problem:
         logits[:, ~self.defined] = np.nan
         return logits
 
-    def solve(self, values: Floats, start: Tensor | None, max_iterations: int) -> Tensor:
+    def solve(self, values: Floats, start: Tensor | None) -> Tensor:
         """Weights (D + 1, K) in the rotated basis, the intercepts last, that minimise the loss at C = values (K,)."""
         kind = self.table.dtype
         penalty = (1.0 / (torch.from_numpy(values) * self.count)).to(kind)
@@ -170,7 +165,7 @@ class _Problem:
         scale = torch.cat([scale, curvature.rsqrt()[None]])
         scaled = start / scale
         optimizer = torch.optim.LBFGS(
-            [scaled], max_iter=max_iterations, history_size=10, line_search_fn="strong_wolfe",
+            [scaled], max_iter=_MAX_ITERATIONS, history_size=10, line_search_fn="strong_wolfe",
             tolerance_grad=_TOLERANCES[kind][0], tolerance_change=_TOLERANCES[kind][1],
         )  # fmt: skip
         optimizer.step(lambda: self._loss(scaled, scale, penalty))  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ FEWEST = 30  # images; below, an interval says nothing
 
 
 def subgroup_report(
-    logits: Floats, test: Cohort, weights: npt.NDArray[np.generic], *, classes: tuple[str, ...], fewest: int = FEWEST
+    logits: Floats, test: Cohort, weights: npt.NDArray[np.generic], *, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Macro AUROC in each group, and the gap between the best and the worst, over the same resampled patients.
 
@@ -28,30 +28,30 @@ def subgroup_report(
         test: Their labels and groups.
         weights: (R, N) multiplicities, by `cluster_weights`.
         classes: Names of the K classes.
-        fewest: Groups with fewer images are named and not scored.
 
     Returns:
         By variable: `groups` (images, patients, auroc with interval), `classes`, `gap` (value, low, high, best, worst)
-        and `too_few`, the names of small groups. Variables with fewer than two groups are left out.
+        and `too_few`, the names of groups that are not scored: with fewer than `FEWEST` images, or without a defined
+        class. Variables with fewer than two groups are left out.
     """
     once = np.concatenate([np.ones((1, len(test)), weights.dtype), weights])
     report = {}
     for name, group in test.groups.items():
         kinds = [str(kind) for kind in np.unique(group.astype(str)) if kind]
         if len(kinds) > 1:
-            report[name] = _variable(logits, test, once, classes, group.astype(str), kinds, fewest)
+            report[name] = _variable(logits, test, once, classes, group.astype(str), kinds)
     return report
 
 
 def _variable(
     logits: Floats, test: Cohort, once: npt.NDArray[np.generic], classes: tuple[str, ...],
-    group: npt.NDArray[np.str_], kinds: list[str], fewest: int,
+    group: npt.NDArray[np.str_], kinds: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     rows = {kind: np.flatnonzero(group == kind) for kind in kinds}
     areas = {
         kind: ranked_metrics(logits[own], test.labels[own], once[:, own])["auroc"]
         for kind, own in rows.items()
-        if len(own) >= fewest
+        if len(own) >= FEWEST
     }
     # A small group must not take a class away from the others: groups without any defined class do not count.
     areas = {kind: area for kind, area in areas.items() if not np.isnan(area[0]).all()}

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cxrbase.data.manifest_columns import is_lateral, read_table
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.sources.catalogue import find
 from cxrbase.data.sources.tables import read_lines
-from cxrbase.errors import ManifestError
+from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.evaluation.task import Task
 from cxrbase.evaluation.task_labels import Floats, task_labels
 from cxrbase.evaluation.task_splits import assign_splits, refuse_shared, split_sizes
@@ -201,6 +202,24 @@ def why_absent(task: Task) -> str | None:
         return None
     wanted = f" of {find(where.source).title}" if where.source else ""
     return f"no folder {where.root}{wanted}"
+
+
+def without_images(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """Why the images of a task are not there, by its file; tasks whose images are there are left out."""
+    return {path: reason for path, task in tasks.items() if (reason := why_absent(task))}
+
+
+def some_without_images(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """The same where some images must be there.
+
+    Raises:
+        ConfigError: There are tasks, and no images of any.
+    """
+    absent = without_images(tasks)
+    if absent and len(absent) == len(tasks):
+        listed = "; ".join(f"{path} has {reason}" for path, reason in absent.items())
+        raise ConfigError(f"no task has images to score on: {listed}; set task.data.root in one of the files")
+    return absent
 
 
 def _packed_manifest(task: Task) -> Manifest:

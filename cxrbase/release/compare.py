@@ -1,14 +1,11 @@
-"""Steps shared by all exports: write the weights, make test images, and measure how much two networks differ."""
+"""Steps shared by all exports: make test images, and measure how much two networks differ."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from cxrbase.evaluation.features import pool_tokens
-from cxrbase.release.package import WEIGHTS
 from cxrbase.sizes import height_width
 from cxrbase.weights_fit import Encoder
 
@@ -28,12 +25,6 @@ class Features(nn.Module):
         """Features (B, 2 * D), class token then mean patch (the mean alone without one), and patches (B, L, D)."""
         tokens = self.network.forward_features(images)
         return pool_tokens(self.network, tokens), tokens[:, self.network.num_prefix_tokens :]
-
-
-def write_weights(state: dict[str, Tensor], folder: Path) -> None:
-    """Writes model.safetensors; `save_file` would make one that only its owner can read."""
-    kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    (folder / WEIGHTS).write_bytes(save(kept, metadata={"format": "pt"}))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cxrbase.evaluation.score_text import score_text
+
 
 def unproven(card: dict[str, Any]) -> list[str]:
     """Findings whose AUROC on test patients is undefined or has 0.5 in its interval, each with that figure.
@@ -26,8 +28,6 @@ def _at_chance(score: dict[str, Any]) -> bool:
 
 
 def _figure(score: dict[str, Any]) -> str:
-    if score.get("value") is None:
-        return "AUROC undefined"
-    if score.get("low") is None:
+    if score.get("value") is not None and score.get("low") is None:
         return f"AUROC {score['value']:.3f}, no interval"
-    return f"AUROC {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"AUROC {score_text({'value': None, **score})}"

@@ -24,7 +24,7 @@ from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare, warn_of_packs
 from cxrbase.sizes import longest
-from cxrbase.weights_fit import Encoder
+from cxrbase.states import state_hash
 from cxrbase.whole_files import written_whole
 
 # Images of a part: what a killed job loses at most.
@@ -151,7 +151,7 @@ class Embedder:
         self.network.to(self.device)
         self.batch_size, self.threads = batch_size, threads or available_cores()
         told = {key: value for key, value in self.card.items() if key != "source"}
-        self.about = {**told, "weights_sha256": weights_sha256(self.network)}
+        self.about = {**told, "weights_sha256": state_hash(self.network.state_dict())}
 
     def table(self, items: Sequence[Item]) -> pa.Table:
         """Rows of some images, in order."""
@@ -195,15 +195,6 @@ class Embedder:
                 "patch_mean": pa.array(mean, kind),
             }
         )
-
-
-def weights_sha256(network: Encoder) -> str:
-    """Checksum of all weights, whichever file they came from."""
-    digest = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _key(items: Sequence[Item], reader: Embedder, part: int) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import torch
 from torch.export import Dim
 
 from cxrbase.errors import ConfigError, EncoderError
-from cxrbase.release.compare import Features, difference, sample, write_weights
+from cxrbase.release.compare import Features, difference, sample
+from cxrbase.release.package import WEIGHTS
+from cxrbase.states import write_state
 from cxrbase.weights_fit import Encoder
 
 ONNX = "encoder.onnx"
@@ -51,7 +53,7 @@ def write_onnx(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str
             dynamic_shapes={"images": {0: Dim("batch", min=1)}}, verbose=False,
         )  # fmt: skip
     _strip(folder / ONNX)
-    write_weights(network.state_dict(), folder)
+    write_state(folder / WEIGHTS, network.state_dict())
     return _in_onnxruntime(module, card, folder)
 
 
@@ -78,7 +80,7 @@ def write_program(network: Encoder, card: dict[str, Any], folder: Path) -> dict[
             node.meta.pop("stack_trace", None)  # names files of this machine
         torch.export.save(program, folder / PROGRAM)
     again = torch.export.load(folder / PROGRAM).module()
-    write_weights(network.state_dict(), folder)
+    write_state(folder / WEIGHTS, network.state_dict())
     worst = 0.0
     for batch in _BATCHES:
         images = sample(card, batch=batch)

@@ -9,7 +9,9 @@ import torch
 
 from cxrbase.data.reading import Reading
 from cxrbase.evaluation.features import pool_tokens
-from cxrbase.release.compare import difference, sample, write_weights
+from cxrbase.release.compare import difference, sample
+from cxrbase.release.package import WEIGHTS
+from cxrbase.states import write_state
 from cxrbase.weights_fit import Encoder
 
 
@@ -24,7 +26,7 @@ def write(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str, Any
     Returns:
         max_difference and checked_with.
     """
-    write_weights(network.state_dict(), folder)
+    write_state(folder / WEIGHTS, network.state_dict())
     (folder / "config.json").write_text(json.dumps(_config(network, card), indent=2) + "\n")
     again: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = sample(card, batch=2)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.evaluation.features import pool_tokens
-from cxrbase.release.compare import difference, sample, write_weights
+from cxrbase.release.compare import difference, sample
+from cxrbase.release.package import WEIGHTS
+from cxrbase.states import write_state
 from cxrbase.weights_fit import Encoder
 
 # timm's names to transformers', checked in this order.
@@ -54,7 +56,7 @@ def write(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str, Any
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("--to hf is checked with transformers, which is not installed: pip install 'cxrbase[export]'")
     vit = _plain(network, card)
-    write_weights(_renamed(vit), folder)
+    write_state(folder / WEIGHTS, _renamed(vit))
     (folder / "config.json").write_text(json.dumps(_config(vit, card), indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(_processor(card), indent=2) + "\n")
     return _check(vit, card, folder)

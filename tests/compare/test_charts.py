@@ -13,6 +13,7 @@ from cxrbase.compare import charts
 from cxrbase.compare.board import RESULT, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
+from cxrbase.evaluation.chart_styles import styles
 
 LEVELS = {"mae": 0.70, "dino": 0.68, "simclr": 0.75, "untrained": 0.60}
 
@@ -31,13 +32,13 @@ def score_rows(arms):
 
 @pytest.mark.parametrize("count", [7, 8, 10, 49])
 def test_no_two_arms_look_alike(count):
-    styles = charts.styles([f"arm {number}" for number in range(count)])
-    assert len({(style["color"], style["marker"]) for style in styles.values()}) == count
+    found = styles([f"arm {number}" for number in range(count)])
+    assert len({(style["color"], style["marker"]) for style in found.values()}) == count
 
 
 def test_neighbours_differ_in_both_colour_and_mark():
-    styles = list(charts.styles([f"arm {number}" for number in range(20)]).values())
-    for one, next_one in pairwise(styles):
+    found = list(styles([f"arm {number}" for number in range(20)]).values())
+    for one, next_one in pairwise(found):
         assert one["color"] != next_one["color"]
         assert one["marker"] != next_one["marker"]
 

@@ -132,8 +132,7 @@ def test_an_option_that_submitit_does_not_know_is_answered_in_a_sentence(tmp_pat
 
 
 @pytest.mark.slow
-def test_tasks_of_ray_are_given_the_gpus_of_their_cells(plan, tmp_path):
-    ray = pytest.importorskip("ray")
+def test_tasks_of_ray_are_given_the_gpus_of_their_cells(plan, tmp_path, ray):
     words = ["--trainer.accelerator=gpu", "--trainer.devices=2"]
     plan = replace(plan, objectives=["mae"], seeds=[0], words=words)
     places = lay_out(plan, tmp_path / "made", data="data")

@@ -13,12 +13,13 @@ from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.compare.paper_encoders import networks, read_cards
-from cxrbase.compare.paper_figures import draw, p_text, score_text
+from cxrbase.compare.paper_figures import draw, p_text
 from cxrbase.compare.paper_numbers import METRICS
 from cxrbase.compare.paper_plan import FIGURES, Paper, Slot
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
+from cxrbase.evaluation.score_text import score_text
 from cxrbase.evaluation.suite import feature_store
 from cxrbase.evaluation.suite.feature_store import encoder_hash
 

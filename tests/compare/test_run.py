@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 import warm
-from cells_at_work import finished, started, until, workers
+from cells_at_work import finished, started, workers
 from cxrbase.cli import main
 from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode_uint8
 from cxrbase.data.manifest import Manifest
+from waiting import until
 
 
 def unblock():
@@ -168,37 +169,29 @@ def test_an_array_job_gives_the_same_files(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node_loses_nothing_and_does_nothing_twice(config, tmp_path):
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+def test_a_ray_cluster_that_loses_a_node_loses_nothing_and_does_nothing_twice(config, tmp_path, ray, cluster):
     second = cluster.add_node(num_cpus=1)
     root = tmp_path / "out" / "small"
-    try:
-        ray.init(address=cluster.address, log_to_driver=False)
-        words = config(objectives=["mae", "simclr"], seeds=[0, 1])
-        lost = {}
+    ray.init(log_to_driver=False)
+    words = config(objectives=["mae", "simclr"], seeds=[0, 1])
+    lost = {}
 
-        def lose():
-            until(lambda: len(finished(root)) >= 2 and len(started(root)) == len(finished(root)) + 2)  # both are busy
-            lost["before"] = finished(root)
-            cluster.remove_node(second)
+    def lose():
+        until(lambda: len(finished(root)) >= 2 and len(started(root)) == len(finished(root)) + 2)  # both are busy
+        lost["before"] = finished(root)
+        cluster.remove_node(second)
 
-        thread = threading.Thread(target=lose)
-        thread.start()
-        assert main([*words, "--engine=ray"]) == 0
-        thread.join(timeout=10)
-        before, after, begun = lost["before"], finished(root), started(root)
-        assert len(after) == 6
-        assert not list(root.glob("cells/*/failed.json"))
-        # What was done when the node was lost was not begun again. Of the rest one cell was, that which ran there,
-        # unless its worker came to the end in the seconds that it is left.
-        assert {name: after[name] for name in before} == before
-        assert {name: len(begun[name]) for name in before} == dict.fromkeys(before, 1)
-        assert sum(len(processes) - 1 for processes in begun.values()) <= 1
-        assert main([*words, "--engine=ray"]) == 0
-        assert (finished(root), started(root)) == (after, begun)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    thread = threading.Thread(target=lose)
+    thread.start()
+    assert main([*words, "--engine=ray"]) == 0
+    thread.join(timeout=10)
+    before, after, begun = lost["before"], finished(root), started(root)
+    assert len(after) == 6
+    assert not list(root.glob("cells/*/failed.json"))
+    # What was done when the node was lost was not begun again. Of the rest one cell was, that which ran there,
+    # unless its worker came to the end in the seconds that it is left.
+    assert {name: after[name] for name in before} == before
+    assert {name: len(begun[name]) for name in before} == dict.fromkeys(before, 1)
+    assert sum(len(processes) - 1 for processes in begun.values()) <= 1
+    assert main([*words, "--engine=ray"]) == 0
+    assert (finished(root), started(root)) == (after, begun)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cells_at_work import started, until, workers
+from cells_at_work import started, workers
 from cxrbase.compare.cell_lock import locked
+from waiting import until
 
 STOPPED = """
 import sys, time

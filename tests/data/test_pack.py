@@ -113,7 +113,7 @@ def test_jpeg_quality_window_and_borders_reach_the_images(folder, tmp_path):
     sizes = {}
     for name, words in {"low": ["--quality", 30], "high": ["--quality", 95], "crop": ["--crop_borders"]}.items():
         out = tmp_path / name
-        words = [*words, "--window", "dicom", "--size", 32, "--max-bad", 1, "--jobs", 1]
+        words = [*words, "--window", "dicom", "--size", 32, "--max_bad", 1, "--jobs", 1]
         assert run("--source", "mine=folder", "--root", folder, "--out", out, *words) == 0
         sizes[name] = sum(row["size"] for row, _ in images_of(out))
         shapes = {row["path"]: image.shape for row, image in images_of(out)}

@@ -1,7 +1,6 @@
 """Packing on a Ray cluster and into object storage gives the files of one process on one disk."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from cxrbase.data.shard_cache import shard_bytes
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.storage import Storage
 from packs import make_pack, picture
+from waiting import until
 
 OPTIONS = ["--size", "32", "--block_rows", "2"]
 
@@ -141,33 +141,23 @@ def many(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node_midway_gives_the_same_files(many, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
+def test_a_cluster_that_loses_a_node_midway_gives_the_same_files(many, tmp_path, ray, cluster):
     assert main(words(many, tmp_path / "whole", "--jobs", "1")) == 0
     out, killed = tmp_path / "out", []
-    memory = {"object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-    try:
-        node = cluster.add_node(num_cpus=1, **memory)
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
 
-        def done():
-            return len(list((out / "blocks").glob("[!.]*.parquet"))) if out.exists() else 0
+    def done():
+        return len(list((out / "blocks").glob("[!.]*.parquet"))) if out.exists() else 0
 
-        def kill():
-            while done() < 4:
-                time.sleep(0.005)
-            cluster.remove_node(node, allow_graceful=False)
-            killed.append(done())
+    def kill():
+        until(lambda: done() >= 4)
+        cluster.remove_node(node, allow_graceful=False)
+        killed.append(done())
 
-        threading.Thread(target=kill, daemon=True).start()
-        assert main(words(many, out, "--engine", "ray")) == 0
-        alive = [entry for entry in ray.nodes() if entry["Alive"]]
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    threading.Thread(target=kill, daemon=True).start()
+    assert main(words(many, out, "--engine", "ray")) == 0
+    assert ray.get_runtime_context().gcs_address == cluster.address
+    alive = [entry for entry in ray.nodes() if entry["Alive"]]
     assert killed
     assert killed[0] < 100, "the node died after the work was done"
     assert len(alive) == 1

@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from cxrbase.cli import main
 from cxrbase.data import shards
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ShardError
+from waiting import until
 
 IMAGES, ROWS = 48, 2
 
@@ -82,17 +82,11 @@ def kill_midway(given, out, more):
     """Kills the parent with SIGKILL once `more` further blocks are finished; its children must end by themselves."""
     before = len(finished_shards(out))
     process = begin(*given)
-    deadline = time.monotonic() + 120
-    while len(finished_shards(out)) < before + more:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: len(finished_shards(out)) >= before + more, process)
     workers = children(process.pid)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    while any(map(running, workers)):
-        assert time.monotonic() < deadline, "a process outlived its parent"
-        time.sleep(0.05)
+    until(lambda: not any(map(running, workers)), seconds=120)
     process.stderr.close()
     process.stdout.close()
 
@@ -117,8 +111,7 @@ def test_interrupted_it_stops_with_what_to_do_and_goes_on(originals, whole, tmp_
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     process = begin(*words(originals, tmp_path, "--jobs", "2"), preexec_fn=listen)
-    while len(finished_shards(tmp_path)) < 2:
-        time.sleep(0.005)
+    until(lambda: len(finished_shards(tmp_path)) >= 2, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -129,8 +122,7 @@ def test_interrupted_it_stops_with_what_to_do_and_goes_on(originals, whole, tmp_
 
 def test_a_worker_that_is_killed_is_told_and_made_up_for(originals, whole, tmp_path):
     process = begin(*words(originals, tmp_path, "--jobs", "2"))
-    while not finished_shards(tmp_path):
-        time.sleep(0.005)
+    until(lambda: finished_shards(tmp_path), process)
     for pid in children(process.pid):
         # Not the process of multiprocessing that watches over shared memory.
         if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -12,14 +12,19 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxrbase.data.anatomy import draw_patient
 from cxrbase.data.contact_sheet import contact_sheet
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.patient import draw_patient
 from cxrbase.data.phantom import FORMATS, make_phantom
+from cxrbase.data.phantom_exposure import SITES, draw_exposure
+from cxrbase.data.phantom_files import write_image
 from cxrbase.data.phantom_findings import FINDINGS
-from cxrbase.data.phantom_projection import Geometry, intervals, line_integral, outline
-from cxrbase.data.phantom_radiograph import SITES, attenuation, build_chest, draw_exposure, without
+from cxrbase.data.phantom_geometry import Geometry
+from cxrbase.data.phantom_intervals import intervals
+from cxrbase.data.phantom_projection import line_integral
+from cxrbase.data.phantom_radiograph import attenuation, build_chest, without
+from cxrbase.data.phantom_shadow import outline
 from cxrbase.data.phantom_shapes import ellipsoid, join
 from cxrbase.errors import ConfigError
 
@@ -183,6 +188,14 @@ def test_every_site_writes_its_format_and_all_of_them_decode_bone_bright(manifes
             found.setdefault(FORMATS[site], []).append(spine > lungs.mean())
     assert sorted(found) == ["jpeg", "monochrome1", "monochrome2", "png16"]
     assert {form: np.mean(brighter) > 0.9 for form, brighter in found.items()} == dict.fromkeys(found, True)
+
+
+def test_a_png_of_a_phantom_keeps_all_of_its_16_bits(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 2**16, (37, 53))
+    name = write_image(np.float32(levels / 65535), tmp_path, "a", "png16", "p", "PA")
+    with Image.open(tmp_path / name) as image:
+        assert image.mode == "I;16"
+        np.testing.assert_array_equal(np.asarray(image), np.rint(np.float32(levels / 65535) * np.float32(65535)))
 
 
 def test_monochrome1_is_stored_inverted_and_decoded_upright(manifest):

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ShardError
 from packs import make_pack, picture
+from waiting import until
 
 
 @pytest.fixture
@@ -86,10 +86,7 @@ def test_shards_are_at_hand_before_they_are_asked_for(pack, tmp_path):
     data = ready(pack, tmp_path)
     loader = data.train_dataloader()
     next(iter(loader))
-    deadline = time.monotonic() + 30
-    while len(list((tmp_path / "cache" / "shards").glob("*.tar"))) < 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(list((tmp_path / "cache" / "shards").glob("*.tar"))) >= 8, seconds=30)
     data.teardown("fit")
 
 

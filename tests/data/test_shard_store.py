@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.order import Order
+from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shard_store import LocalShards, ShardStore, usual_side
 from cxrbase.data.stream import StreamLoader, StreamSampler
@@ -144,7 +145,8 @@ def test_bytes_that_are_no_image_are_named_even_if_the_checksum_holds(pack):
 
 def loader(store, *, num_workers=0, decode_threads=0, on_corrupt="skip", max_bad=0.5, rows=None):
     rows = store.rows if rows is None else rows
-    dataset = StreamDataset(store, seed=1, on_corrupt=on_corrupt, max_bad=max_bad, pool=rows)
+    quarantine = Quarantine(len(store), limit=max_bad, names=store.names)
+    dataset = StreamDataset(store, seed=1, on_corrupt=on_corrupt, quarantine=quarantine, pool=rows)
     sampler = StreamSampler(Order(rows, seed=1), batch_size=8)
     made = StreamLoader(dataset, batch_size=8, sampler=sampler, num_workers=num_workers, drop_last=True)
     made.decode_threads = decode_threads

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from commands import command
 from cxrbase.optim import param_groups
 from cxrbase.views import RandomViews
 from two_processes import end_two, start_two
+from waiting import until
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,7 @@ def test_both_processes_save_and_leave_where_one_of_them_has_sigterm(image_folde
     words += ["--checkpoint.every_n_train_steps=100000", "--trainer.log_every_n_steps=1", "--probe.enabled=false"]
     words = command("mae", *words, root=image_folder, run_dir=tmp_path)
     started = start_two(lambda rank: ["-m", "cxrbase", *words])
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 1000 for path in tmp_path.glob("events.*")):
-        assert all(process.poll() is None for process in started)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: any(path.stat().st_size > 1000 for path in tmp_path.glob("events.*")), started[0])
     started[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [143, 143], "\n".join(errors)

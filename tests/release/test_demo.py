@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from cxrbase.release.demo.neighbours import Neighbours
 from cxrbase.release.embed import embed
 from cxrbase.release.feature_warnings import UNLIKE
 from fine_tuned import CLASSES, make_model, smooth
+from waiting import until
 
 pytest.importorskip("fastapi")
 
@@ -47,12 +47,12 @@ def serving(root, *words):
         env={**os.environ, "TMPDIR": str(root / "tmp")},
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and job.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
+
+    def answers():
+        with socket.socket() as asked:
+            return asked.connect_ex(("127.0.0.1", port)) == 0
+
+    until(answers, job)
     yield port, root / "tmp"
     job.send_signal(signal.SIGTERM)
     job.wait(20)

@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import warm
+import pausing
 from cxrbase.backbones import load_encoder
 from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
@@ -92,18 +91,13 @@ def test_folders_globs_and_files_are_found_once_and_sorted(image_folder):
 def test_a_killed_job_goes_on_and_gives_the_same_table(encoder_folder, image_folder, tmp_path):
     words = ["embed", "--encoder", str(encoder_folder), str(image_folder), "--part", "2", "--batch_size", "2"]
     out, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
-    parts = tmp_path / ".killed.parquet.parts"
-    job = warm.Process(["-m", "cxrbase", *words, "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while job.poll() is None and len(list(parts.glob("*.parquet"))) < 3:
-        time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    if out.exists():
-        pytest.skip("the job was done before it could be killed")
-    held = len(list(parts.glob("*.parquet")))
-    assert 3 <= held < 20
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    job = pausing.start([*words, "--out", str(out)], ".killed.parquet.parts/*.parquet", count=3, **streams)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    assert not out.exists()
     done = embed(str(encoder_folder), [str(image_folder)], out=out, part=2, batch_size=2)
-    assert done.resumed == 2 * held
+    assert (done.resumed, done.images) == (6, 40)
     embed(str(encoder_folder), [str(image_folder)], out=whole, part=2, batch_size=2)
     assert pq.read_table(out).equals(pq.read_table(whole))
 

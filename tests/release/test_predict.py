@@ -7,8 +7,8 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from cxrbase.release.feature_warnings import LATERAL, UNLIKE
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import predict, write_predictions
 from fine_tuned import CLASSES, TEMPERATURES, make_model, smooth, view_of, write_images
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +159,9 @@ def test_a_killed_job_keeps_the_rows_that_it_has_made(model, images, tmp_path):
     out, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
     words = ["predict", tmp_path / "images", "--model", model, "--batch_size=1", "--threads=1", "--device=cpu", "--out"]
     job = warm.Process(["-m", "cxrbase", *words, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while job.poll() is None and not (out.exists() and len(out.read_text().splitlines()) > 3):
-        time.sleep(0.005)
-    assert job.returncode is None
+    until(lambda: out.exists() and len(out.read_text().splitlines()) > 3, job)
     job.kill()
-    job.wait()
+    assert job.wait() == -signal.SIGKILL
     kept = out.read_text()
     assert 3 < len(kept.splitlines()) < 400
     assert main([str(word) for word in (*words, whole)]) == 0

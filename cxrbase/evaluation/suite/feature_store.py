@@ -16,6 +16,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.evaluation.features import extract_features
+from cxrbase.states import state_hash
 from cxrbase.weights_fit import Encoder
 from cxrbase.whole_files import written_whole
 
@@ -27,11 +28,7 @@ def encoder_hash(encoder: Encoder, card: dict[str, Any]) -> str:
     said, reading = [card["timm_name"], card["image_size"], card["mean"], card["std"]], Reading.of(card)
     # Without the defaults, so that encoders whose cards are silent keep their hash.
     said += [] if reading == Reading() else [str(reading)]
-    digest = hashlib.sha256(json.dumps(said).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_hash(encoder.state_dict(), head=json.dumps(said).encode())
 
 
 def data_hash(manifest: Manifest, images: ImageStore) -> str:

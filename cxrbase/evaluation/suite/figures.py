@@ -9,23 +9,28 @@ from typing import Any
 import numpy as np
 
 from cxrbase.evaluation.calibration import reliability
+from cxrbase.evaluation.chart_styles import styles
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.results import Result, file_part
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+_Style = Mapping[str, Any]
+_Styles = Mapping[str, _Style]
+
 _SHOWN = 16  # classes per picture
+_MARK_EVERY = 0.2  # of the diagonal of a picture
 
 
 def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
     """Draws what the results of one task show, and returns the files.
 
     Args:
-        results: Of one task; encoders get a colour each. Curves are those of the linear probe on all labels, or of the
-            neighbours where it was not run.
+        results: Of one task; each encoder has a colour and a mark. Curves are those of the linear probe on all labels,
+            or of the neighbours where it was not run.
         folder: Where the PNG files go.
     """
-    pictures = curves(_whole(results))
-    if (curve := _label_efficiency(results)) is not None:
+    style = styles(_encoders(results))
+    pictures = _curves(_whole(results), style)
+    if (curve := _label_efficiency(results, style)) is not None:
         pictures["label_efficiency"] = curve
     return _save(pictures, results[0].row["task"]["name"], folder)
 
@@ -46,9 +51,13 @@ def curves(results: Sequence[Result]) -> dict[str, Any]:
     Args:
         results: Of one task; none gives no figures.
     """
+    return _curves(results, styles(_encoders(results)))
+
+
+def _curves(results: Sequence[Result], style: _Styles) -> dict[str, Any]:
     if not results:
         return {}
-    drawn = {name: _per_class(results, metric, said, draw) for name, (metric, said, draw) in _CURVES.items()}
+    drawn = {name: _per_class(results, style, metric, said, draw) for name, (metric, said, draw) in _CURVES.items()}
     return drawn | {f"confusion_{file_part(result.row['encoder']['name'])}": _confusion(result) for result in results}
 
 
@@ -60,15 +69,22 @@ def _save(pictures: Mapping[str, Any], task: str, folder: Path) -> list[Path]:
     return list(paths.values())
 
 
+def _encoders(results: Sequence[Result]) -> list[str]:
+    """Names of the encoders in the order in which they first come."""
+    return list(dict.fromkeys(result.row["encoder"]["name"] for result in results))
+
+
 def _whole(results: Sequence[Result]) -> list[Result]:
     """One result of each encoder on all labels."""
     found: dict[str, Result] = {}
     for protocol in ("knn", "linear"):
         found |= {r.row["encoder"]["name"]: r for r in results if r.row["protocol"] == protocol}
-    return list(found.values())
+    return [found[name] for name in _encoders(results) if name in found]
 
 
-def _per_class(results: Sequence[Result], metric: str, said: str, draw: Callable[[Any, Result, int, str], None]) -> Any:
+def _per_class(
+    results: Sequence[Result], style: _Styles, metric: str, said: str, draw: Callable[[Any, Result, int, _Style], None]
+) -> Any:
     from matplotlib.figure import Figure
 
     first = results[0].row
@@ -79,8 +95,8 @@ def _per_class(results: Sequence[Result], metric: str, said: str, draw: Callable
     figure = Figure(figsize=(3.4 * across + 0.6, 3.3 * down + 0.9), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, (column, name) in zip(axes[: len(classes)], classes, strict=True):
-        for result, colour in zip(results, _colours(results), strict=True):
-            draw(axis, result, column, colour)
+        for result in results:
+            draw(axis, result, column, style[result.row["encoder"]["name"]])
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.legend(fontsize=7, loc="best", title=f"{said} [95 %]", title_fontsize=7)
     for axis in axes[len(classes) :]:
@@ -88,10 +104,6 @@ def _per_class(results: Sequence[Result], metric: str, said: str, draw: Callable
     title = textwrap.fill(first["task"]["title"], 42 * across)
     figure.suptitle(f"{title}\n{first['protocol']}, {len(results[0].labels):,} test images", fontsize=11)
     return figure
-
-
-def _colours(results: Sequence[Result]) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(len(results))]
 
 
 def _known(result: Result, column: int) -> tuple[Any, Any]:
@@ -112,34 +124,35 @@ def _named(result: Result, metric: str, column: int) -> str:
     return f"{result.row['encoder']['name']} {text}"
 
 
-def _roc(axis: Any, result: Result, column: int, colour: str) -> None:
+def _roc(axis: Any, result: Result, column: int, style: _Style) -> None:
     scores, truth = _known(result, column)
     if truth.any() and not truth.all():
         hits, false = _counts(scores, truth)
-        axis.plot(np.r_[0, false / false[-1]], np.r_[0, hits / hits[-1]], color=colour, lw=1.5,
-                  label=_named(result, "auroc", column))  # fmt: skip
+        axis.plot(np.r_[0, false / false[-1]], np.r_[0, hits / hits[-1]], lw=1.5, ms=4, markevery=_MARK_EVERY,
+                  label=_named(result, "auroc", column), **style)  # fmt: skip
     axis.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls="--")
     axis.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
 
 
-def _precision_recall(axis: Any, result: Result, column: int, colour: str) -> None:
+def _precision_recall(axis: Any, result: Result, column: int, style: _Style) -> None:
     scores, truth = _known(result, column)
     if truth.any() and not truth.all():
         hits, false = _counts(scores, truth)
-        axis.step(np.r_[0, hits / hits[-1]], np.r_[1, hits / (hits + false)], where="pre", color=colour, lw=1.5,
-                  label=_named(result, "auprc", column))  # fmt: skip
+        axis.step(np.r_[0, hits / hits[-1]], np.r_[1, hits / (hits + false)], where="pre", lw=1.5, ms=4,
+                  markevery=_MARK_EVERY, label=_named(result, "auprc", column), **style)  # fmt: skip
         axis.axhline(truth.mean(), color="0.7", lw=0.8, ls="--")
     axis.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision", aspect="equal")
 
 
-def _reliability(axis: Any, result: Result, column: int, colour: str) -> None:
+def _reliability(axis: Any, result: Result, column: int, style: _Style) -> None:
     known = list(result.row["metrics"]["ece"]["per_class"].values())[column]["value"] is not None
     chances = result.probabilities[:, column] if known else np.full(len(result.labels), np.nan)
     curve = reliability(chances, result.labels[:, column])
     full = curve.count > 0
-    axis.plot(curve.probability[full], curve.frequency[full], color=colour, lw=1, label=_named(result, "ece", column))
+    axis.plot(curve.probability[full], curve.frequency[full], color=style["color"], lw=1)
     axis.scatter(curve.probability[full], curve.frequency[full], s=4 + 80 * curve.count[full] / curve.count.sum(),
-                 color=colour)  # fmt: skip
+                 **style)  # fmt: skip
+    axis.plot([], [], lw=1, ms=4, label=_named(result, "ece", column), **style)
     axis.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls="--")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of positives", aspect="equal")
 
@@ -204,7 +217,7 @@ def _matrix(axis: Any, title: str, ticks: list[str], table: Any) -> None:
     axis.set_title(title, fontsize=10)
 
 
-def _label_efficiency(results: Sequence[Result]) -> Any:
+def _label_efficiency(results: Sequence[Result], style: _Styles) -> Any:
     """Macro AUROC over labels, the mean of the seeds and their range; dashed without any labels limit."""
     from matplotlib.figure import Figure
 
@@ -224,8 +237,8 @@ def _label_efficiency(results: Sequence[Result]) -> Any:
         return None
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _bands(left, shots, "patients per class and label")
-    _bands(right, shares, "% of the training patients")
+    _bands(left, shots, style, "patients per class and label")
+    _bands(right, shares, style, "% of the training patients")
     left.set_ylabel("macro AUROC, test")
     right.legend(fontsize=8, loc="lower right")
     seeds = len({result.row["seed"] for result in results})
@@ -233,13 +246,13 @@ def _label_efficiency(results: Sequence[Result]) -> Any:
     return figure
 
 
-def _bands(axis: Any, curves: Any, label: str) -> None:
-    for number, (name, curve) in enumerate(curves.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+def _bands(axis: Any, curves: Any, style: _Styles, label: str) -> None:
+    for name, curve in curves.items():
         places = sorted(curve)
         values = [curve[place] for place in places]
-        axis.plot(places, [np.mean(v) for v in values], color=colour, marker="o", ms=4, lw=1.5, label=name)
-        axis.fill_between(places, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, lw=0)
+        axis.plot(places, [np.mean(v) for v in values], ms=4, lw=1.5, label=name, **style[name])
+        axis.fill_between(places, [min(v) for v in values], [max(v) for v in values], color=style[name]["color"],
+                          alpha=0.2, lw=0)  # fmt: skip
     ticks = sorted({place for curve in curves.values() for place in curve})
     if ticks:
         axis.set_xscale("log")

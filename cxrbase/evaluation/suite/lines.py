@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxrbase.evaluation.score_text import score_text
 from cxrbase.evaluation.suite.results import Result
 
 
@@ -11,7 +12,7 @@ def result_lines(results: Sequence[Result]) -> list[str]:
     lines = ["", f"{'task':22} {'encoder':22} {'protocol':14} seed  macro AUROC            macro AUPRC"]
     for result in results:
         row = result.row
-        area, precision = (_score(row["metrics"][name]["macro"]) for name in ("auroc", "auprc"))
+        area, precision = (score_text(row["metrics"][name]["macro"]) for name in ("auroc", "auprc"))
         lines.append(f"{row['task']['name'][:22]:22} {row['encoder']['name'][:22]:22} {row['protocol']:14} "
                      f"{row['seed']:4}  {area:22} {precision}")  # fmt: skip
     return lines
@@ -28,11 +29,5 @@ def difference_lines(differences: Sequence[Mapping[str, Any]], protocols: Sequen
     for one in differences:
         if one["protocol"] in protocols and one["value"] is not None:
             lines.append(f"{one['task']}, {one['protocol']}: {one['encoders'][0]} - {one['encoders'][1]} = "
-                         f"{_score(one, '+.3f')}, p = {one['p_holm']:.3g} after Holm")  # fmt: skip
+                         f"{score_text(one, '+.3f')}, p = {one['p_holm']:.3g} after Holm")  # fmt: skip
     return lines
-
-
-def _score(entry: Mapping[str, Any], form: str = ".3f") -> str:
-    if entry["value"] is None:
-        return "undefined"
-    return f"{entry['value']:{form}} [{entry['low']:{form}}, {entry['high']:{form}}]"

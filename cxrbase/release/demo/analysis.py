@@ -1,6 +1,5 @@
 """What the page shows for an upload: the network's input, probabilities, a map, neighbours."""
 
-import base64
 import io
 import tempfile
 from pathlib import Path
@@ -16,11 +15,12 @@ from cxrbase.data.reading import Reading
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.demo.neighbours import Neighbours
 from cxrbase.release.doubt import in_words
-from cxrbase.release.embed import weights_sha256
 from cxrbase.release.explain import explain
 from cxrbase.release.explained import open_explained
 from cxrbase.release.overlay import overlay, to_original
 from cxrbase.release.warnings import image_warnings
+from cxrbase.report_parts import png_address
+from cxrbase.states import state_hash
 
 # Longest side of a picture that is sent to the page, in pixels.
 _SHOWN = 768
@@ -38,7 +38,7 @@ class Analysis:
         self.model = open_explained(model)
         self.neighbours: Neighbours | None = None
         if features is not None:
-            self.neighbours = Neighbours(features, weights_sha256=weights_sha256(self.model.network))
+            self.neighbours = Neighbours(features, weights_sha256=state_hash(self.model.network.state_dict()))
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """Everything that the page shows.
@@ -111,4 +111,4 @@ def _grey(view: torch.Tensor) -> NDArray[np.uint8]:
 def _png(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return png_address(file.getvalue())

@@ -1,6 +1,7 @@
 """Result rows on features of known worth: what is caught, what is repaired, what is compared."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,35 @@ def test_figures_show_a_class_that_one_of_two_encoders_can_be_drawn_for():
     labels = [[text.get_text() for text in one.get_legend().get_texts()] for one in axes]
     assert [len(one) for one in labels] == [2, 2]
     assert labels[1][1] == "f undefined"
+
+
+def looks(axes):
+    """Colour and mark by label of the lines that have both, from the legend."""
+    handles, labels = axes.get_legend_handles_labels()
+    return {label: (line.get_color(), line.get_marker()) for line, label in zip(handles, labels, strict=True)}
+
+
+def test_nine_encoders_look_different_and_each_the_same_in_all_figures(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr("cxrbase.evaluation.suite.figures._save", lambda pictures, *_: drawn.update(pictures))
+    protocols = ["knn", "linear", "linear-2shot", "linear-8shot", "linear-50%"]
+    made = run(settings=Settings(protocols=protocols, seeds=[0], resamples=5))
+    names = [f"encoder {number}" for number in range(9)]
+    results = [
+        replace(one, row=one.row | {"encoder": {"name": name, "hash": ""}})
+        for name in names
+        for one in made
+        # The first one has only the neighbours on all labels, and no part of the patients.
+        if name != names[0] or one.row["protocol"] not in ("linear", "linear-50%")
+    ]
+    write_figures(results, tmp_path)
+    wanted = looks(drawn["label_efficiency"].axes[0])
+    assert list(wanted) == names
+    assert len(set(wanted.values())) == 9
+    assert looks(drawn["label_efficiency"].axes[1]) == {name: wanted[name] for name in names[1:]}
+    for picture in ("roc", "precision_recall", "reliability"):
+        found = looks(drawn[picture].axes[0])
+        assert [found[label] for label in sorted(found)] == list(wanted.values())
 
 
 def test_seen_images_are_counted_and_can_be_left_out():
