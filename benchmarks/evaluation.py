@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from _record import save
+from scipy.special import expit
 from tqdm import tqdm
 
-from cxrbase.evaluation.calibration import sigmoid
 from cxrbase.evaluation.linear import LinearProbe
 from cxrbase.evaluation.measure import measure
 from cxrbase.evaluation.metrics import auroc, bootstrap_auroc, cluster_weights, interval
@@ -53,7 +53,7 @@ def probe(threads: int) -> dict[str, Any]:
     mixing = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0].astype(np.float32)
     table = (rng.standard_normal((TRAIN + 11_000, WIDTH), dtype=np.float32) * scale) @ mixing
     truth = table @ rng.normal(size=(WIDTH, CLASSES)) * 2 + np.linspace(-5, -1.5, CLASSES)
-    labels = (rng.random(truth.shape) < sigmoid(truth)).astype(float)
+    labels = (rng.random(truth.shape) < expit(truth)).astype(float)
     train, val = slice(0, TRAIN), slice(TRAIN, None)
     fitted, spent = timed(lambda: LinearProbe().fit(table[train], labels[train], table[val], labels[val]))
     area = auroc(fitted.scores(table[val]), labels[val])

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
 
 from commands import EXPERIMENTS, REPOSITORY
@@ -20,7 +21,6 @@ from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ModelError
-from cxrbase.evaluation.calibration import sigmoid
 from cxrbase.evaluation.suite.results import read_result
 from cxrbase.models import FeatureRange, load_model
 from cxrbase.release.doubt import unproven
@@ -77,7 +77,7 @@ def test_the_model_folder_gives_the_probabilities_of_the_result(run):
                           strict=True)  # fmt: skip
     views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
     np.testing.assert_allclose(model.probabilities(views).numpy(), result.probabilities, atol=1e-5)
-    found = sigmoid(result.logits / np.array(model.card["temperatures"]))
+    found = expit(result.logits / np.array(model.card["temperatures"]))
     np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
     assert model.classes == tuple(result.row["task"]["findings"])
     assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())

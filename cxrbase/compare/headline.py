@@ -50,13 +50,15 @@ def _lead(best: Mapping[str, Any], gaps: Mapping[str, Gap | None], rows: Sequenc
         named = f"{best['arm']} and {_listed(tied, 'or')}"
         return f"No difference is established between {named}: {best['arm']} scores macro AUROC {scores}"
     second, gap = next(iter(gaps.items()), (None, None))
-    if gap is None:
+    if gap is None or second is None:
         return f"{best['arm']} scores macro AUROC {scores}"
-    found = sorted(row["p_holm"] for row in rows if {row["first"], row["second"]} == {best["arm"], second}
-                   and "p_holm" in row)  # fmt: skip
+    tested = [row for row in rows if {row["first"], row["second"]} == {best["arm"], second} and "p_holm" in row]
+    ahead = [row for row in tested if row["difference"] * (1 if row["first"] == best["arm"] else -1) > 0]
+    found = sorted(row["p_holm"] for row in ahead)
     lead = f"macro AUROC {scores}, {gap_text(gap)} against {second}"
     established = bool(found) and found[0] < LEVEL
-    return f"{best['arm']} {'is best' if established else 'scores highest'}: {lead}{_corrected(found)}"
+    lead += _corrected(found) + _elsewhere([row for row in tested if row not in ahead], second)
+    return f"{best['arm']} {'is best' if established else 'scores highest'}: {lead}"
 
 
 def _tied(gaps: Mapping[str, Gap | None]) -> list[str]:
@@ -64,11 +66,21 @@ def _tied(gaps: Mapping[str, Gap | None]) -> list[str]:
     return [arm for arm, gap in gaps.items() if gap is None or gap["low"] <= 0]
 
 
+def _elsewhere(behind: Sequence[Gap], second: str) -> str:
+    """Tasks where the next arm is the one that is better, by a corrected p."""
+    tasks = [f"{row['task']} (corrected p {_p(row['p_holm'])})" for row in behind if row["p_holm"] < LEVEL]
+    return f", though {second} is better on {_listed(tasks)}" if tasks else ""
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _corrected(found: Sequence[float]) -> str:
-    """Range over tasks of the corrected p-values of two arms, sorted."""
+    """Range of the corrected p-values of two arms, sorted, over the tasks where the first is ahead."""
     if not found:
         return ""
-    ends = ["below 0.001" if p < 0.001 else f"{p:.3f}" for p in (found[0], found[-1])]
+    ends = [_p(p) for p in (found[0], found[-1])]
     if len(found) == 1:
         return f", corrected p {ends[0]}" + (f", which is not below {LEVEL}" if found[0] >= LEVEL else "")
     return f", corrected p {ends[0]} to {ends[1]} by task" + (f", none below {LEVEL}" if found[0] >= LEVEL else "")
@@ -103,7 +115,9 @@ def seed_warnings(results: Results, *, planned: int) -> list[str]:
         if count == 1:
             parts.append(f"with 1 seed intervals and p-values are {_PATIENTS_ONLY}")
         elif count == 2:
-            parts.append("2 seeds say little about the spread between trainings; papers use 3 to 5")
+            parts.append(
+                "2 seeds say little about the spread between trainings, so intervals are wide; papers use 3 to 5"
+            )
         if parts:
             said.append(("" if len(who) == len(arms) else f"{_listed(who)}: ") + "; ".join(parts))
     return said

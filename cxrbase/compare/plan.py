@@ -17,12 +17,16 @@ from cxrbase.errors import ConfigError
 BudgetKind = Literal["images", "flops", "seconds"]
 CONTROL = "untrained"
 # Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
+_OF_COMPARISONS = (
+    "board cell_lock charts collect compare engines headline lifeline live machine "
+    "paper* report slurm stop_signals verdict"
+)
 _WITHOUT_EFFECT = (
     "release/*",
     "evaluation/chart_styles.py",
     "evaluation/score_text.py",
     "report_parts.py",
-    *(f"compare/{name}.py" for name in ("charts", "collect", "live", "paper*", "report*", "verdict")),
+    *(f"compare/{name}.py" for name in _OF_COMPARISONS.split()),
 )
 
 
@@ -72,7 +76,7 @@ class Plan:
     amounts: dict[str, float]
     budget: BudgetKind = "flops"
     precisions: list[str] = field(default_factory=lambda: ["32-true"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     axes: dict[str, Axis] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
     control: bool = True

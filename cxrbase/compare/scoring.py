@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from cxrbase.compare.plan import Cell, Plan, code_version
 from cxrbase.data.reading import Reading
 from cxrbase.evaluation.measure import plain
-from cxrbase.evaluation.metrics import feature_std, interval, rankme
+from cxrbase.evaluation.metrics import feature_std, rankme
+from cxrbase.evaluation.significance import hierarchical_mean
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.suite.score_encoder import NamedEncoder, score_encoder
 from cxrbase.evaluation.task import read_task
@@ -32,7 +33,8 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
         cell: Whose encoder it is.
 
     Returns:
-        By task: `protocols` with value, interval and samples of the macro AUROC and the other metrics, `subgroups`,
+        By task: `protocols` with value, interval and samples of the macro AUROC, (D, R + 1) by draw of labels, and the
+        other metrics, mean over draws, `subgroups`,
         `warnings`, `confounded`, whether source, site or origin tells a label, and `features`, how much of the feature
         space is used.
     """
@@ -115,20 +117,38 @@ def curve(run: Path, summary: dict[str, Any], cost: dict[str, Any]) -> list[dict
 
 
 def _protocols(results: list[Result]) -> dict[str, Any]:
-    """Draws of few images are averaged: they are the same for every encoder."""
+    """Draws of few labels are kept apart: arms are compared draw by draw, as these are the same for every encoder."""
     found = {}
     for name in dict.fromkeys(result.row["protocol"] for result in results):
         own = [result for result in results if result.row["protocol"] == name]
-        samples = np.mean([result.macro["auroc"] for result in own], axis=0)
-        low, high = interval(samples[1:])
-        found[name] = {
-            "value": plain(samples[0]), "low": plain(low), "high": plain(high), "draws": len(own),
-            "samples": [plain(round(float(value), 6)) for value in samples],
-            "metrics": {metric: own[0].row["metrics"][metric] for metric in _KEPT if metric in own[0].row["metrics"]},
+        samples = [[plain(round(float(value), 6)) for value in result.macro["auroc"]] for result in own]
+        found[name] = _bounded([result.macro["auroc"] for result in own]) | {
+            "draws": len(own), "samples": samples,
+            "metrics": {metric: _over_draws(own, metric) for metric in _KEPT if metric in own[0].row["metrics"]},
             "split_checksum": own[0].row["split_checksum"], "protocol_text": own[0].row["protocol_text"],
             "encoder_hash": own[0].row["encoder"]["hash"],
         }  # fmt: skip
     return found
+
+
+def _over_draws(draws: list[Result], metric: str) -> dict[str, Any]:
+    """A metric as a result row has it, mean over draws; of several draws only the macro mean has an interval."""
+    rows = [draw.row["metrics"][metric] for draw in draws]
+    if len(rows) == 1:
+        return dict(rows[0])
+    by_class = {name: [row["per_class"][name]["value"] for row in rows] for name in rows[0]["per_class"]}
+    means = {name: None if None in values else float(np.mean(values)) for name, values in by_class.items()}
+    return {
+        "macro": _bounded([draw.macro[metric] for draw in draws]),
+        "per_class": {name: {"value": mean, "low": None, "high": None} for name, mean in means.items()},
+        "classes": [name for name in rows[0]["classes"] if all(name in row["classes"] for row in rows)],
+    }
+
+
+def _bounded(draws: list[NDArray[np.float64]]) -> dict[str, float | None]:
+    """Mean over draws (R + 1,) with the 95 % interval over draws and patients."""
+    found = hierarchical_mean([np.stack(draws)])
+    return {"value": plain(found.value), "low": plain(found.low), "high": plain(found.high)}
 
 
 def _gaps(results: list[Result]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which differences between arms are real: seeds and patients resampled together, corrected over all of a protocol."""
+"""Which differences between arms are real: over seeds, draws and patients, corrected over all of a protocol."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 
 from cxrbase.compare.plan import CONTROL
 from cxrbase.evaluation.correction import correct, family_warnings
-from cxrbase.evaluation.significance import Difference, hierarchical_difference
+from cxrbase.evaluation.significance import Difference, hierarchical_difference, hierarchical_mean
 
 METRIC = "auroc"
 Results = Sequence[Mapping[str, Any]]
-Run = np.ndarray[Any, Any]  # (R + 1,): a metric on all test patients, then on each resample of them
+Run = np.ndarray[Any, Any]  # (D, R + 1): by draw of labels, a metric on all test patients, then on each resample
 
 
 def arms_of(results: Results) -> list[str]:
@@ -22,17 +22,23 @@ def arms_of(results: Results) -> list[str]:
 
 
 def samples(results: Results, arm: str, task: str, protocol: str) -> dict[int, Run]:
-    """By seed of an arm, (R + 1,): macro AUROC on all test patients, then on each resample of them."""
+    """By seed of an arm, (D, R + 1): for each draw of labels, macro AUROC on all test patients, then on each resample.
+
+    A seed whose AUROC is undefined, with one draw or more, is left out.
+    """
     found = {}
     for result in results:
         row = result["tasks"].get(task, {}).get("protocols", {}).get(protocol)
-        if result["cell"]["arm"] == arm and row is not None and row["samples"][0] is not None:
-            found[int(result["cell"]["seed"])] = np.array([np.nan if x is None else x for x in row["samples"]])
+        if result["cell"]["arm"] != arm or row is None:
+            continue
+        run = np.atleast_2d(np.array(row["samples"], np.float64))
+        if not np.isnan(run[:, 0]).any():
+            found[int(result["cell"]["seed"])] = run
     return dict(sorted(found.items()))
 
 
 def values(results: Results) -> list[dict[str, Any]]:
-    """Score of every arm on every task by every protocol, with the interval over seeds and patients."""
+    """Score of every arm on every task by every protocol, with the interval over seeds, draws and patients."""
     rows = []
     for task, protocol in _questions(results):
         for arm in arms_of(results):
@@ -45,15 +51,15 @@ def values(results: Results) -> list[dict[str, Any]]:
 
 
 def score_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """Mean over seeds with the 95 % interval over seeds and patients.
+    """Mean over seeds and draws with the 95 % interval over them and patients.
 
     Args:
-        runs: For each seed, (R + 1,): the metric on all test patients, then on each resample of them.
+        runs: For each seed, (R + 1,) or (D, R + 1): the metric on all test patients, then on each resample of them.
     """
-    found = hierarchical_difference(runs, [np.zeros_like(runs[0])])
+    found = hierarchical_mean(runs)
     # The interval is symmetric on a scale that ends at 0 and 1.
     return {"seeds": len(runs), "value": found.value, "low": max(found.low, 0.0), "high": min(found.high, 1.0),
-            "by_seed": [float(run[0]) for run in runs]}  # fmt: skip
+            "by_seed": [float(run[..., 0].mean()) for run in runs]}  # fmt: skip
 
 
 def differences(results: Results) -> list[dict[str, Any]]:
@@ -79,12 +85,12 @@ def difference_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def difference_of(first: Mapping[int, Run], second: Mapping[int, Run]) -> dict[str, Any] | None:
     """First minus second with its interval and p-value, over the seeds that both have; None where there is none.
 
-    Seeds are drawn together: a seed of both started from the same weights and order, so that what it does to all arms
-    alike is no difference, and a seed that one side lacks says nothing of the pair.
+    Seeds are paired: a seed of both started from the same weights and order, so that what it does to all arms alike is
+    no difference, and a seed that one side lacks says nothing of the pair. So are draws of labels.
 
     Args:
-        first: By seed, (R + 1,), as `samples` gives them.
-        second: The same, on the same resamples of the same patients.
+        first: By seed, (D, R + 1), as `samples` gives them.
+        second: The same, on the same draws and the same resamples of the same patients.
     """
     common = [seed for seed in first if seed in second]
     if not common:
@@ -97,7 +103,7 @@ def row_of(found: Difference) -> dict[str, Any]:
     """A difference as rows of results hold it."""
     return {
         "difference": found.value, "low": found.low, "high": found.high, "p": found.p_value, "seeds": found.seeds,
-        "resamples": found.resamples,
+        "draws": found.draws, "resamples": found.resamples, "counted": found.counted,
     }  # fmt: skip
 
 
@@ -136,7 +142,7 @@ def means(results: Results, *, protocol: str) -> dict[str, dict[int, Run]]:
 def _ordered(mean: Mapping[str, Mapping[int, Run]]) -> list[str]:
     """Best first, by the mean; one that is better on the seeds that both have goes before, whatever the others did."""
     order: list[str] = []
-    for arm in sorted(mean, key=lambda arm: -np.mean([run[0] for run in mean[arm].values()])):
+    for arm in sorted(mean, key=lambda arm: -np.mean([run[:, 0].mean() for run in mean[arm].values()])):
         gaps = [difference_of(mean[above], mean[arm]) for above in order]
         beaten = [place for place, gap in enumerate(gaps) if gap is not None and gap["high"] < 0]
         order.insert(min(beaten, default=len(order)), arm)

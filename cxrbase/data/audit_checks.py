@@ -58,21 +58,16 @@ class Rows:
 
 def groups_of(count: int, pairs: NDArray[np.int64]) -> list[list[int]]:
     """Joins pairs, (M, 2), of `count` rows to groups; each sorted, the largest first."""
-    parent = list(range(count))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for first, second in pairs.tolist():
-        one, two = root(first), root(second)
-        parent[max(one, two)] = min(one, two)
-    members = defaultdict(list)
-    for row in np.unique(pairs).tolist():
-        members[root(row)].append(row)
-    return sorted(members.values(), key=lambda group: (-len(group), group))
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    rows = np.unique(pairs)
+    _, group = connected_components(graph, directed=False)
+    order = rows[np.argsort(group[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(group[order])) + 1
+    members = [part.tolist() for part in np.split(order, ends) if len(part)]
+    return sorted(members, key=lambda one: (-len(one), one))
 
 
 def exact_pairs(sha1: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""How often chance alone gives a difference, where its error is of few seeds and of many patients."""
+"""How sure a difference is whose error is of few repeats, such as seeds, and of many patients."""
 
 import math
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_NORMAL = np.linspace(-9.0, 9.0, 2001)
+_NORMAL = np.linspace(-8.0, 8.0, 1001)
 _WEIGHTS = np.exp(-(_NORMAL**2) / 2) / np.exp(-(_NORMAL**2) / 2).sum()
 _TINY = 1e-30  # in place of a variance of 0, which gives a step
 
 
 def behrens_fisher_p_value(
-    difference: float, *, seeds_variance: float, freedom: int, patients_variance: float
+    difference: float, *, repeats_variance: float, freedom: int, patients_variance: float
 ) -> float:
     """Two-sided p-value that a difference is 0, by the solution of Behrens and Fisher.
 
@@ -25,36 +25,48 @@ def behrens_fisher_p_value(
 
     Args:
         difference: As measured.
-        seeds_variance: Of its mean over seeds.
-        freedom: Degrees of freedom of that variance; 0 where there is one seed.
+        repeats_variance: Of its mean over seeds, or over whatever else is repeated a few times.
+        freedom: Degrees of freedom of that variance; 0 where nothing is repeated.
         patients_variance: Of its mean over patients.
 
     Returns:
         In [0, 1]; 0 where there is no spread at all.
     """
+    from scipy.special import stdtr
+
     patients = math.sqrt(max(patients_variance, _TINY))
     if freedom < 1:
         return math.erfc(abs(difference) / patients / math.sqrt(2))
-    beyond = (abs(difference) - patients * _NORMAL) / math.sqrt(max(seeds_variance, _TINY))
-    return float(min(1.0, 2 * (_WEIGHTS * student_tail(beyond, freedom)).sum()))
+    beyond = (abs(difference) - patients * _NORMAL) / math.sqrt(max(repeats_variance, _TINY))
+    return float(min(1.0, 2 * (_WEIGHTS * stdtr(freedom, -beyond)).sum()))
 
 
-def student_tail(t: Floats, freedom: int) -> Floats:
-    """Probability that Student's t exceeds given values, by the finite series for whole degrees of freedom.
-
-    After Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+def behrens_fisher_margin(
+    *, repeats_variance: float, freedom: int, patients_variance: float, level: float = 0.95
+) -> float:
+    """Half the width of the interval of a difference: the one whose p-value is 1 - level.
 
     Args:
-        t: Any values.
-        freedom: Degrees of freedom, at least 1.
+        repeats_variance: As in `behrens_fisher_p_value`.
+        freedom: Likewise, at least 1.
+        patients_variance: Likewise.
+        level: How often the interval holds the truth, at least; in (0, 1).
+
+    Raises:
+        ValueError: If the freedom or the level is out of range.
     """
-    angle = np.arctan(np.asarray(t, np.float64) / math.sqrt(freedom))
-    sine, cosine = np.sin(angle), np.cos(angle)
-    first = freedom % 2
-    term, total = cosine**first, np.zeros_like(angle)
-    for power in range(first, freedom - 1, 2):
-        total += term
-        term = term * cosine**2 * (power + 1) / (power + 2)
-    inside = 2 / np.pi * (angle + sine * total) if first else sine * total
-    tail: Floats = (1 - inside) / 2
-    return tail
+    from scipy.optimize import brentq
+    from scipy.special import ndtri, stdtrit
+
+    if freedom < 1 or not 0.0 < level < 1.0:
+        raise ValueError(f"freedom must be at least 1 and level in (0, 1), got {freedom} and {level}")
+    spread = {"repeats_variance": repeats_variance, "patients_variance": patients_variance}
+    # Each part goes beyond its own quantile with half the probability, so their sum with no more than the whole.
+    tail = 1 - (1 - level) / 4
+    repeats, patients = (math.sqrt(max(variance, _TINY)) for variance in spread.values())
+    most = stdtrit(freedom, tail) * repeats + ndtri(tail) * patients
+
+    def above_level(width: float) -> float:
+        return behrens_fisher_p_value(width, freedom=freedom, **spread) - (1 - level)
+
+    return float(brentq(above_level, 0.0, most, xtol=1e-6 * most))

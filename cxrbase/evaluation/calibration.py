@@ -111,14 +111,10 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     return np.array([_temperature(logits[:, k], labels[:, k]) for k in range(logits.shape[1])], np.float64)
 
 
-def sigmoid(logits: npt.ArrayLike) -> Floats:
-    """1 / (1 + exp(-logits)) that does not overflow."""
-    values = np.asarray(logits, np.float64)
-    with np.errstate(invalid="ignore"):  # NaN, of a class without scores, stays NaN
-        return np.asarray(np.exp(-np.logaddexp(0.0, -values)), np.float64)
-
-
 def _temperature(logits: Floats, labels: Floats) -> float:
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
     known = ~np.isnan(labels) & ~np.isnan(logits)
     logits, labels = logits[known], labels[known]
     if not (labels == 1).any() or not (labels == 0).any():
@@ -126,13 +122,12 @@ def _temperature(logits: Floats, labels: Floats) -> float:
 
     def slope(log_inverse: float) -> float:
         # d loss / d inverse temperature; the loss is convex in it.
-        return float(((sigmoid(logits * np.exp(log_inverse)) - labels) * logits).sum())
+        return float(((expit(logits * np.exp(log_inverse)) - labels) * logits).sum())
 
-    low, high = -_HOTTEST, _HOTTEST
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return float(np.exp(-(low + high) / 2))
+    # Where the loss falls all the way, as with classes that are told without error, the end is the best.
+    if slope(-_HOTTEST) >= 0 or slope(_HOTTEST) <= 0:
+        return float(np.exp(_HOTTEST if slope(-_HOTTEST) >= 0 else -_HOTTEST))
+    return float(np.exp(-brentq(slope, -_HOTTEST, _HOTTEST)))
 
 
 def _bin(chances: Floats, bins: int) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ from cxrbase.errors import ManifestError
 
 Floats = npt.NDArray[np.floating[Any]]
 
+FEWEST_PATIENTS = 5  # with a finding, or without: of fewer, many resamples hold none, and an interval says little
 AGE_BANDS = (20.0, 40.0, 60.0, 80.0)
 
 # Columns that subgroups are told by, beside age. `origin` is where a set that was put together has an image from.
@@ -120,6 +121,16 @@ class Splits:
     def undecided(self) -> dict[str, str]:
         """Classes for which validation cannot choose a threshold and a temperature, with the reason."""
         return self._lacking("val")
+
+    def rare(self) -> dict[str, str]:
+        """Classes of which few test patients have a label, with what is there."""
+        reasons = {}
+        for name, column in zip(self.classes, self.test.labels.T, strict=True):
+            for value, kind in ((1, "positive"), (0, "negative")):
+                count = len(np.unique(self.test.patients[column == value].astype(str)))
+                if 0 < count < FEWEST_PATIENTS:
+                    reasons[name] = f"{count} {kind} patient{'s' * (count > 1)} in test"
+        return reasons
 
     def _lacking(self, split: str) -> dict[str, str]:
         """Classes without both labels in a split, with what is there."""

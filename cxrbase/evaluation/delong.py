@@ -44,6 +44,8 @@ def delong_covariance(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Flo
     Raises:
         ValueError: If shapes do not fit, a score is not finite, or fewer than two images of a label are there.
     """
+    from scipy.stats import rankdata
+
     table, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if table.ndim != 2 or table.shape[1:] != truth.shape or not np.isin(truth, (0, 1)).all():
         raise ValueError(f"scores and labels must be (M, N) and (N,) of 0 and 1, got {table.shape} and {truth.shape}")
@@ -51,9 +53,9 @@ def delong_covariance(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Flo
     m, n = positive.shape[1], negative.shape[1]
     if min(m, n) < 2 or not np.isfinite(table).all():
         raise ValueError(f"at least 2 images of each label and finite scores are needed, got {m} and {n}")
-    every = _midranks(np.concatenate([positive, negative], axis=1))
-    above = (every[:, :m] - _midranks(positive)) / n
-    below = 1.0 - (every[:, m:] - _midranks(negative)) / m
+    every = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
+    above = (every[:, :m] - rankdata(positive, axis=1)) / n
+    below = 1.0 - (every[:, m:] - rankdata(negative, axis=1)) / m
     covariance = np.atleast_2d(np.cov(above)) / m + np.atleast_2d(np.cov(below)) / n
     return above.mean(1), np.asarray(covariance, np.float64)
 
@@ -72,12 +74,3 @@ def delong_test(first: npt.ArrayLike, second: npt.ArrayLike, labels: npt.ArrayLi
     # Rounding leaves about 1e-17 of variance where both order the images alike.
     z = difference / math.sqrt(variance) if variance > 1e-15 else 0.0
     return DeLong(float(areas[0]), float(areas[1]), variance, z, math.erfc(abs(z) / math.sqrt(2)))
-
-
-def _midranks(rows: Floats) -> Floats:
-    """Rank of each value in its row (M, N), from 1; equal values share the mean of their ranks."""
-    ranks = np.empty_like(rows)
-    for row, values in enumerate(rows):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks[row] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks

@@ -184,7 +184,7 @@ class _Problem:
 
 def _choose(areas: Floats) -> npt.NDArray[np.int64]:
     """Index of the best C per class from validation AUROC (C, K), the first (strongest) on a tie."""
-    average = macro_samples(areas)
+    average = macro_samples(areas, areas.sum(0))
     fallback = len(areas) // 2 if np.isnan(average).all() else int(np.nanargmax(average))
     judged = ~np.isnan(areas).any(0)
     best: npt.NDArray[np.int64] = np.full(areas.shape[1], fallback)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxrbase.evaluation.calibration import CALIBRATED, calibration_metrics, fit_temperature, sigmoid
+from cxrbase.evaluation.calibration import CALIBRATED, calibration_metrics, fit_temperature
 from cxrbase.evaluation.decisions import Criterion, choose_thresholds, decision_metrics
 from cxrbase.evaluation.metrics import interval, macro, macro_samples
 from cxrbase.evaluation.ranking import ranked_metrics
@@ -40,7 +40,7 @@ class Measured:
 
     def macro(self, metric: str) -> Floats:
         """Mean over the defined classes on all patients, then on each resample, (R + 1,)."""
-        samples = macro_samples(self.samples[metric][:, ~np.isnan(self.values[metric])])
+        samples = macro_samples(self.samples[metric], self.values[metric])
         return np.concatenate([[macro(self.values[metric])], samples])
 
     def undefined(self) -> list[str]:
@@ -48,8 +48,9 @@ class Measured:
         return [name for name, value in zip(self.classes, self.values["auroc"], strict=True) if np.isnan(value)]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: of each metric value and 95 % interval, macro and per class, and `classes`, what the macro is over.
+        """For JSON: of each metric value and 95 % interval, macro and per class.
 
+        `classes` are what the macro is over, and `resamples_left_out` those that lack one of these.
         What is undefined is None; so is the temperature of a class that validation cannot calibrate.
         """
         return {name: self._entry(name) for name in self.values} | {
@@ -62,7 +63,9 @@ class Measured:
         columns = zip(self.classes, self.values[metric], self.samples[metric].T, strict=True)
         per_class = {name: bounded(value, samples) for name, value, samples in columns}
         over = [name for name, value in zip(self.classes, self.values[metric], strict=True) if not np.isnan(value)]
-        return {"macro": bounded(whole[0], whole[1:]), "per_class": per_class, "classes": over}
+        lacking = int(np.isnan(whole[1:]).sum())
+        return {"macro": bounded(whole[0], whole[1:]), "per_class": per_class, "classes": over,
+                "resamples_left_out": lacking}  # fmt: skip
 
     def _per_class(self, values: Floats) -> dict[str, float | None]:
         return {name: plain(value) for name, value in zip(self.classes, values, strict=True)}
@@ -89,10 +92,12 @@ def measure(
         classes: Names of the K classes.
         criterion: What the threshold makes largest on validation.
     """
+    from scipy.special import expit
+
     labels = np.asarray(test_labels, np.float64)
     temperatures = fit_temperature(val_logits, val_labels)
-    chosen_on = sigmoid(np.asarray(val_logits, np.float64) / temperatures)
-    chances = sigmoid(np.asarray(test_logits, np.float64) / temperatures)
+    chosen_on = expit(np.asarray(val_logits, np.float64) / temperatures)
+    chances = expit(np.asarray(test_logits, np.float64) / temperatures)
     thresholds = choose_thresholds(chosen_on, val_labels, criterion=criterion)
     # The order of logits, and not of probabilities, which may round to 1.
     ranks = np.asarray(test_logits, np.float64)

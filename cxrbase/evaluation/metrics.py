@@ -37,23 +37,26 @@ def macro(values: npt.ArrayLike) -> float:
     Args:
         values: (K,), NaN where undefined.
     """
-    return float(macro_samples(np.asarray(values, dtype=np.float64)[None])[0])
+    table = np.asarray(values, dtype=np.float64)
+    return float(macro_samples(table[None], table)[0])
 
 
-def macro_samples(values: npt.ArrayLike) -> Floats:
-    """Mean over the defined classes of each resample, so that a rare class may be missing from a few of them.
+def macro_samples(values: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
+    """Mean of each resample over the classes that are defined on the whole set.
+
+    A resample without one of them, such as one that drew no patient with a rare finding, is undefined and not a mean
+    over the others: that would be a mean of something else, and an interval over both holds neither.
 
     Args:
         values: (R, K), NaN where undefined.
+        whole: (K,) the same on the whole set, NaN where a class does not count.
 
     Returns:
-        (R,), NaN where no class is defined.
+        (R,), NaN where a class is missing, or where none counts.
     """
-    table = np.asarray(values, dtype=np.float64)
-    known = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):
-        means: Floats = np.where(known, table, 0.0).sum(1) / known.sum(1)
-    return means
+    counts = ~np.isnan(np.asarray(whole, dtype=np.float64))
+    table = np.asarray(values, dtype=np.float64)[:, counts]
+    return table.mean(1) if counts.any() else np.full(len(table), np.nan)
 
 
 def cluster_weights(patients: npt.ArrayLike, *, resamples: int, seed: int) -> Counts:

@@ -59,6 +59,7 @@ class Score:
         per_class: AUROC of each class; None where the class is undefined.
         per_class_interval: Its interval; None where the class or every resample of it is undefined. Differences have
             none.
+        left_out: Resamples that lack one of the classes and do not count in the interval.
     """
 
     value: float
@@ -66,6 +67,7 @@ class Score:
     high: float
     per_class: dict[str, float | None]
     per_class_interval: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain numbers, None for what is undefined."""
@@ -73,7 +75,7 @@ class Score:
         told: dict[str, Any] = {"per_class": dict(self.per_class)}
         if self.per_class_interval:
             told["per_class_interval"] = {name: ends and list(ends) for name, ends in self.per_class_interval.items()}
-        return {**ends, **told}
+        return {**ends, **told, "resamples_left_out": self.left_out}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,19 +188,20 @@ def _difference(a: Score, b: Score, samples: Floats) -> Score:
     for name, value in a.per_class.items():
         other = b.per_class[name]
         per_class[name] = None if value is None or other is None else value - other
-    return Score(a.value - b.value, *interval(samples), per_class)
+    return Score(a.value - b.value, *interval(samples), per_class, left_out=int(np.isnan(samples).sum()))
 
 
 def _score(
     scores: Floats, labels: Floats, weights: npt.NDArray[np.int16], names: tuple[str, ...]
 ) -> tuple[Score, Floats]:
     areas, resampled = auroc(scores, labels), bootstrap_auroc(scores, labels, weights)
-    samples = macro_samples(resampled)
+    samples = macro_samples(resampled, areas)
     per_class = {name: _number(area) for name, area in zip(names, areas, strict=True)}
     ends = {name: interval(column) for name, column in zip(names, resampled.T, strict=True)}
     known = {name: None if per_class[name] is None or math.isnan(low) else (low, high) for name, (low, high) in
              ends.items()}  # fmt: skip
-    return Score(macro(areas), *interval(samples), per_class, known), samples
+    left_out = int(np.isnan(samples).sum())
+    return Score(macro(areas), *interval(samples), per_class, known, left_out), samples
 
 
 def _fit(train: Labelled, val: Labelled | None, seed: int) -> LinearProbe:

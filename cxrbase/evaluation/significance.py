@@ -1,4 +1,4 @@
-"""Differences between encoders: paired p-values, correction for many tests, and a bootstrap over seeds and patients."""
+"""Differences between encoders: over seeds, draws of labels and patients, with correction for many tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cxrbase.evaluation.behrens_fisher import behrens_fisher_p_value
+from cxrbase.evaluation.behrens_fisher import behrens_fisher_margin, behrens_fisher_p_value
 from cxrbase.evaluation.metrics import interval
 
 Floats = npt.NDArray[np.float64]
@@ -21,9 +21,11 @@ class Difference:
         value: First minus second.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p_value: Two-sided; None where no resample is defined.
-        seeds: Number of seeds of the smaller side; 1 where only patients were resampled.
+        p_value: Two-sided; None where it is undefined.
+        seeds: Number of seeds of the smaller side.
+        draws: Number of draws of labels.
         resamples: Number of resamples in which it is defined.
+        counted: Whether interval and p-value are of the resamples alone, as with one seed and one draw.
     """
 
     value: float
@@ -31,7 +33,9 @@ class Difference:
     high: float
     p_value: float | None
     seeds: int = 1
+    draws: int = 1
     resamples: int = 0
+    counted: bool = True
 
 
 def bootstrap_p_value(samples: npt.ArrayLike) -> float | None:
@@ -87,71 +91,86 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def hierarchical_difference(
-    first: Sequence[Floats], second: Sequence[Floats], *, paired_seeds: bool = False, seed: int = 0
+    first: Sequence[Floats], second: Sequence[Floats], *, paired_seeds: bool = False
 ) -> Difference:
     """Difference of two methods, each trained with several seeds and scored on the same resampled patients.
 
-    Seeds are drawn with replacement in each resample, patients are those of the samples. With n seeds the spread of
-    their mean comes out too small by the factor sqrt((n - 1) / n), so each drawn mean is moved from the method's mean
-    by its inverse; with one seed nothing is known of seeds, and only patients count.
+    Each seed may have been scored with several draws of few labels, the same for all seeds of both methods. Its error
+    then has three parts: of seeds, of draws and of patients. With one seed and one draw only patients count, and
+    interval and p-value are of the resamples.
 
-    The p-value is counted among the resamples, as the interval is. Where all of them lie on one side of 0, counting
-    says no more than that it is at most 2 / (R + 1), and a correction for many tests can make that large. There it is
-    the smaller one of this and of what Behrens and Fisher's solution makes of the two spreads, but never below the
-    square of the former: of tails further out resamples say nothing. More resamples would be no remedy: where two or
-    three seeds happen to lie on one side of 0, so may all resamples, however many they are.
+    Else both are by Behrens and Fisher's solution, and the interval excludes 0 where p is below 0.05. Drawing seeds
+    with replacement would not do: two or three that happen to lie on one side of 0 do so in every resample, and among
+    true nulls p would be below 0.05 in up to a third of cases. What varies between seeds and draws is added up and
+    takes the degrees of freedom of the fewest, which errs on the safe side (Mickey and Brown 1966, Annals of
+    Mathematical Statistics 37, 639).
+
+    No p-value is below the square of the least that counting among the resamples can give: of tails further out they
+    say nothing of patients.
 
     Args:
-        first: For each seed of the first method, (R + 1,): the metric on all patients, then on each resample.
-        second: The same for the second method; the same resamples of patients.
-        paired_seeds: Whether seed i of both started alike, so that they are drawn together.
-        seed: Of the draw.
+        first: For each seed of the first method, (R + 1,): the metric on all patients, then on each resample; or
+            (D, R + 1), for each draw of labels.
+        second: The same for the second method; the same draws, and the same resamples of patients.
+        paired_seeds: Whether seed i of both started alike, so that what it does to both is no difference.
 
     Raises:
-        ValueError: If a side has no seed, resamples differ, or seeds are paired and their numbers differ.
+        ValueError: If a side has no seed, draws or resamples differ, or seeds are paired and their numbers differ.
     """
     one, two = _table(first), _table(second)
-    if one.shape[1] != two.shape[1] or (paired_seeds and len(one) != len(two)):
-        raise ValueError(f"both sides must have the same resamples and paired seeds, got {one.shape} and {two.shape}")
-    tables = [one - two] if paired_seeds else [one, -two]
-    generator = np.random.default_rng(seed)
-    size = one.shape[1] - 1
-    drawn = [_mean_of_drawn(table, generator.integers(len(table), size=(size, len(table)))) for table in tables]
-    samples = np.sum(drawn, axis=0)
-    value = float(one[:, 0].mean() - two[:, 0].mean())
-    defined = int((~np.isnan(samples)).sum())
-    p_value = _p_value(samples, value, tables)
-    return Difference(value, *interval(samples), p_value, min(len(one), len(two)), defined)
+    if one.shape[1:] != two.shape[1:] or (paired_seeds and len(one) != len(two)):
+        raise ValueError(
+            f"both sides must have the same draws, the same resamples and paired seeds, got {one.shape} and {two.shape}"
+        )
+    value, samples = one[..., 0].mean() - two[..., 0].mean(), one[..., 1:].mean((0, 1)) - two[..., 1:].mean((0, 1))
+    counts = {"seeds": min(len(one), len(two)), "draws": one.shape[1], "resamples": int((~np.isnan(samples)).sum())}
+    sides = [one - two] if paired_seeds else [one, two]
+    # A draw is the same for all: of both methods, whether their seeds are paired or not.
+    by_draw = one[..., 0].mean(0) - two[..., 0].mean(0)
+    repeats = [side for side in [*(side[..., 0].mean(1) for side in sides), by_draw] if len(side) > 1]
+    if not repeats:
+        return Difference(float(value), *interval(samples), _counted(float(value), samples), **counts)
+    return _over_repeats(float(value), samples, repeats, counts)
 
 
-def _p_value(samples: Floats, value: float, tables: Sequence[Floats]) -> float | None:
-    """Counted among the resamples, and finer where all lie on one side of 0; the tables (S, R + 1) add up to them."""
+def hierarchical_mean(runs: Sequence[Floats]) -> Difference:
+    """Mean of one method over seeds and draws of labels with its interval, as a difference from 0.
+
+    Args:
+        runs: For each seed, (R + 1,) or (D, R + 1), as in `hierarchical_difference`.
+    """
+    return hierarchical_difference(runs, list(np.zeros_like(_table(runs))), paired_seeds=True)
+
+
+def _counted(value: float, samples: Floats) -> float | None:
+    """Counted among resamples of patients; where all lie on one side of 0, by their spread, which is finer."""
     counted = bootstrap_p_value(samples)
     least = least_counted(int((~np.isnan(samples)).sum()))
     if counted is None or counted > least or np.isnan(value):
         return counted
-    repeated = [table for table in tables if len(table) > 1]
-    finer = behrens_fisher_p_value(
-        value,
-        seeds_variance=float(sum(table[:, 0].var(ddof=1) / len(table) for table in repeated)),
-        # Of two sides the fewer, which errs on the safe side.
-        freedom=min((len(table) - 1 for table in repeated), default=0),
-        patients_variance=float(np.nanvar(np.sum([table[:, 1:].mean(0) for table in tables], axis=0))),
-    )
+    finer = behrens_fisher_p_value(value, repeats_variance=0.0, freedom=0, patients_variance=float(np.nanvar(samples)))
     return min(counted, max(finer, least**2))
 
 
+def _over_repeats(value: float, samples: Floats, repeats: Sequence[Floats], counts: dict[str, int]) -> Difference:
+    """By Behrens and Fisher, from values (S,) by seed of each side and (D,) by draw, where there are several."""
+    if np.isnan(value) or counts["resamples"] < 2:
+        return Difference(value, np.nan, np.nan, None, **counts, counted=False)
+    by_repeats = float(sum(means.var(ddof=1) / len(means) for means in repeats))
+    by_patients = float(np.nanvar(samples, ddof=1))
+    freedom = min(len(means) - 1 for means in repeats)
+    margin = behrens_fisher_margin(repeats_variance=by_repeats, freedom=freedom, patients_variance=by_patients)
+    found = behrens_fisher_p_value(value, repeats_variance=by_repeats, freedom=freedom, patients_variance=by_patients)
+    p_value = max(found, least_counted(counts["resamples"]) ** 2)
+    return Difference(value, value - margin, value + margin, p_value, **counts, counted=False)
+
+
 def _table(runs: Sequence[Floats]) -> Floats:
-    if not len(runs) or len({len(run) for run in runs}) > 1 or len(runs[0]) < 2:
-        raise ValueError(f"each seed must have the metric and at least one resample, got {[len(run) for run in runs]}")
-    return np.stack([np.asarray(run, np.float64) for run in runs])
-
-
-def _mean_of_drawn(table: Floats, drawn: npt.NDArray[np.int64]) -> Floats:
-    """Mean over the drawn seeds (R, S) of each resample of patients, from a table (S, R + 1)."""
-    values = table[:, 1:].T
-    means = np.take_along_axis(values, drawn, axis=1).mean(1)
-    seeds = len(table)
-    centre = values.mean(1)
-    result: Floats = centre + (means - centre) * (np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0)
-    return result
+    """(S, D, R + 1) of S seeds and D draws."""
+    tables = [np.atleast_2d(np.asarray(run, np.float64)) for run in runs]
+    if not tables or len({table.shape for table in tables}) > 1 or tables[0].shape[1] < 2:
+        shapes = [table.shape for table in tables]
+        raise ValueError(
+            f"each seed must have the same draws and the metric with at least one resample of each, got {shapes}"
+        )
+    return np.stack(tables)

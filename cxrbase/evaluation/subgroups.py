@@ -56,7 +56,11 @@ def _variable(
     # A small group must not take a class away from the others: groups without any defined class do not count.
     areas = {kind: area for kind, area in areas.items() if not np.isnan(area[0]).all()}
     shared = ~np.any([np.isnan(area[0]) for area in areas.values()], axis=0) if areas else np.zeros(len(classes), bool)
-    means = {kind: macro_samples(area[:, shared]) for kind, area in areas.items()} if shared.any() else {}
+    means = (
+        {kind: macro_samples(area, np.where(shared, area[0], np.nan)) for kind, area in areas.items()}
+        if shared.any()
+        else {}
+    )
     result: dict[str, Any] = {
         "groups": {
             kind: {

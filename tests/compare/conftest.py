@@ -47,7 +47,7 @@ def made_result(cell, level: float) -> dict:
         "value": samples[0],
         "low": min(samples),
         "high": max(samples),
-        "samples": samples,
+        "samples": [samples],
         "metrics": {},
         "draws": 1,
     }
@@ -79,7 +79,7 @@ def scored(arm: str, seed: int, levels: dict[str, float | None], *, noise: float
     tasks = {}
     for name, level in levels.items():
         samples = [None] * (RESAMPLES + 1) if level is None else [level, *(level + common + own)]
-        tasks[name] = {"protocols": {"linear": {"samples": samples}}, "warnings": [], "confounded": False}
+        tasks[name] = {"protocols": {"linear": {"samples": [samples]}}, "warnings": [], "confounded": False}
     price = {"images": 64.0, "flops": 6.4e10, "seconds": 2.0}
     return {"cell": {"arm": arm, "seed": seed}, "tasks": tasks, "spent": price}
 

@@ -50,7 +50,7 @@ def test_draws_of_few_labels_are_not_paired_with_trainings_of_the_same_number(pa
 
 @pytest.mark.parametrize(("resamples", "said"), [(20, True), (500, False)])
 def test_few_resamples_for_the_tests_of_a_figure_are_told(paper, resamples, said):
-    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6, 0.8]}
+    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6]}
     found = paper(levels, resamples=resamples)
     limits = [warning for warning in found["warnings"] if "counted among 20 resamples" in warning]
     assert bool(limits) == said

@@ -1,9 +1,12 @@
 """The grid: which cells there are, what words they get, what changes their key, and how budgets become steps."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import cxrbase
 from cxrbase.backbones import UNTRAINED
 from cxrbase.compare.cost import build, flops_per_image, steps_for
 from cxrbase.compare.plan import CONTROL, Axis, code_version
@@ -68,6 +71,23 @@ def test_only_what_changes_the_pretraining_changes_its_key(plan):
         plan.cells()[5].pretraining_key(plan, data="a"),
     ]
     assert len({key, *others}) == len(others) + 1
+
+
+# What a cell runs; whoever adds a module says whether it is one of these or of `_WITHOUT_EFFECT`.
+RUN_BY_CELLS = {"__init__", "cost", "earlier", "heartbeat", "inputs", "plan", "run_cell", "scoring", "worker"}
+
+
+def test_only_code_that_a_cell_runs_changes_its_key(tmp_path, monkeypatch):
+    package = tmp_path / "cxrbase"
+    shutil.copytree(Path(cxrbase.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cxrbase, "__file__", str(package / "__init__.py"))
+    changing = set()
+    for path in (package / "compare").glob("*.py"):
+        before = code_version()
+        path.write_text(path.read_text() + "# other\n")
+        if code_version() != before:
+            changing.add(path.stem)
+    assert changing == RUN_BY_CELLS
 
 
 def test_the_control_is_the_same_whatever_the_order_of_objectives_and_budget_kind(plan):

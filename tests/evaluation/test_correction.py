@@ -50,3 +50,13 @@ def test_a_clear_difference_in_a_small_family_is_not_marked():
 
 def test_an_uncertain_difference_is_not_marked():
     assert not [row for row in family(*[0.004] * 45) if "warning" in row]
+
+
+def test_over_several_seeds_nothing_is_counted_and_an_interval_that_excludes_0_is_what_is_clear():
+    rows = [{"p": p, "resamples": 20, "counted": False} for p in (0.001, 0.03, *[0.5] * 8)]
+    correct(rows)
+    assert [row["warning"] for row in rows if "warning" in row] == [
+        "the interval excludes 0, but corrected for 10 tests p is not below 0.05"
+    ]
+    (warning,) = family_warnings({"linear": rows})
+    assert warning.startswith("linear: 10 tests: the intervals of 1 exclude 0 and their corrected p is not below 0.05")

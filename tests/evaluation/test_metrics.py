@@ -63,7 +63,25 @@ def test_a_class_of_one_label_or_without_scores_is_undefined_and_not_zero():
     assert np.isnan(auroc(scores, labels)).all()
     assert np.isnan(macro(auroc(scores, labels)))
     assert macro([0.5, np.nan, 1.0]) == 0.75
-    np.testing.assert_array_equal(macro_samples([[0.5, 1.0], [np.nan, 1.0], [np.nan, np.nan]]), [0.75, 1.0, np.nan])
+
+
+def test_a_resample_without_a_rare_class_is_no_mean_over_the_others():
+    resampled = [[0.5, 1.0, np.nan], [np.nan, 1.0, np.nan]]
+    np.testing.assert_array_equal(macro_samples(resampled, [0.5, 1.0, np.nan]), [0.75, np.nan])
+    np.testing.assert_array_equal(macro_samples(resampled, [np.nan, 1.0, np.nan]), [1.0, 1.0])
+    np.testing.assert_array_equal(macro_samples(resampled, [np.nan] * 3), [np.nan] * 2)
+
+
+def test_the_interval_of_a_mean_with_a_rare_class_is_over_resamples_that_have_it():
+    scores, labels = problem(400, 5)
+    labels[:, 4] = np.arange(400) < 3
+    scores[:, 4] = np.random.default_rng(1).normal(size=400) + 3 * labels[:, 4]
+    weights = cluster_weights(np.arange(400).astype(str), resamples=500, seed=0)
+    resampled = bootstrap_auroc(scores, labels, weights)
+    samples = macro_samples(resampled, auroc(scores, labels))
+    assert 0 < np.isnan(samples).sum() == (weights[:, :3].sum(1) == 0).sum()
+    kept = resampled[~np.isnan(resampled[:, 4])].mean(1)
+    assert interval(samples) == interval(kept)
 
 
 def test_what_makes_no_sense_is_refused():

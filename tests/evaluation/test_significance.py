@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxrbase.evaluation.behrens_fisher import behrens_fisher_margin
 from cxrbase.evaluation.metrics import auroc, bootstrap_auroc, cluster_weights, interval
 from cxrbase.evaluation.significance import (
     bootstrap_p_value,
     hierarchical_difference,
+    hierarchical_mean,
     holm,
     least_counted,
     paired_difference,
@@ -64,16 +66,61 @@ def runs(seeds, spread, *, mean=0.7, seed=0, patients=0.02, resamples=2000):
     return [mean + rng.normal(0, spread) + common for _ in range(seeds)]
 
 
-def test_seeds_widen_the_interval_by_their_own_spread():
+def test_seeds_widen_the_interval_by_their_own_spread_and_their_number():
     rng = np.random.default_rng(3)
     wide = []
-    for trial in range(200):
+    for _ in range(200):
         first, second = runs(5, 0.03, seed=int(rng.integers(2**31))), runs(5, 0.03, seed=int(rng.integers(2**31)))
-        difference = hierarchical_difference(first, second, seed=trial)
-        wide.append(difference.high - difference.low)
-    # sqrt(2) * patients' spread, and sqrt(2 / 5) * the seeds' spread, which the drawing finds without bias.
-    expected = 2 * 1.96 * np.sqrt(2 * 0.02**2 + 2 * 0.03**2 / 5)
+        difference = hierarchical_difference(first, second)
+        wide.append((difference.high - difference.low) / 2)
+    expected = behrens_fisher_margin(repeats_variance=2 * 0.03**2 / 5, freedom=4, patients_variance=2 * 0.02**2)
     assert np.sqrt(np.mean(np.square(wide))) == pytest.approx(expected, rel=0.05)
+    assert expected > 1.96 * np.sqrt(2 * 0.02**2 + 2 * 0.03**2 / 5)  # as if five seeds told their spread exactly
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [0.5, 2, 10])
+def test_equal_methods_are_told_apart_in_5_of_100_comparisons_and_the_interval_agrees(seeds, ratio):
+    rng, trials, rejected, held = np.random.default_rng([seeds, int(10 * ratio)]), 400, 0, 0
+    for _ in range(trials):
+        patients, shift = rng.normal(0, 0.01, 201), rng.normal(0, 0.01 * ratio, seeds)
+        patients[1:] += patients[0]
+        second = 0.6 + rng.normal(0, 0.02, 201)  # moves both alike
+        found = hierarchical_difference([second + patients + by for by in shift], [second] * seeds, paired_seeds=True)
+        inside = found.low <= 0 <= found.high
+        assert (found.p_value < 0.05) != inside
+        rejected, held = rejected + (found.p_value < 0.05), held + inside
+    assert rejected <= 0.065 * trials
+    assert held >= 0.93 * trials
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.04])
+def test_a_draw_of_labels_that_suits_one_method_by_chance_is_part_of_the_error(spread, paired):
+    rng, trials, rejected = np.random.default_rng(int(100 * spread)), 200, 0
+    for _ in range(trials):
+        draws, patients = rng.normal(0, spread, 3), rng.normal(0, 0.012, 201)
+        patients[1:] += patients[0]
+        first = [0.6 + patients + draws[:, None] + rng.normal(0, 0.005, (3, 1)) for _ in range(5)]
+        second = [np.full((3, 201), 0.6)] * 5
+        found = hierarchical_difference(first, second, paired_seeds=paired)
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+        rejected += found.p_value < 0.05
+    assert found.draws == 3
+    assert rejected <= 0.07 * trials
+
+
+def test_what_a_draw_of_labels_does_to_both_methods_is_no_difference():
+    rng = np.random.default_rng(0)
+    draws, common = rng.normal(0, 0.1, (3, 1)), rng.normal(0, 0.02, 501)
+    own = [0.6 + draws + common + rng.normal(0, 0.001) for _ in range(3)]
+    found = hierarchical_difference([run + 0.02 for run in own], own, paired_seeds=True)
+    assert (found.low, found.high) == pytest.approx((0.02, 0.02))
+    mean = hierarchical_mean(own)
+    assert mean.high - mean.low > 0.1
+    assert (mean.seeds, mean.draws) == (3, 3)
+    with pytest.raises(ValueError, match="same draws"):
+        hierarchical_difference(own, [run[:2] for run in own], paired_seeds=True)
 
 
 def test_one_seed_leaves_the_patients_and_says_so():
@@ -124,11 +171,20 @@ def test_a_p_value_is_finer_by_no_more_than_as_many_digits_again():
     assert few.p_value == pytest.approx((2 / 11) ** 2)
 
 
-def test_seeds_that_scatter_keep_what_counting_says():
-    # Both on one side of 0, so that all resamples are; two seeds cannot tell that it is no chance.
-    scattered = hierarchical_difference(*trained([0.10, 0.02], patients=0.0005), paired_seeds=True)
-    assert scattered.low > 0
-    assert scattered.p_value == pytest.approx(2 / 1001)
+def test_seeds_that_scatter_establish_nothing_though_all_resamples_agree():
+    first, second = trained([0.10, 0.02], patients=0.0005)
+    assert min((one - two).min() for one, two in zip(first, second, strict=True)) > 0
+    scattered = hierarchical_difference(first, second, paired_seeds=True)
+    assert scattered.low < 0 < scattered.high
+    # Student's test of two values.
+    assert scattered.p_value == pytest.approx(1 - 2 / np.pi * np.arctan(0.06 / 0.04), rel=0.02)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_seeds_that_agree_survive_the_correction_for_ten_arms(seeds):
+    agreeing = hierarchical_difference(*trained([0.050, 0.0504, 0.0496, 0.0501, 0.0499][:seeds]), paired_seeds=True)
+    others = dict.fromkeys(map(str, range(44)), 0.5)
+    assert holm({"agreeing": agreeing.p_value} | others)["agreeing"] < 0.05
 
 
 def test_undefined_resamples_are_left_out_of_the_number():
@@ -138,7 +194,9 @@ def test_undefined_resamples_are_left_out_of_the_number():
     assert found.resamples == 990
     assert found.p_value < 2 / 991
     first[0][0] = np.nan
-    assert hierarchical_difference(first, second, paired_seeds=True).p_value == pytest.approx(2 / 991)
+    nothing = hierarchical_difference(first, second, paired_seeds=True)
+    assert nothing.p_value is None
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -147,7 +205,7 @@ def test_equal_methods_get_small_p_values_no_more_often_than_they_say(paired):
     for trial in range(1500):
         # Seeds scatter three times as much as patients: among three, all resamples often lie on one side of 0.
         first, second = trained(rng.normal(0, 0.009, 3), resamples=100, seed=trial)
-        small += hierarchical_difference(first, second, paired_seeds=paired, seed=trial).p_value < 0.002
+        small += hierarchical_difference(first, second, paired_seeds=paired).p_value < 0.002
     assert small <= 1500 * 0.002 + 3 * np.sqrt(1500 * 0.002)
 
 

@@ -18,8 +18,8 @@ from cxrbase.evaluation.suite.results import Result
 def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list[dict[str, Any]]:
     """Differences of every two encoders on every task and protocol that both have.
 
-    Patients are resampled together for both encoders. Where images to learn from were drawn, seeds are resampled too,
-    in pairs, because all encoders learn from the same draws.
+    Patients are resampled together for both encoders. Where images to learn from were drawn, all encoders learn from
+    the same draws, whose spread of the difference is part of its error.
 
     Args:
         results: Of any encoders, tasks, protocols and seeds.
@@ -27,7 +27,8 @@ def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list
 
     Returns:
         For each pair: task, protocol, encoders, metric, value (first minus second), low, high, p_value, p_holm
-        (corrected over all pairs and tasks of the protocol), seeds, resamples, warning (where all resamples agree and
+        (corrected over all pairs and tasks of the protocol), seeds (of the draws), resamples, counted (whether p is,
+        among resamples), warning (where all resamples agree and
         p_holm is not below 0.05), and delong where there is one class and one seed.
 
     Raises:
@@ -70,11 +71,13 @@ def _pair(task: str, protocol: str, first: list[Result], second: list[Result], m
                 f"{names[0]} and {names[1]} cannot be compared on {task}: their {differ} differ; score both in one run "
                 "or with the same settings"
             )
-    found = hierarchical_difference([a.macro[metric] for a in one], [b.macro[metric] for b in two], paired_seeds=True)
+    first_draws, second_draws = (np.stack([run.macro[metric] for run in runs]) for runs in (one, two))
+    found = hierarchical_difference([first_draws], [second_draws])
     return {
         "task": task, "protocol": protocol, "encoders": names, "metric": metric,
         "value": plain(found.value), "low": plain(found.low), "high": plain(found.high),
-        "p_value": found.p_value, "p_holm": None, "seeds": found.seeds, "resamples": found.resamples, "warning": None,
+        "p_value": found.p_value, "p_holm": None, "seeds": found.draws,
+        "resamples": found.resamples, "counted": found.counted, "warning": None,
         "delong": _delong(one[0], two[0]) if len(seeds) == 1 and metric == "auroc" else None,
     }  # fmt: skip
 

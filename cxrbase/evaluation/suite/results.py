@@ -17,7 +17,7 @@ from cxrbase.whole_files import written_whole
 
 Floats = npt.NDArray[np.float64]
 
-_FORMAT = 2  # changes when the same scores would be written otherwise
+_FORMAT = 3  # changes when the same scores would be written otherwise
 
 
 @dataclass(frozen=True, eq=False)

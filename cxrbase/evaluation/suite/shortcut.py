@@ -55,7 +55,8 @@ def origin_from_features(
         labels = {name: (origin[:, None] == np.array(kinds)).astype(float) for name, origin in origins.items()}
         probe = LinearProbe().fit(features["train"], labels["train"], features["val"], labels["val"])
         every = np.concatenate([np.ones((1, len(parts["test"])), weights.dtype), weights])
-        areas = macro_samples(bootstrap_auroc(probe.scores(features["test"]), labels["test"], every))
+        found_by_class = bootstrap_auroc(probe.scores(features["test"]), labels["test"], every)
+        areas = macro_samples(found_by_class, found_by_class[0])
         found[variable] = {"auroc": bounded(areas[0], areas[1:]), "groups": kinds}
     return found
 

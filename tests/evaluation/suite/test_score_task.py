@@ -322,3 +322,21 @@ def test_the_threshold_is_chosen_as_asked(threshold):
     (result,) = run(settings=Settings(protocols=["linear"], resamples=5, threshold=threshold))
     assert threshold in result.row["protocol_text"]
     assert 0 < result.row["metrics"]["threshold"]["effusion"] < 1
+
+
+def test_a_class_with_few_positive_patients_is_told_and_resamples_without_it_are_counted():
+    def rare(features, splits):
+        labels = splits.test.labels.copy()
+        first = np.unique(splits.test.patients)[:3]
+        labels[:, 1] = np.isin(splits.test.patients, first)
+        test = Cohort(labels, splits.test.patients, splits.test.groups)
+        return features, Splits(splits.classes, splits.train, splits.val, test, "")
+
+    (result,) = run(changed=rare)
+    left_out = result.row["metrics"]["auroc"]["resamples_left_out"]
+    assert 0 < left_out == np.isnan(result.macro["auroc"][1:]).sum() < 30
+    (said,) = [warning for warning in result.row["warnings"] if "positive patients" in warning]
+    assert said.startswith(
+        f"{CLASSES[1]} has only 3 positive patients in test: its interval says little, and {left_out} "
+    )
+    assert run()[0].row["metrics"]["auroc"]["resamples_left_out"] == 0
