@@ -22,6 +22,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ModelError
 from cxrbase.evaluation.calibration import sigmoid
 from cxrbase.evaluation.suite.results import read_result
+from cxrbase.finetune_cli import _is_of_phantom
 from cxrbase.models import FeatureRange, load_model
 from cxrbase.release.doubt import unproven
 from task_runs import SHAPE, make_place, words
@@ -332,6 +333,22 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
     assert row_of(place / "own2")["encoder"]["name"] == made.name
 
 
+def test_a_run_on_the_phantom_is_told_by_its_settings_however_they_are_written(tmp_path):
+    told = {
+        "data:\n  phantom:\n    patients: 3\n": True,
+        "data: {root: x, phantom: {patients: 3}}\n": True,
+        "data:\n  phantom: null\n": False,
+        "data: {root: x}\nnotes: |\n  phantom:\n  none\n": False,
+        "phantom:\n  patients: 3\n": False,
+        "data: [\n": False,
+    }
+    config = tmp_path / "config.yaml"
+    assert not _is_of_phantom(config)
+    for text, wanted in told.items():
+        config.write_text(text)
+        assert _is_of_phantom(config) is wanted, text
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -383,7 +400,7 @@ def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypat
     task = ["--config", str(EXPERIMENTS / "task" / "kermany.yaml"), f"--task.data.root={tmp_path / 'kermany'}"]
     assert main(["fit", *task, "--task.data.partial=true", "--task.splits.val=0.5"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "needs an encoder" in last or "no labelled image in split val" in last
+    assert "needs an encoder" in last
 
 
 @pytest.mark.parametrize("count", [400, 30])
@@ -449,6 +466,16 @@ def test_any_damage_to_a_model_is_one_sentence(copy, data):
         assert "\n" not in str(error)  # noqa: PT017
     finally:
         (copy / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[]", "it holds a list, not an object"), ('{"format": 2}', "it lacks encoder, classes, kind")],
+)
+def test_a_file_that_describes_no_model_is_told_what_it_is_not(tmp_path, content, said):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path)
 
 
 def test_a_newer_format_is_refused(copy):

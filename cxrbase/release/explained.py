@@ -55,7 +55,9 @@ class Explained:
         """
         if self.score_of is None or self.probabilities is None:
             if finding is not None:
-                raise ConfigError(f"an encoder knows no finding {finding!r}: give a model of cxrbase finetune")
+                raise ConfigError(
+                    f"an encoder knows no finding {finding!r}: give a model, which cxrbase fit makes of it on a task"
+                )
             return None, None
         if finding is not None and finding not in self.findings:
             raise ConfigError(f"the model has no finding {finding!r}; it has {', '.join(self.findings)}")

@@ -107,6 +107,15 @@ def test_the_key_changes_with_whatever_a_cell_reads(place, change):
     assert all(after[title] != key for title, key in before.items())
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"])
+def test_the_key_changes_with_the_file_to_start_from(place, suffix):
+    (file := place / f"start{suffix}").write_bytes(b"0")
+    plan = plan_of(place, words=[*plan_of(place).words, f"--model.init_from={file}"], control=False)
+    before = keys(plan, place)
+    file.write_bytes(b"more")
+    assert keys(plan, place) != before
+
+
 def test_a_cell_is_done_again_only_where_its_own_images_changed(place):
     write_images(place / "other")
     values = {name: [f"--data.root={place / name}"] for name in ("own", "other")}
