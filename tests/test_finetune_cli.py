@@ -69,21 +69,29 @@ def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
     assert f"scores and intervals are of only {patients['test']} patients" in row["warnings"]
 
 
+def on_test(model, phantom):
+    """Probabilities (N, K) of a model on the test images, and what it is fed."""
+    manifest = Manifest.read(phantom / "manifest.parquet").select("test")
+    canvases, sizes = zip(*(to_canvas(to_uint8(decode(p)), model.card["canvas_size"]) for p in manifest.paths),
+                          strict=True)  # fmt: skip
+    views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
+    probabilities = model.probabilities(views).numpy()
+    np.testing.assert_allclose(model.probabilities_of(model.features(views)).numpy(), probabilities, atol=1e-5)
+    return probabilities, views
+
+
 def test_the_model_folder_gives_the_probabilities_of_the_result(run):
     model = load_model(run)
     (path,) = (run / "results").glob("*.json")
     result = read_result(path)
-    manifest = Manifest.read(run.parent / "phantom" / "manifest.parquet").select("test")
-    canvases, sizes = zip(*(to_canvas(to_uint8(decode(p)), model.card["canvas_size"]) for p in manifest.paths),
-                          strict=True)  # fmt: skip
-    views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
-    np.testing.assert_allclose(model.probabilities(views).numpy(), result.probabilities, atol=1e-5)
+    found, views = on_test(model, run.parent / "phantom")
+    np.testing.assert_allclose(found, result.probabilities, atol=1e-5)
     found = sigmoid(result.logits / np.array(model.card["temperatures"]))
     np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
     assert model.classes == tuple(result.row["task"]["findings"])
     assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())
     distance = model.range.distance(model.features(views).joined)
-    assert distance.shape == (len(manifest),)
+    assert distance.shape == (len(result.labels),)
     noise = model.range.distance(20 * torch.randn(5, 96))
     assert (noise > model.range.limit).all()
 
@@ -309,6 +317,25 @@ def test_a_multiclass_task_is_fitted_by_a_softmax(place, capsys):
     assert share["value"] == pytest.approx(right)
     assert share["low"] <= share["value"] <= share["high"]
     assert "top-1 acc." in capsys.readouterr().out
+    assert result.macro["top1_accuracy"][0] == pytest.approx(right)
+    np.testing.assert_allclose(result.probabilities.sum(1), 1)
+    found, _ = on_test(load_model(place / "mc"), place / "phantom")
+    np.testing.assert_allclose(found, result.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.argmax(1), result.logits.argmax(1))
+
+
+def test_a_multiclass_model_of_a_temperature_for_each_class_is_refused(copy):
+    card = json.loads((copy / "model.json").read_text())
+    count = len(card["classes"])
+    card |= {"kind": "multiclass", "temperatures": [1.5] * count}
+    (copy / "model.json").write_text(json.dumps(card))
+    model = load_model(copy)
+    scores = torch.randn(4, count)
+    torch.testing.assert_close(model.calibrated(scores).sigmoid(), (scores / 1.5).softmax(1))
+    card["temperatures"][0] = 1.0
+    (copy / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="fit the model again"):
+        load_model(copy)
 
 
 def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_made(place, tmp_path, monkeypatch, capfd):

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
 from cxrbase.release.doubt import unproven
 from cxrbase.release.explain import Score
@@ -95,13 +94,11 @@ def open_explained(model: str) -> Explained:
 
 def _of_model(model: Model) -> Explained:
     classifier, prefix = model.network, int(model.network.encoder.num_prefix_tokens)
-    temperatures = torch.tensor(model.card["temperatures"])
 
     def score_of(index: int) -> Score:
         def score(tokens: Tensor) -> Tensor:
             # The classifier's own forward cuts the gradient at a frozen encoder.
-            logits = log_odds(classifier.head(tokens[:, prefix:]), one_of=classifier.kind == "multiclass")
-            return logits[:, index] / temperatures[index]
+            return model.calibrated(classifier.head(tokens[:, prefix:]))[:, index]
 
         return score
 
