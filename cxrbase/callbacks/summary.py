@@ -50,10 +50,11 @@ def _probe_lines(probe: dict[str, Any]) -> list[str]:
         f"({probe['n_train']} labelled for training), 95 % intervals"
     ]
     for name, title in (("linear", "linear probe"), ("knn", "kNN")):
-        before, after, gain = probe[name]["random_init"], probe[name]["pretrained"], probe["difference"][name]
+        # Where a run started from other weights, they are what it is to be better than.
+        which, said = ("start", "start") if "start" in probe[name] else ("random_init", "untrained")
+        before, after, gain = probe[name][which], probe[name]["pretrained"], probe["difference"][name]
         lines.append(
-            f"    {title:12}  pretrained {_score(after)}   untrained {_score(before)}   "
-            f"difference {_score(gain, '+.3f')}"
+            f"    {title:12}  pretrained {_score(after)}   {said} {_score(before)}   difference {_score(gain, '+.3f')}"
         )
     return lines
 
