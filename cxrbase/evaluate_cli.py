@@ -23,7 +23,7 @@ from cxrbase.evaluation.suite.score_task import Settings
 from cxrbase.evaluation.task import Task, read_sections, read_tasks
 from cxrbase.evaluation.task_data import TaskData, load_task_data, some_without_images
 from cxrbase.suggestions import SuggestingParser
-from cxrbase.weights import load_any_encoder
+from cxrbase.weights import load_any_encoder, short_name
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +125,11 @@ def _encoders(texts: Sequence[str]) -> list[NamedEncoder]:
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Name and place of an encoder; a run folder's file is named by the folder."""
+    """Name and place of an encoder, as of `short_name` where no name is given."""
     name, separator, place = text.partition("=")
     if separator and not name.startswith("timm:") and "/" not in name:
         return name, place
-    path = Path(text)
-    return (path.parent.name if path.name == "encoder.safetensors" else path.name) or text, text
+    return short_name(text), text
 
 
 def _task_changes(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

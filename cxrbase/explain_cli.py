@@ -1,6 +1,7 @@
 """`cxrbase explain`: pictures of where a model or an encoder looks."""
 
 import sys
+from typing import Any
 
 from cxrbase.suggestions import SuggestingParser
 
@@ -28,6 +29,13 @@ def explain(words: list[str]) -> int:
     for row in done:
         # Rollout is of the network as a whole, whatever the finding.
         about = f" of {row['finding']}" if row["finding"] and row["method"] != "rollout" else ""
-        said = "changes with the weights" if row["follows_weights"] else "DOES NOT CHANGE with the weights: distrust it"
-        sys.stdout.write(f"{row['file']}: {row['method']}{about}; {said} (rank correlation {row['randomised']:.2f})\n")
+        sys.stdout.write(f"{row['file']}: {row['method']}{about}; {_check(row)}\n")
     return 0
+
+
+def _check(row: dict[str, Any]) -> str:
+    """Whether a map depends on the network, in words."""
+    if row["randomised"] is None:
+        return "whether it changes with the weights is not known: a map is the same everywhere"
+    said = "changes with the weights" if row["follows_weights"] else "DOES NOT CHANGE with the weights: distrust it"
+    return f"{said} (rank correlation {row['randomised']:.2f})"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cxrbase.answers import TrainingParser
+from cxrbase.config_files import read_config
 from cxrbase.data.images import Phantom
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.finetune import finetune
@@ -29,7 +30,7 @@ from cxrbase.release.model_page import model_page
 from cxrbase.release.package import read_licence
 from cxrbase.release.run_facts import read_run
 from cxrbase.training_cli import fit, found_precision, new_run_dir, quiet, refuse_used
-from cxrbase.weights import load_any_encoder
+from cxrbase.weights import load_any_encoder, short_name
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def fit_task(words: list[str]) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     if _is_first_process():
         parser.save(config, run_dir / "config.yaml", overwrite=True)
-    result = finetune(data, encoder, card, settings, run_dir, name=_short(name), place=name, checkpoint=checkpoint)
+    result = finetune(data, encoder, card, settings, run_dir, name=short_name(name), place=name, checkpoint=checkpoint)
     if result is None:
         return 0
     _describe(run_dir / "model", licence, name if card["format"] == "cxrbase" else None)
@@ -179,10 +180,18 @@ def _own_encoder(task: Task, configs: list[Path]) -> Path:
         raise ConfigError(f"task {task.name} is not of the phantom, so it needs an encoder: --encoder=runs/<run>")
     cards = sorted(Path("runs").glob("*/encoder.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for card in cards:
-        config = card.with_name("config.yaml")
-        if config.is_file() and "phantom:\n" in config.read_text(encoding="utf-8"):
+        if _is_of_phantom(card.with_name("config.yaml")):
             return card.parent
     return _pretrained(task.data.root, task.data.phantom, configs[0].parent.parent)
+
+
+def _is_of_phantom(config: Path) -> bool:
+    """Whether the settings of a run say that it made a phantom to learn from."""
+    try:
+        data = read_config(config).get("data")
+    except ConfigError:
+        return False
+    return isinstance(data, dict) and data.get("phantom") is not None
 
 
 def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
@@ -196,8 +205,3 @@ def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
     words += [f"--trainer.max_epochs={_SHORT_EPOCHS}", "--probe.enabled=false", "--figures.enabled=false"]
     fit([*words, f"--run_dir={run_dir}"])
     return run_dir
-
-
-def _short(name: str) -> str:
-    path = Path(name)
-    return path.parent.name if path.suffix in (".safetensors", ".json") and path.stem == "encoder" else path.name

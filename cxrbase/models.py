@@ -121,10 +121,10 @@ class Model:
 
     def log_odds(self, images: Tensor) -> Tensor:
         """Calibrated log-odds, (B, K), of images from `view`; differentiable."""
-        return self._calibrated(self.network(images))
+        return self.calibrated(self.network.head(self.network.tokens(images)))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Calibrated probability of each class, (B, K)."""
+        """Calibrated probability of each class, (B, K); of a multiclass model they sum to one."""
         return self.log_odds(images).sigmoid()
 
     def features(self, images: Tensor) -> Features:
@@ -133,11 +133,12 @@ class Model:
 
     def probabilities_of(self, features: Features) -> Tensor:
         """Calibrated probability of each class, (B, K), without seeing the images again."""
-        scores = log_odds(self.network.head.linear(features.pooled), one_of=self.network.kind == "multiclass")
-        return self._calibrated(scores).sigmoid()
+        return self.calibrated(self.network.head.linear(features.pooled)).sigmoid()
 
-    def _calibrated(self, scores: Tensor) -> Tensor:
-        return scores / torch.tensor(self.card["temperatures"], device=scores.device)
+    def calibrated(self, scores: Tensor) -> Tensor:
+        """Calibrated log-odds, (B, K), of what the network's head gives."""
+        divided = scores / torch.tensor(self.card["temperatures"], device=scores.device)
+        return log_odds(divided, one_of=self.network.kind == "multiclass")
 
     @property
     def thresholds(self) -> tuple[float | None, ...]:
@@ -188,6 +189,11 @@ def load_model(path: str | Path) -> Model:
             raise ValueError("classes, temperatures and thresholds differ in number")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):
             raise ValueError(f"temperatures must be above 0, got {card['temperatures']}")
+        if card["kind"] == "multiclass" and len(set(card["temperatures"])) > 1:
+            raise ValueError(
+                f"classes of which one is true share a temperature, got {card['temperatures']} as an earlier version "
+                "chose them: fit the model again"
+            )
     except (EncoderError, OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AssertionError,
             AttributeError) as error:  # fmt: skip
         raise ModelError(f"{weights} does not fit {CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
@@ -222,9 +228,10 @@ def _card(path: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no description of a model: {error}") from error
-    if not isinstance(card, dict) or (lacking := [name for name in _FIELDS if name not in card]):
-        raise ModelError(f"{path} is no description of a model: it lacks {', '.join(lacking or ['everything'])}"
-                         if isinstance(card, dict) else f"{path} is no description of a model")  # fmt: skip
+    if not isinstance(card, dict):
+        raise ModelError(f"{path} is no description of a model: it holds a {type(card).__name__}, not an object")
+    if lacking := [name for name in _FIELDS if name not in card]:
+        raise ModelError(f"{path} is no description of a model: it lacks {', '.join(lacking)}")
     if card["format"] != FORMAT:
         remedy = "fit it again" if card["format"] in range(1, FORMAT) else "update cxrbase"
         raise ModelError(f"{path} has format {card['format']!r}, this version of cxrbase reads {FORMAT}: {remedy}")

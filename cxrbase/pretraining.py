@@ -90,11 +90,17 @@ class Pretraining(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Starts from another encoder where one is given; a resumed run has its own weights instead."""
-        if self.init_from is None or self.resumed:
+        if self.resumed:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.take_start(mean=data.mean, std=data.std)
+
+    def take_start(self, *, mean: float, std: float) -> None:
+        """Takes the weights of `init_from`, for images that are normalised with these; without them, stays as it is."""
+        if self.init_from is None:
+            return
         vit = self._backbone()
-        initialise(vit, self.init_from, mean=data.mean, std=data.std)
+        initialise(vit, self.init_from, mean=mean, std=std)
         # Made again, because a teacher is a copy of the backbone that it was made with.
         self.objective = self._made(vit)
 

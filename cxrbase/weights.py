@@ -38,9 +38,10 @@ def load_any_encoder(
     pretraining cannot start.
 
     Args:
-        name_or_path: One of: a run folder, its encoder.safetensors or encoder.json; a .safetensors, .pth, .pt or .bin
-            file of timm, MAE, DINO, DINOv2, Medical MAE, EVA-X or Hugging Face's ViT and Dinov2 (RAD-DINO), or a folder
-            with one; `timm:<name>`, untrained; `timm:<name>=<file>`, where the network cannot be told from the file.
+        name_or_path: One of: a run folder, its encoder.safetensors or encoder.json; a .safetensors, .pth, .pt, .bin,
+            .ckpt or .tar file of timm, MAE, DINO, DINOv2, Medical MAE, EVA-X or Hugging Face's ViT and Dinov2
+            (RAD-DINO); a folder with model.safetensors or pytorch_model.bin; `timm:<name>`, untrained;
+            `timm:<name>=<file>`, where the network cannot be told from the file.
         image_size: Side, or height and width, of the images in pixels; None takes what the encoder was trained at.
         patch_size: Side of a patch in pixels; None takes the encoder's own.
         mean: Mean, in [0, 1], that the original network expects, where its file does not say; None takes what its
@@ -69,6 +70,12 @@ def load_any_encoder(
     if not path.exists() and timm.is_model(name_or_path):
         raise EncoderError(f"no weights at {path}: write timm:{name_or_path} for that network, untrained")
     return _load(read_checkpoint(path), image_size, patch_size, given)
+
+
+def short_name(place: str) -> str:
+    """What an encoder is called where it is given no name: its run folder's, its file's or that of timm."""
+    path = Path(place).absolute()
+    return path.parent.name if path.name in ("encoder.safetensors", "encoder.json") else path.name
 
 
 def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: float) -> None:

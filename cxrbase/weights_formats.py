@@ -29,7 +29,8 @@ _DAMAGED: tuple[type[Exception], ...] = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(OverflowError, MemoryError, struct.error, SafetensorError),
 )
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "module", "student")
 _STEM = re.compile(r"^(.*?)(patch_embed\.proj\.weight|embeddings\.patch_embeddings\.projection\.weight)$")
 _ENCODER = re.compile(r"^(cls_token|reg_token|pos_embed|patch_embed\.|blocks\.|norm\.|fc_norm\.)")
@@ -96,7 +97,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads weights in the format of timm, MAE, DINO, DINOv2, Medical MAE, EVA-X, or Hugging Face's ViT and Dinov2.
 
     Args:
-        path: A .safetensors, .pth, .pt, .bin or .ckpt file, or a folder with model.safetensors in it.
+        path: A .safetensors, .pth, .pt, .bin, .ckpt or .tar file, or a folder with model.safetensors or
+            pytorch_model.bin.
 
     Raises:
         EncoderError: If the file cannot be read, holds objects other than tensors, or no Vision Transformer.
@@ -121,14 +123,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        held = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+        held = [path / name for name in _IN_FOLDER if (path / name).is_file()]
         if not held:
-            raise EncoderError(f"no encoder in folder {path}: it has neither encoder.json nor model.safetensors")
+            lacking = " nor ".join(("encoder.json", *_IN_FOLDER))
+            raise EncoderError(f"no encoder in folder {path}: it has neither {lacking}")
         return held[0]
     if not path.is_file():
         raise EncoderError(f"no weights at {path}: give a file, a run folder, or timm:<name> for an untrained network")
-    if path.suffix not in _SUFFIXES:
-        raise EncoderError(f"{path} is not a weight file by its name: it should end in {', '.join(_SUFFIXES)}")
+    if path.suffix not in SUFFIXES:
+        raise EncoderError(f"{path} is not a weight file by its name: it should end in {', '.join(SUFFIXES)}")
     return path
 
 

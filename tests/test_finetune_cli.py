@@ -22,6 +22,7 @@ from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.errors import ModelError
 from cxrbase.evaluation.suite.results import read_result
+from cxrbase.finetune_cli import _is_of_phantom
 from cxrbase.models import FeatureRange, load_model
 from cxrbase.release.doubt import unproven
 from task_runs import SHAPE, make_place, words
@@ -68,21 +69,29 @@ def test_a_run_leaves_a_result_that_says_how_it_was_got(run):
     assert f"scores and intervals are of only {patients['test']} patients" in row["warnings"]
 
 
+def on_test(model, phantom):
+    """Probabilities (N, K) of a model on the test images, and what it is fed."""
+    manifest = Manifest.read(phantom / "manifest.parquet").select("test")
+    canvases, sizes = zip(*(to_canvas(to_uint8(decode(p)), model.card["canvas_size"]) for p in manifest.paths),
+                          strict=True)  # fmt: skip
+    views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
+    probabilities = model.probabilities(views).numpy()
+    np.testing.assert_allclose(model.probabilities_of(model.features(views)).numpy(), probabilities, atol=1e-5)
+    return probabilities, views
+
+
 def test_the_model_folder_gives_the_probabilities_of_the_result(run):
     model = load_model(run)
     (path,) = (run / "results").glob("*.json")
     result = read_result(path)
-    manifest = Manifest.read(run.parent / "phantom" / "manifest.parquet").select("test")
-    canvases, sizes = zip(*(to_canvas(to_uint8(decode(p)), model.card["canvas_size"]) for p in manifest.paths),
-                          strict=True)  # fmt: skip
-    views = model.view(torch.from_numpy(np.stack(canvases))[:, None], torch.tensor(sizes))
-    np.testing.assert_allclose(model.probabilities(views).numpy(), result.probabilities, atol=1e-5)
+    found, views = on_test(model, run.parent / "phantom")
+    np.testing.assert_allclose(found, result.probabilities, atol=1e-5)
     found = expit(result.logits / np.array(model.card["temperatures"]))
     np.testing.assert_allclose(found, result.probabilities, atol=1e-12)
     assert model.classes == tuple(result.row["task"]["findings"])
     assert model.thresholds == tuple(result.row["metrics"]["threshold"].values())
     distance = model.range.distance(model.features(views).joined)
-    assert distance.shape == (len(manifest),)
+    assert distance.shape == (len(result.labels),)
     noise = model.range.distance(20 * torch.randn(5, 96))
     assert (noise > model.range.limit).all()
 
@@ -308,6 +317,25 @@ def test_a_multiclass_task_is_fitted_by_a_softmax(place, capsys):
     assert share["value"] == pytest.approx(right)
     assert share["low"] <= share["value"] <= share["high"]
     assert "top-1 acc." in capsys.readouterr().out
+    assert result.macro["top1_accuracy"][0] == pytest.approx(right)
+    np.testing.assert_allclose(result.probabilities.sum(1), 1)
+    found, _ = on_test(load_model(place / "mc"), place / "phantom")
+    np.testing.assert_allclose(found, result.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.argmax(1), result.logits.argmax(1))
+
+
+def test_a_multiclass_model_of_a_temperature_for_each_class_is_refused(copy):
+    card = json.loads((copy / "model.json").read_text())
+    count = len(card["classes"])
+    card |= {"kind": "multiclass", "temperatures": [1.5] * count}
+    (copy / "model.json").write_text(json.dumps(card))
+    model = load_model(copy)
+    scores = torch.randn(4, count)
+    torch.testing.assert_close(model.calibrated(scores).sigmoid(), (scores / 1.5).softmax(1))
+    card["temperatures"][0] = 1.0
+    (copy / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="fit the model again"):
+        load_model(copy)
 
 
 def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_made(place, tmp_path, monkeypatch, capfd):
@@ -330,6 +358,22 @@ def test_without_an_encoder_the_newest_run_on_the_phantom_is_taken_or_one_is_mad
     assert main(given) == 0
     assert "pretraining a short one" not in capfd.readouterr().err
     assert row_of(place / "own2")["encoder"]["name"] == made.name
+
+
+def test_a_run_on_the_phantom_is_told_by_its_settings_however_they_are_written(tmp_path):
+    told = {
+        "data:\n  phantom:\n    patients: 3\n": True,
+        "data: {root: x, phantom: {patients: 3}}\n": True,
+        "data:\n  phantom: null\n": False,
+        "data: {root: x}\nnotes: |\n  phantom:\n  none\n": False,
+        "phantom:\n  patients: 3\n": False,
+        "data: [\n": False,
+    }
+    config = tmp_path / "config.yaml"
+    assert not _is_of_phantom(config)
+    for text, wanted in told.items():
+        config.write_text(text)
+        assert _is_of_phantom(config) is wanted, text
 
 
 @pytest.mark.parametrize(
@@ -383,7 +427,7 @@ def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypat
     task = ["--config", str(EXPERIMENTS / "task" / "kermany.yaml"), f"--task.data.root={tmp_path / 'kermany'}"]
     assert main(["fit", *task, "--task.data.partial=true", "--task.splits.val=0.5"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "needs an encoder" in last or "no labelled image in split val" in last
+    assert "needs an encoder" in last
 
 
 @pytest.mark.parametrize("count", [400, 30])
@@ -449,6 +493,16 @@ def test_any_damage_to_a_model_is_one_sentence(copy, data):
         assert "\n" not in str(error)  # noqa: PT017
     finally:
         (copy / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[]", "it holds a list, not an object"), ('{"format": 2}', "it lacks encoder, classes, kind")],
+)
+def test_a_file_that_describes_no_model_is_told_what_it_is_not(tmp_path, content, said):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path)
 
 
 def test_a_newer_format_is_refused(copy):

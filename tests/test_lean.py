@@ -87,8 +87,18 @@ def test_the_last_block_costs_next_to_nothing():
     assert whole - flops(lambda images: pooled(vit, images)) > 0.95 * one_block
 
 
-def test_a_block_with_more_between_its_layers_stays_as_it_is():
-    assert can_be_lean(Block(WIDTH, 4))
+@pytest.mark.parametrize("more", [{"qk_norm": True}, {"attn_drop": 0.1}, {"scale_attn_norm": True}])
+def test_a_block_with_more_between_its_layers_stays_as_it_is(more):
+    blocks = torch.nn.Sequential(Block(WIDTH, 4), Block(WIDTH, 4, **more))
+    plain, other = blocks
+    assert can_be_lean(plain)
+    assert not can_be_lean(other)
+    make_lean(blocks, 0, 1)
+    assert isinstance(blocks[0], LeanBlock)
+    assert blocks[1] is other
+
+
+def test_what_is_no_plain_block_stays_as_it_is():
     assert not can_be_lean(torch.nn.Identity())
     assert not can_be_lean(LeanBlock(Block(WIDTH, 4)))
 

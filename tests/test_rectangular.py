@@ -12,6 +12,10 @@ from PIL import Image
 from commands import command
 from cxrbase.backbones import load_encoder
 from cxrbase.cli import main
+from cxrbase.data.augment import Augment
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.labelled import LabelledImages
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.data.views import CPUCrop
 from cxrbase.views import RandomViews, centre_view
@@ -80,6 +84,22 @@ def test_an_encoder_is_scored_and_fine_tuned(fit, tmp_path):
     out = tmp_path / "found.csv"
     images = str(tmp_path / "few" / "phantom")
     assert main(["predict", "--model", str(tmp_path / "few" / "run"), images, "--out", str(out), "--device=cpu"]) == 0
+
+
+@pytest.mark.parametrize("size", [(48, 32), (32, 48), (32, 32)])
+def test_labelled_images_are_learnt_from_at_the_size_and_place_they_are_judged_at(size, tmp_path):
+    generator = np.random.default_rng(0)
+    paths = [f"{number}.png" for number in range(4)]
+    for path in paths:
+        Image.fromarray(generator.integers(1, 256, size, dtype=np.uint8)).save(tmp_path / path)
+    store = CanvasStore.open(Manifest.from_columns({"path": paths}, root=tmp_path), size=48, cache_dir=tmp_path / "c")
+    rows, still = np.arange(4), Augment((1.0, 1.0), (1.0, 1.0), rotate=0.0, jitter=0.0, gamma=0.0, erase=0.0)
+    data = LabelledImages(store, np.float32(np.eye(4)), train=rows, val=rows, image_size=size, mean=0.5, std=0.25,
+                          batch_size=4, augment=still)  # fmt: skip
+    images, targets = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    judged = next(iter(data.centre_batches(rows, device=torch.device("cpu"))))
+    assert images.shape == judged.shape == (4, 1, *size)
+    torch.testing.assert_close(images, judged[targets.argmax(1)], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (64, 24), (24, 64)])

@@ -1,5 +1,6 @@
 """A killed run goes on where it stood, exactly; with other settings it refuses and says why."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pausing
 import warm
 from commands import command
 from cxrbase.cli import main
+from cxrbase.data.phantom import make_phantom
 from cxrbase.optim import warmup_cosine
 from waiting import until
 
@@ -315,6 +317,37 @@ def test_another_batch_is_refused(fit, image_folder, tmp_path, capfd):
         )
         assert main(words) == 1
         assert part in capfd.readouterr().err
+
+
+def test_a_run_that_starts_from_other_weights_is_compared_to_those_also_when_resumed(
+    fit, image_folder, tmp_path, capsys
+):
+    fit("simclr", "--probe.enabled=false", "--trainer.max_steps=6", "--model.lr=0.01")
+    weights, run, phantom = tmp_path / "weights", tmp_path / "run", tmp_path / "phantom"
+    make_phantom(phantom, patients=60, image_size=32, workers=1)
+    fit.run_dir.rename(weights)
+    words = [f"--model.init_from={weights}", "--model.lr=1e-9"]
+    assert main(command("mae", *words, root=phantom, run_dir=run)) == 0
+    probe = json.loads((run / "summary.json").read_text())["probe"]
+    assert probe["start"] != probe["random_init"]
+    # Nothing was learnt, so that pretraining added nothing to what was there.
+    for name in ("linear", "knn"):
+        assert probe[name]["pretrained"]["value"] == pytest.approx(probe[name]["start"]["value"], abs=0.02)
+        gain = probe[name]["pretrained"]["value"] - probe[name]["start"]["value"]
+        assert probe["difference"][name]["value"] == pytest.approx(gain)
+    said = capsys.readouterr().out
+    assert "start 0." in said
+    assert "untrained" not in said
+
+    shutil.rmtree(weights)
+    words += ["--trainer.max_steps=4", "--model.lr=1e-9", f"--ckpt_path={run}"]
+    assert main(command("mae", *words, root=phantom, run_dir=run)) == 0
+    resumed = json.loads((run / "summary.json").read_text())["probe"]
+    for name in ("linear", "knn"):
+        for kept in ("start", "random_init"):
+            assert resumed[name][kept] == probe[name][kept]
+        gain = resumed[name]["pretrained"]["value"] - probe[name]["start"]["value"]
+        assert resumed["difference"][name]["value"] == pytest.approx(gain)
 
 
 def test_a_run_starts_from_other_weights_and_resumes_without_them(image_folder, tmp_path, capfd):

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.errors import EncoderError
 from cxrbase.evaluation.features import pool_tokens
-from cxrbase.weights import initialise, load_any_encoder
+from cxrbase.weights import initialise, load_any_encoder, short_name
 from cxrbase.weights_fit import fold_stem
 from weight_files import FORMATS, IMAGENET, dino, dinov2, eva_x, mae, timm_pth, vit
 
@@ -250,13 +250,33 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
     for name, message in [
         ("vit_small_patch16_224", "write timm:vit_small_patch16_224"),
         ("/no/such.pth", "no weights at"),
-        (str(tmp_path), "neither encoder.json nor model.safetensors"),
+        (str(tmp_path), "neither encoder.json nor model.safetensors nor pytorch_model.bin"),
         ("timm:resnet18", "must be a Vision Transformer|cannot make"),
         ("timm:vit_enormous", "cannot make 'vit_enormous'"),
         (__file__, "not a weight file"),
     ]:
         with pytest.raises(EncoderError, match=message):
             load_any_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("runs/mae", "mae"),
+        ("runs/mae/", "mae"),
+        ("runs/mae/encoder.safetensors", "mae"),
+        ("runs/mae/encoder.json", "mae"),
+        ("encoder.json", "here"),
+        (".", "here"),
+        ("weights/mae_pretrain.pth", "mae_pretrain.pth"),
+        ("weights/encoder.pth", "encoder.pth"),
+        ("timm:vit_small_patch16_224", "timm:vit_small_patch16_224"),
+    ],
+)
+def test_an_encoder_is_called_as_its_run_or_its_file(place, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert short_name(place) == name
 
 
 @given(st.binary(max_size=200), st.sampled_from([".pth", ".safetensors", ".bin"]))

@@ -17,7 +17,7 @@ from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.features import extract_features
 from cxrbase.evaluation.image_groups import groups_of
 from cxrbase.evaluation.metrics import cluster_weights, feature_std, rankme
-from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, run_probe
+from cxrbase.evaluation.probe import Labelled, ProbeResult, compare, plain_result, result_of, run_probe
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.pretraining import Pretraining
 
@@ -25,9 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 class FrozenProbe(Callback):
-    """Linear probe and kNN on frozen features, for the untrained network and for the pretrained one.
+    """Linear probe and kNN on frozen features, for the network as it was before pretraining and after it.
 
-    The untrained control is scored before a checkpoint is restored, so a resumed run has it too.
+    The control is the network with random weights, scored before a checkpoint is restored, so that a resumed run has it
+    too. Where a run starts from other weights (`init_from`), what pretraining added is told by those, as they were
+    loaded; their score is kept in checkpoints, because a resumed run may no longer have the file.
 
     Args:
         every_n_steps: Optimizer steps between two scores on the validation split in the curves; 0 for none.
@@ -54,6 +56,7 @@ class FrozenProbe(Callback):
         self.every_n_steps, self.monitor_every, self.monitor_images = every_n_steps, monitor_every, monitor_images
         self.limit, self.resamples, self.enabled = limit, resamples, enabled
         self.untrained: ProbeResult | None = None
+        self.start: ProbeResult | None = None
         self.pretrained: ProbeResult | None = None
         # Linear probe of the pretrained network by group of patients, as of `subgroup_report`.
         self.subgroups: dict[str, Any] = {}
@@ -76,6 +79,26 @@ class FrozenProbe(Callback):
             self.enabled = self.untrained is not None
             self._report(trainer, self.untrained, step=0)
         self.enabled = trainer.strategy.broadcast(self.enabled)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scores the weights that a new run starts from, where they are not random."""
+        assert isinstance(pl_module, Pretraining)
+        if not self.enabled or pl_module.init_from is None or trainer.ckpt_path:
+            return
+        encoder = _encoder(pl_module)
+        if trainer.is_global_zero:
+            encoder = copy.deepcopy(encoder).to(trainer.strategy.root_device)
+            self.start = self._score(trainer, encoder, "start")
+            self._report(trainer, self.start, step=0, prefix="start_probe")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The score of the weights that the run started from, if there are any."""
+        return {} if self.start is None else {"start": plain_result(self.start)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up again; checkpoints of earlier versions have none."""
+        if "start" in state_dict:
+            self.start = result_of(state_dict["start"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes where a resumed run begins."""
@@ -118,24 +141,28 @@ class FrozenProbe(Callback):
         return due and len(data.labelled_rows("val")) > 0
 
     def summary(self) -> dict[str, Any] | None:
-        """Scores of both networks and their paired difference, for summary.json."""
+        """Scores before and after pretraining, and their paired difference, for summary.json.
+
+        The difference is to what the run started from: to `start` where that is there, otherwise to `random_init`.
+        """
         if self.untrained is None or self.pretrained is None:
             return None
-        if self.untrained.test_key != self.pretrained.test_key:
+        control = self.start or self.untrained
+        if {self.untrained.test_key, control.test_key} != {self.pretrained.test_key}:
             logger.warning("frozen features are not compared: test images became unreadable during the run")
             return None
-        before, after = self.untrained.to_dict(), self.pretrained.to_dict()
+        scored = {"random_init": self.untrained, "start": self.start, "pretrained": self.pretrained}
+        told = {name: result.to_dict() for name, result in scored.items() if result is not None}
         return {
             "metric": "macro_auroc",
             "classes": list(self.pretrained.classes),
-            "random_init": self.untrained.linear.value,
-            "pretrained": self.pretrained.linear.value,
+            **{name: result.linear.value for name, result in scored.items() if result is not None},
             "n_train": self.pretrained.n_train,
             "n_test": self.pretrained.n_test,
-            "linear": {"random_init": before["linear"], "pretrained": after["linear"]},
-            "knn": {"random_init": before["knn"], "pretrained": after["knn"]},
+            "linear": {name: result["linear"] for name, result in told.items()},
+            "knn": {name: result["knn"] for name, result in told.items()},
             "subgroups": self.subgroups,
-            "difference": {name: s.to_dict() for name, s in compare(self.pretrained, self.untrained).items()},
+            "difference": {name: s.to_dict() for name, s in compare(self.pretrained, control).items()},
         }
 
     def _score(

@@ -52,9 +52,11 @@ def _probe_lines(probe: dict[str, Any]) -> list[str]:
         f"({probe['n_train']} labelled for training), 95 % intervals"
     ]
     for name, title in (("linear", "linear probe"), ("knn", "kNN")):
-        before, after, gain = probe[name]["random_init"], probe[name]["pretrained"], probe["difference"][name]
+        # Where a run started from other weights, they are what it is to be better than.
+        which, said = ("start", "start") if "start" in probe[name] else ("random_init", "untrained")
+        before, after, gain = probe[name][which], probe[name]["pretrained"], probe["difference"][name]
         lines.append(
-            f"    {title:12}  pretrained {score_text(after)}   untrained {score_text(before)}   "
+            f"    {title:12}  pretrained {score_text(after)}   {said} {score_text(before)}   "
             f"difference {score_text(gain, '+.3f')}"
         )
     return lines

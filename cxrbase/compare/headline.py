@@ -35,7 +35,9 @@ def answer(results: Results, differences: Sequence[Mapping[str, Any]], *, protoc
     said = _lead(ranked[best], gaps, rows, protocol)
     if CONTROL in ranked:
         told = _told(difference_of(mean[best], mean[CONTROL]))
-        said += f"; the untrained network scores {ranked[CONTROL]['value']:.3f}{told}"
+        started = any(one.get("start") for one in results if one["cell"]["objective"] == CONTROL)
+        control = "network before pretraining" if started else "untrained network"
+        said += f"; the {control} scores {ranked[CONTROL]['value']:.3f}{told}"
     # What is said of a pair rests on the seeds that both have.
     shown = _tied(gaps) or list(gaps)[:1]
     seeds = [gap["seeds"] for arm in shown if (gap := gaps[arm]) is not None]

@@ -21,8 +21,9 @@ from cxrbase.evaluation.task import read_task
 from cxrbase.evaluation.task_data import load_task_data, some_without_images
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.sizes import longest
+from cxrbase.weights_formats import SUFFIXES
 
-_WEIGHTS = (".safetensors", ".json", ".pth", ".pt", ".bin")
+_WEIGHTS = (*SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)

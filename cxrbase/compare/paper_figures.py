@@ -211,7 +211,7 @@ def _notes(content: Content, name: str) -> list[str]:
     lines = [
         f"Frozen encoders, linear probe. Points: mean of seeds (small dots); bars: 95 % intervals over patients and "
         f"seeds; hollow: few labels, {len(content['seeds'])} draws. p: paired difference to our encoder, after Holm.",
-        "Dotted: AUC 0.5, and the accuracy of always giving the commoner answer. "
+        "Dotted: AUC 0.5, and the accuracy of always giving the commonest answer. "
         f"Threshold: best {content['threshold']} on validation.",
     ]
     return [wrapped for line in lines + _missing(content, name) for wrapped in textwrap.wrap(line, 190)]

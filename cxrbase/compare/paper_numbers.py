@@ -14,6 +14,8 @@ from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
 
 METRICS = {"auroc": "AUC", "accuracy": "ACC"}
+# Where exactly one class is true; else each is asked for by itself, and the mean over them is taken.
+_ONE_OF = {"accuracy": "top1_accuracy"}
 Runs = list[np.ndarray[Any, Any]]
 
 
@@ -59,12 +61,16 @@ def _task(path: str, plan: Paper, scores: Scores) -> dict[str, Any]:
     for slot in plan.given:
         for result in scores.results.get((task.name, slot.name), [])[:1]:
             count = result.row["counts"]["test"]
-            about |= {"test_images": count["images"], "test_patients": count["patients"], "majority": _majority(result)}
+            about |= {"test_images": count["images"], "test_patients": count["patients"]}
+            about["majority"] = _majority(result, task.kind)
     return about
 
 
-def _majority(result: Result) -> float:
-    """Accuracy of always answering what most test images are, mean over classes."""
+def _majority(result: Result, kind: str) -> float:
+    """Accuracy of always answering what most test images are, mean over classes that are asked for by themselves."""
+    if kind == "multiclass":
+        counts = np.nansum(result.labels[np.nansum(result.labels, axis=1) == 1], axis=0)
+        return float(counts.max() / max(counts.sum(), 1))
     share = np.nanmean(result.labels, axis=0)
     return float(np.nanmean(np.maximum(share, 1 - share)))
 
@@ -105,7 +111,7 @@ def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence
     for slot in plan.given:
         for amount in [None, *(shots if slot is plan.ours else [])]:
             results = _of(scores, task, slot.name, amount)
-            runs = _runs(results, metric)
+            runs = _runs(results, _measured(scores, task, metric))
             empty: dict[str, Any] = {"seeds": 0, "value": None, "low": None, "high": None, "by_seed": []}
             images = float(np.mean([result.row["train_images"] for result in results]))
             row = {"task": task, "encoder": slot.name, "shots": amount, "metric": metric, "train_images": images}
@@ -118,9 +124,10 @@ def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: in
     Seeds are not paired: a draw of few labels has nothing in common with another encoder's training of that number.
     """
     assert plan.ours is not None
+    measured = _measured(scores, task, metric)
     for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
-        one = _runs(_of(scores, task, plan.ours.name, amount), metric)
-        two = _runs(_of(scores, task, slot.name, None), metric)
+        one = _runs(_of(scores, task, plan.ours.name, amount), measured)
+        two = _runs(_of(scores, task, slot.name, None), measured)
         if one and two:
             row = {"task": task, "metric": metric, "ours": plan.ours.name, "shots": amount, "against": slot.name}
             yield row | row_of(hierarchical_difference(one, two))
@@ -133,5 +140,13 @@ def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> list[Resu
     return sorted(found, key=lambda result: int(result.row["seed"]))
 
 
+def _measured(scores: Scores, task: str, metric: str) -> str:
+    """What stands for a metric of the figures in the results of a task."""
+    kind = next(one.kind for one in scores.tasks.values() if one.name == task)
+    return _ONE_OF.get(metric, metric) if kind == "multiclass" else metric
+
+
 def _runs(results: Sequence[Result], metric: str) -> Runs:
-    return [result.macro[metric] for result in results if not np.isnan(result.macro[metric][0])]
+    """Of each seed that has the metric; top-1 accuracy needs scores of all classes."""
+    found = [result.macro[metric] for result in results if metric in result.macro]
+    return [run for run in found if not np.isnan(run[0])]

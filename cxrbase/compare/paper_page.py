@@ -48,7 +48,8 @@ def _how(content: Content) -> list[str]:
         f"threshold (best {content['threshold']}) and temperature are chosen on the whole validation split even then. "
         f"Intervals (95 %) are of {content['resamples']} resamples of patients, and of seeds where there are several. "
         "p-values are of paired differences of our encoder to every other, corrected by Holm over the encoders and "
-        "tasks of a figure, metric and amount of labels. ACC of several classes is the mean of one against the rest.",
+        "tasks of a figure, metric and amount of labels. ACC is the share of right answers: of the likeliest class "
+        "where an image has exactly one, otherwise of each finding at its threshold, and the mean over findings.",
         "",
         f"Our encoder: {said}.",
         "",

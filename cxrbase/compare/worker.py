@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from cxrbase.compare.board import RESULT, SPEC, read_json, write_json
 from cxrbase.compare.cell_lock import locked
@@ -117,6 +118,11 @@ def _export(cell: Cell, run: Path) -> None:
 
     module, data = build(cell.settings)
     data.setup("fit")
+    module.take_start(mean=data.mean, std=data.std)
+    if module.init_from is not None:
+        # As a run does, so that what those weights were trained on is known of the control too.
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(yaml.safe_dump({"model": {"init_from": module.init_from}}), encoding="utf-8")
     save_encoder(module.encoder, run, encoder_card(module, data, images_seen=0, steps=0) | {"objective": CONTROL})
 
 
@@ -128,6 +134,8 @@ def _result(folder: Path, cell: Cell, tasks: dict[str, Any]) -> dict[str, Any]:
             "precision", "device", "parameters", "backbone", "image_size", "version")  # fmt: skip
     return {
         "cell": asdict(cell) | {"arm": cell.arm},
+        # Weights that its network began with; None for random ones.
+        "start": cell.settings.get("model", {}).get("init_from"),
         "cost": cost,
         "spent": {
             "images": images,

@@ -13,7 +13,7 @@ from cxrbase.data.centre import CentreViews
 from cxrbase.data.dataset import ImageStore, StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.stream import StreamLoader, StreamSampler
-from cxrbase.sizes import Size
+from cxrbase.sizes import Size, height_width
 
 Rows = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -85,13 +85,15 @@ class LabelledImages(L.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Normalised images (B, 1, S, S) and their targets (B, K), on the device."""
+        """Normalised images (B, 1, H, W) of `image_size` and their targets (B, K), on the device."""
         images, _, rows = batch
-        scaled = (images.to(torch.float32) / 255 - self.mean) / self.std
+        height, width = height_width(self.image_size)
+        # The loader hands out squares, which a crop that is none leaves black beside it.
+        scaled = (images[..., :height, :width].to(torch.float32) / 255 - self.mean) / self.std
         return scaled, self.targets[rows.cpu()].to(images.device)
 
     def centre_batches(self, rows: Rows, *, device: torch.device, batch_size: int = 64) -> CentreViews:
-        """The centre view of some rows, (B, 1, S, S) normalised, in order."""
+        """The centre view of some rows, (B, 1, H, W) normalised, in order."""
         return CentreViews(
             self.store, rows, out=self.image_size, mean=self.mean, std=self.std, device=device, batch_size=batch_size
         )

@@ -78,7 +78,7 @@ class Selection:
     def parts(
         self, table: ImageTable, rows: NDArray[np.int64], *, called: Mapping[str, Sequence[str]] | None = None
     ) -> list[Part]:
-        """The rows that remain, in one part for each weight there is.
+        """The rows that remain, in one part, or where sources are weighted in one for each source.
 
         Args:
             table: All images.

@@ -1,5 +1,6 @@
 """Whether probabilities mean what they say: Brier score, calibration error, reliability curve, temperature."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,28 +92,59 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
         )
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
-    """The temperature of each class that makes the log loss of sigmoid(logit / temperature) smallest.
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, one_of: bool = False) -> Floats:
+    """The temperature of each class, or the one of all, that makes the log loss on these images smallest.
 
-    Dividing by it keeps the order of the images (https://arxiv.org/abs/1706.04599), so AUROC does not change.
+    Dividing by it (https://arxiv.org/abs/1706.04599) keeps the order of the images by a class that is scored by itself,
+    so AUROC does not change, and the likeliest class of an image where exactly one is true.
 
     Args:
-        logits: (N, K) of images that were not trained on and are not the test images.
+        logits: (N, K) log-odds of images that were not trained on and are not the test images.
         labels: (N, K), 1 present, 0 absent, NaN unknown.
+        one_of: Whether exactly one class is true, so that one temperature is shared; see `calibrated`. All classes must
+            have logits.
 
     Returns:
-        (K,) above 0; 1 where a class has no logits, no positive or no negative.
+        (K,) above 0; 1 where a class has no logits, no positive or no negative. K times the same where it is shared; 1
+        where the images with exactly one class all have the same.
 
     Raises:
         ValueError: If shapes or labels do not fit.
     """
+    from scipy.special import log_expit
+
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
     check_scores(logits, labels, np.ones((1, len(logits))))
+    if one_of:
+        return np.full(logits.shape[1], _shared_temperature(log_expit(logits), labels))
     return np.array([_temperature(logits[:, k], labels[:, k]) for k in range(logits.shape[1])], np.float64)
 
 
+def calibrated(logits: npt.ArrayLike, temperatures: Floats, *, one_of: bool = False) -> Floats:
+    """Log-odds after division by temperatures.
+
+    Args:
+        logits: (N, K) log-odds of each class against the rest; NaN columns for classes without scores.
+        temperatures: (K,) of `fit_temperature`.
+        one_of: Whether exactly one class is true. What is divided are then the logits of a softmax, so that the
+            probabilities of an image still sum to one. Classes that were scored one against the rest are first brought
+            to that sum.
+
+    Returns:
+        (N, K); the logistic function makes probabilities of them.
+    """
+    from scipy.special import log_expit
+
+    values = np.asarray(logits, np.float64)
+    if not one_of:
+        return np.asarray(values / temperatures, np.float64)
+    # The logarithm of a softmax differs from its logits by a constant, which it does not notice.
+    scaled = log_expit(values) / temperatures
+    rest = [np.logaddexp.reduce(np.delete(scaled, k, axis=1), axis=1) for k in range(scaled.shape[1])]
+    return np.asarray(scaled - np.stack(rest, axis=1), np.float64)
+
+
 def _temperature(logits: Floats, labels: Floats) -> float:
-    from scipy.optimize import brentq
     from scipy.special import expit
 
     known = ~np.isnan(labels) & ~np.isnan(logits)
@@ -120,14 +152,33 @@ def _temperature(logits: Floats, labels: Floats) -> float:
     if not (labels == 1).any() or not (labels == 0).any():
         return 1.0
 
-    def slope(log_inverse: float) -> float:
-        # d loss / d inverse temperature; the loss is convex in it.
-        return float(((expit(logits * np.exp(log_inverse)) - labels) * logits).sum())
+    return _where_flat(lambda inverse: float(((expit(logits * inverse) - labels) * logits).sum()))
+
+
+def _shared_temperature(log_chances: Floats, labels: Floats) -> float:
+    single = np.nansum(labels, axis=1) == 1
+    logs, truth = log_chances[single], np.nan_to_num(labels[single])
+    if (truth.sum(0) > 0).sum() < 2:
+        return 1.0
+
+    def slope(inverse: float) -> float:
+        shares = np.exp(inverse * logs - np.logaddexp.reduce(inverse * logs, axis=1, keepdims=True))
+        return float(((shares - truth) * logs).sum())
+
+    return _where_flat(slope)
+
+
+def _where_flat(slope: Callable[[float], float]) -> float:
+    """The temperature where the slope of the loss by its inverse is 0; the loss is convex in that."""
+    from scipy.optimize import brentq
+
+    def at(log_inverse: float) -> float:
+        return slope(float(np.exp(log_inverse)))
 
     # Where the loss falls all the way, as with classes that are told without error, the end is the best.
-    if slope(-_HOTTEST) >= 0 or slope(_HOTTEST) <= 0:
-        return float(np.exp(_HOTTEST if slope(-_HOTTEST) >= 0 else -_HOTTEST))
-    return float(np.exp(-brentq(slope, -_HOTTEST, _HOTTEST)))
+    if at(-_HOTTEST) >= 0 or at(_HOTTEST) <= 0:
+        return float(np.exp(_HOTTEST if at(-_HOTTEST) >= 0 else -_HOTTEST))
+    return float(np.exp(-brentq(at, -_HOTTEST, _HOTTEST)))
 
 
 def _bin(chances: Floats, bins: int) -> npt.NDArray[np.int64]:

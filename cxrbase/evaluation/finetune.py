@@ -15,18 +15,19 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, Predicted, predict
+from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.finetune_data import Material, Rows
 from cxrbase.evaluation.finetune_fit import CHECKPOINT, BestEpoch, fit_classifier, identity, with_drop_path
 from cxrbase.evaluation.finetune_report import model_card, result_row
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.evaluation.laterals import LIMIT
-from cxrbase.evaluation.measure import measure, top1
+from cxrbase.evaluation.measure import Measured, measure, shared, top1
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.feature_store import encoder_hash
 from cxrbase.evaluation.suite.results import Result, write_result
-from cxrbase.evaluation.suite.seen import seen_by, seen_warnings
+from cxrbase.evaluation.suite.seen import Seen, seen_by, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
 from cxrbase.models import FeatureRange, Model, save_model
@@ -71,36 +72,36 @@ def finetune(
     if not fit_classifier(classifier, module, settings, run_dir, best, checkpoint=checkpoint):
         return None
     fitted = _Fitted.of(classifier, material, card, settings, size)
-    test = Manifest(data.manifest.table.take(material.rows["test"]), data.manifest.root)
-    root = data.task.data.root
-    seen = seen_by(place, test, look=settings.seen, cache=run_dir / "fingerprints.parquet", root=root)
-    weights = cluster_weights(material.splits.test.codes().astype(str), resamples=settings.resamples, seed=0)
-    val, tested = material.splits.val, material.splits.test
-    found = measure(fitted.scored["val"].logits, val.labels, fitted.scored["test"].logits, tested.labels, weights,
-                    classes=data.classes, criterion=settings.threshold)  # fmt: skip
     compute = fitted.compute(settings, best.wall_s)
-    check = fitted.lateral_check(material)
-    row = result_row(data, settings, said, material.splits, found, best, len(material.train)) | {
-        "subgroups": subgroup_report(fitted.scored["test"].logits, tested, weights, classes=data.classes),
-        "shortcut": fitted.shortcut(material, weights),
-        "seen_before": None if seen is None else seen.to_dict(),
-        "lateral_check": {"why_not": material.laterals.why} if check is None else check.to_dict(),
-        "data": material.counted(data.manifest), "compute": compute,
-    }  # fmt: skip
-    row["metrics"] |= top1(found, tested.labels, weights, kind=data.task.kind)
-    row["warnings"] += [*shortcut_warnings(row["shortcut"]["label_from_origin"]), *seen_warnings(seen),
-                        *read.unlike(material.store.reading)]  # fmt: skip
-    result = Result(row, fitted.scored["test"].logits, found.probabilities, np.asarray(tested.labels, np.float64),
-                    tested.codes(), {metric: found.macro(metric) for metric in found.values})  # fmt: skip
+    judged = _Judged.of(fitted, material, settings, kind=data.task.kind)
+    row = result_row(data, settings, said, material.splits, judged.found, best, len(material.train))
+    row = judged.row(row, _seen(data, material, settings, run_dir, place))
+    row |= {"data": material.counted(data.manifest), "compute": compute}
+    row["warnings"] += read.unlike(material.store.reading)
+    result = judged.result(row)
     write_result(result, run_dir / "results")
-    limits = FeatureRange.of(fitted.familiar.joined, fitted.scored["val"].joined)
+    _write_model(run_dir, fitted, judged, row, encoder=said, settings=settings, material=material)
+    return result
+
+
+def _write_model(
+    run_dir: Path, fitted: "_Fitted", judged: "_Judged", row: dict[str, Any], *, encoder: dict[str, Any],
+    settings: FineTune, material: Material,
+) -> None:  # fmt: skip
+    """Leaves the model folder in place of the checkpoint."""
     # What the model learnt from is what it is to be fed, also where its encoder learnt from other brightness.
-    fed = said | {"intensity": material.store.intensity, **material.store.reading.values()}
-    made = model_card(row, fed, settings, found, material.canvas)
-    save_model(run_dir / "model", Model(classifier.cpu(), made, limits, check))
+    fed = encoder | {"intensity": material.store.intensity, **material.store.reading.values()}
+    card = model_card(row, fed, settings, judged.found, material.canvas)
+    save_model(run_dir / "model", Model(fitted.classifier.cpu(), card, fitted.range(), judged.check))
     # As large as three models, and a finished run is not gone on with.
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
-    return result
+
+
+def _seen(data: TaskData, material: Material, settings: FineTune, run_dir: Path, place: str) -> Seen | None:
+    """Which test images the encoder was pretrained on."""
+    test = Manifest(data.manifest.table.take(material.rows["test"]), data.manifest.root)
+    cache = run_dir / "fingerprints.parquet"
+    return seen_by(place, test, look=settings.seen, cache=cache, root=data.task.data.root)
 
 
 def _tiled(card: dict[str, Any], encoder: Encoder) -> tuple[int, int]:
@@ -145,9 +146,11 @@ class _Fitted:
             part: _predict(classifier, material.store, chosen, card, size, device) for part, chosen in rows.items()
         }
         familiar = scored.pop("train")
-        for found in scored.values():
-            found.logits[:, ~material.learnt] = np.nan
         return cls(classifier, card, size, device, scored, shown, familiar)
+
+    def range(self) -> FeatureRange:
+        """Where the features of images like those of training lie."""
+        return FeatureRange.of(self.familiar.joined, self.scored["val"].joined)
 
     def features(self, images: ImageStore, rows: Rows) -> NDArray[np.float32]:
         """Features of some rows of a store, (M, D)."""
@@ -183,6 +186,51 @@ class _Fitted:
             "label_from_origin": label_by_origin(splits),
             "origin_from_features": origin_from_features(learnt, parts, weights),
         }
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A fitted classifier on the test images, which are scored once."""
+
+    found: Measured
+    together: dict[str, NDArray[np.float64]]
+    subgroups: dict[str, Any]
+    shortcut: dict[str, Any]
+    check: LateralCheck | None
+    why_unchecked: str
+    test: Cohort
+
+    @classmethod
+    def of(cls, fitted: _Fitted, material: Material, settings: FineTune, *, kind: str) -> "_Judged":
+        val, test = material.splits.val, material.splits.test
+        weights = cluster_weights(test.codes().astype(str), resamples=settings.resamples, seed=0)
+        found = measure(
+            fitted.scored["val"].logits, val.labels, fitted.scored["test"].logits, test.labels, weights,
+            classes=material.splits.classes, kind=kind, learnt=material.learnt, criterion=settings.threshold,
+        )  # fmt: skip
+        subgroups = subgroup_report(found.scores, test, weights, classes=found.classes)
+        check, shortcut = fitted.lateral_check(material), fitted.shortcut(material, weights)
+        together = top1(found, test.labels, weights, kind=kind)
+        return cls(found, together, subgroups, shortcut, check, material.laterals.why, test)
+
+    def row(self, row: dict[str, Any], seen: Seen | None) -> dict[str, Any]:
+        """A row of `result_row` with what else is known of the test images."""
+        check = {"why_not": self.why_unchecked} if self.check is None else self.check.to_dict()
+        told = [*shortcut_warnings(self.shortcut["label_from_origin"]), *seen_warnings(seen)]
+        return row | {
+            "subgroups": self.subgroups,
+            "shortcut": self.shortcut,
+            "seen_before": None if seen is None else seen.to_dict(),
+            "lateral_check": check,
+            "metrics": row["metrics"] | shared(self.together),
+            "warnings": [*row["warnings"], *told],
+        }
+
+    def result(self, row: dict[str, Any]) -> Result:
+        """The row with the numbers behind it."""
+        macro = {metric: self.found.macro(metric) for metric in self.found.values} | self.together
+        labels = np.asarray(self.test.labels, np.float64)
+        return Result(row, self.found.scores, self.found.probabilities, labels, self.test.codes(), macro)
 
 
 def _predict(

@@ -33,7 +33,7 @@ class Material:
     Args:
         store: The images of the task that can be read.
         laterals: Lateral images of the same patients, to know them by.
-        canvas: Short side of decoded images in pixels.
+        canvas: Longest side that is kept of an image, in pixels.
         splits: Cohorts of train, val and test.
         rows: Their rows in the task's manifest.
         targets: What is learnt, (N, K) for all rows, NaN where nothing is.

@@ -88,7 +88,7 @@ def model_card(
         encoder: Card of the encoder, with its name and hash, and how the images that it was fitted to were read.
         settings: How was fitted.
         found: Temperatures and thresholds.
-        canvas: Short side of decoded images in pixels.
+        canvas: Longest side that is kept of an image, in pixels.
     """
     kept = (*_FED, "timm_args", "intensity", "format", "name", "hash")
     return {

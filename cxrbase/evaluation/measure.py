@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxrbase.evaluation.calibration import CALIBRATED, calibration_metrics, fit_temperature
+from cxrbase.evaluation.calibration import CALIBRATED, calibrated, calibration_metrics, fit_temperature
 from cxrbase.evaluation.decisions import Criterion, choose_thresholds, decision_metrics
 from cxrbase.evaluation.metrics import interval, macro, macro_samples
 from cxrbase.evaluation.ranking import ranked_metrics
@@ -27,8 +27,11 @@ class Measured:
         values: (K,) by metric; NaN where undefined.
         samples: (R, K) by metric, for each resample of patients.
         thresholds: (K,) on calibrated probabilities, chosen on validation; NaN where validation lacks a label.
-        temperatures: (K,) fitted on validation; 1 where it lacks a label, which calibrates nothing.
-        probabilities: (N, K) calibrated, of the test images.
+        temperatures: (K,) fitted on validation; 1 where it lacks a label, which calibrates nothing. It is one for
+            all of a multiclass task whose classes all have scores.
+        scores: (N, K) log-odds of the test images before calibration, which AUROC and what else needs only their order
+            are of. A shared temperature may move a few images past each other; any other one keeps their order.
+        probabilities: (N, K) calibrated, of the test images; they sum to one where the temperature is shared.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +39,7 @@ class Measured:
     samples: dict[str, Floats]
     thresholds: Floats
     temperatures: Floats
+    scores: Floats
     probabilities: Floats
 
     def macro(self, metric: str) -> Floats:
@@ -79,6 +83,8 @@ def measure(
     weights: npt.NDArray[np.generic],
     *,
     classes: Sequence[str],
+    kind: str = "multilabel",
+    learnt: npt.NDArray[np.bool_] | None = None,
     criterion: Criterion = "youden",
 ) -> Measured:
     """Chooses on validation, then measures on test once.
@@ -90,17 +96,14 @@ def measure(
         test_labels: (N, K).
         weights: (R, N) multiplicities of the test images, by `cluster_weights`.
         classes: Names of the K classes.
+        kind: Of the task: binary, multilabel or multiclass.
+        learnt: (K,), which classes are scored; the others count in what a softmax sums to one. None takes all.
         criterion: What the threshold makes largest on validation.
     """
-    from scipy.special import expit
-
     labels = np.asarray(test_labels, np.float64)
-    temperatures = fit_temperature(val_logits, val_labels)
-    chosen_on = expit(np.asarray(val_logits, np.float64) / temperatures)
-    chances = expit(np.asarray(test_logits, np.float64) / temperatures)
-    thresholds = choose_thresholds(chosen_on, val_labels, criterion=criterion)
     # The order of logits, and not of probabilities, which may round to 1.
-    ranks = np.asarray(test_logits, np.float64)
+    temperatures, (chosen_on, chances), ranks = _calibrated(val_logits, val_labels, test_logits, kind, learnt)
+    thresholds = choose_thresholds(chosen_on, val_labels, criterion=criterion)
     every = np.concatenate([np.ones((1, len(labels)), weights.dtype), weights])
     found = ranked_metrics(ranks, labels, every, specificity=SPECIFICITY)
     found |= decision_metrics(chances, labels, every, thresholds=thresholds)
@@ -110,28 +113,54 @@ def measure(
     for name in CALIBRATED:
         found[name][:, uncalibrated] = np.nan
     values, samples = {n: v[0] for n, v in found.items()}, {n: v[1:] for n, v in found.items()}
-    return Measured(tuple(classes), values, samples, thresholds, temperatures, chances)
+    return Measured(tuple(classes), values, samples, thresholds, temperatures, ranks, chances)
 
 
-def top1(
-    found: Measured, labels: npt.ArrayLike, weights: npt.NDArray[np.generic], *, kind: str
-) -> dict[str, dict[str, Any]]:
+def _calibrated(
+    val_logits: npt.ArrayLike, val_labels: npt.ArrayLike, test_logits: npt.ArrayLike, kind: str,
+    learnt: npt.NDArray[np.bool_] | None,
+) -> tuple[Floats, tuple[Floats, Floats], Floats]:  # fmt: skip
+    """Temperatures (K,), probabilities of validation (V, K) and test (N, K), and the scores of the latter (N, K)."""
+    from scipy.special import expit
+
+    val, test = np.array(val_logits, np.float64), np.array(test_logits, np.float64)
+    # Where a class has no scores, those of the others sum to nothing, and each is calibrated by itself.
+    one_of = kind == "multiclass" and not (np.isnan(val).any() or np.isnan(test).any())
+    left_out = np.zeros(val.shape[1], bool) if learnt is None else ~learnt
+    temperatures = fit_temperature(val, val_labels, one_of=one_of)
+    temperatures[left_out & (not one_of)] = 1.0
+    chosen_on, chances = (expit(calibrated(logits, temperatures, one_of=one_of)) for logits in (val, test))
+    for table in (chosen_on, chances, test):
+        table[:, left_out] = np.nan
+    return temperatures, (chosen_on, chances), test
+
+
+def top1(found: Measured, labels: npt.ArrayLike, weights: npt.NDArray[np.generic], *, kind: str) -> dict[str, Floats]:
     """`top1_accuracy`, the share of test images whose likeliest class is theirs, over those that have exactly one.
 
     Args:
         found: Of the test images.
         labels: (N, K) of them.
         weights: (R, N) multiplicities, by `cluster_weights`.
-        kind: Of the task; nothing is returned where it is not `multiclass`, or no image has exactly one class.
+        kind: Of the task.
+
+    Returns:
+        (R + 1,) by metric, on all patients and then on each resample; NaN where a resample has none of those images.
+        Nothing where the task is not `multiclass`, no image has exactly one class, or a class has no scores.
     """
     truth = np.asarray(labels, np.float64)
-    single = (np.nansum(truth, axis=1) == 1) & ~np.isnan(found.probabilities).any(1)
+    single = (np.nansum(truth, axis=1) == 1) & ~np.isnan(found.scores).any(1)
     if kind != "multiclass" or not single.any():
         return {}
-    right = (found.probabilities[single].argmax(1) == np.nan_to_num(truth[single]).argmax(1)).astype(float)
+    right = found.scores[single].argmax(1) == np.nan_to_num(truth[single]).argmax(1)
     every = np.concatenate([np.ones((1, int(single.sum()))), weights[:, single]])
-    share = every @ right / np.maximum(every.sum(1), 1)
-    return {"top1_accuracy": {"macro": bounded(float(share[0]), share[1:])}}
+    with np.errstate(invalid="ignore"):
+        return {"top1_accuracy": every @ right.astype(float) / every.sum(1)}
+
+
+def shared(macro: dict[str, Floats]) -> dict[str, dict[str, Any]]:
+    """Metrics (R + 1,) that are of all classes together, as `top1` gives them, for JSON."""
+    return {name: {"macro": bounded(float(values[0]), values[1:])} for name, values in macro.items()}
 
 
 def bounded(value: float, samples: npt.ArrayLike) -> dict[str, float | None]:

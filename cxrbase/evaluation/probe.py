@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,19 @@ class ProbeResult:
             "n_test": self.n_test,
         }
         return {**counts, "linear": self.linear.to_dict(), "knn": self.knn.to_dict()}
+
+
+def plain_result(result: ProbeResult) -> dict[str, Any]:
+    """A result in values that a checkpoint holds: numbers, words and lists."""
+    arrays = ("linear_samples", "knn_samples", "linear_scores")
+    return asdict(result) | {name: getattr(result, name).tolist() for name in arrays}
+
+
+def result_of(plain: dict[str, Any]) -> ProbeResult:
+    """The result that `plain_result` was given."""
+    scores = {name: Score(**plain[name]) for name in ("linear", "knn")}
+    arrays = {name: np.asarray(plain[name], np.float64) for name in ("linear_samples", "knn_samples", "linear_scores")}
+    return ProbeResult(**(plain | scores | arrays))
 
 
 def run_probe(

@@ -27,7 +27,7 @@ def open_images(
     Args:
         data: The task.
         size: Longest side that is kept of an image, in pixels.
-        read: How the encoder's images are read; packed ones are as they were packed, see `packed_otherwise`.
+        read: How the encoder's images are read; packed ones are as they were packed, see `Reading.unlike`.
         manifest: Other images of the same place, such as those that the task leaves out; None takes the task's.
         cache_dir: Where decoded canvases are kept; None takes a folder beside the images. Packed images need none.
         option: Option of the command line that sets `cache_dir`, for messages.

@@ -136,8 +136,11 @@ def _results(facts: RunFacts) -> Iterator[str]:
         f"{probe.get('n_train')} labelled images to learn from. The test images chose nothing."
     )
     kinds = [kind for kind in ("linear", "knn") if isinstance(probe.get(kind), dict)]
-    rows = [(kind, *(interval(probe[kind].get(which)) for which in ("pretrained", "random_init"))) for kind in kinds]
-    yield table(("Probe", "Pretrained", "Untrained"), rows)
+    names = {"pretrained": "Pretrained", "start": "Start", "random_init": "Untrained"}
+    # Of a run that did not begin with random weights.
+    shown = [name for name in names if name != "start" or any("start" in probe[kind] for kind in kinds)]
+    rows = [(kind, *(interval(probe[kind].get(which)) for which in shown)) for kind in kinds]
+    yield table(("Probe", *(names[which] for which in shown)), rows)
     yield table(
         ("Finding (linear)", "AUROC, 95 % interval over patients"),
         list(_findings(part_of(probe["linear"], "pretrained"))),

@@ -74,7 +74,7 @@ def embed(
 
     Raises:
         ConfigError: `out` exists or is no .parquet name, or its parts are of another job.
-        EncoderError: The encoder cannot be read, or does not take square images.
+        EncoderError: The encoder cannot be read.
         ManifestError: There are no such images.
     """
     out = Path(out)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchmetrics.functional import spearman_corrcoef
 
 from cxrbase.release.explain import Method, Score, explain
 from cxrbase.weights_fit import Encoder
@@ -61,8 +62,8 @@ def follows_weights(network: Encoder, images: Tensor, *, method: Method, score: 
         score: As of `explain`.
 
     Returns:
-        Mean absolute Spearman correlation over the images, in [0, 1]. Above UNCHANGED the map shows the image and not
-        the network.
+        Of `rank_correlation`, in [0, 1]. Above UNCHANGED the map shows the image and not the network. NaN where there
+        is nothing to compare.
     """
     first = explain(network, images, method=method, score=score)
     restore = randomised(network)
@@ -70,7 +71,7 @@ def follows_weights(network: Encoder, images: Tensor, *, method: Method, score: 
         second = explain(network, images, method=method, score=score)
     finally:
         restore()
-    return float(np.mean([abs(_spearman(a, b)) for a, b in zip(first, second, strict=True)]))
+    return rank_correlation(first, second)
 
 
 def pointing_game(maps: Tensor, truth: NDArray[np.bool_]) -> Pointing:
@@ -142,6 +143,17 @@ def box_patches(box: str, *, shape: tuple[int, int], grid: tuple[int, int]) -> N
     return found
 
 
-def _spearman(a: Tensor, b: Tensor) -> float:
-    ranks = torch.stack([a.flatten(), b.flatten()]).argsort(1).argsort(1).double()
-    return float(torch.corrcoef(ranks)[0, 1])
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Mean absolute Spearman correlation of the maps of B images, in [0, 1]; equal values share their mean rank.
+
+    Args:
+        first: (B, rows, columns).
+        second: The same images.
+
+    Returns:
+        Mean over the images whose maps vary both, as a constant map has no ranks to compare; NaN where there are none.
+    """
+    one, two = first.flatten(1).double(), second.flatten(1).double()
+    varies = ((one != one[:, :1]).any(1) & (two != two[:, :1]).any(1)).nonzero()[:, 0].tolist()
+    found = [float(spearman_corrcoef(one[image], two[image]).abs()) for image in varies]
+    return float(np.mean(found)) if found else float("nan")

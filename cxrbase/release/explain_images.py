@@ -1,5 +1,6 @@
 """Explains one image file: maps of a model folder or an encoder, as overlays at the resolution of the original."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from cxrbase.release.overlay import write_overlay
 from cxrbase.release.overview import overview
 
 OVERVIEW = "overview.png"
+# What is said of a map that follows the weights, of one that does not, and of one that cannot be compared.
+_NOTES = {True: "", False: "does not change with the weights", None: "not compared: the same everywhere"}
 
 
 def explain_image(
@@ -32,7 +35,7 @@ def explain_image(
 
     Returns:
         For each method: method, file, finding, randomised (rank correlation with the map of shuffled weights), and
-        follows_weights, whether that is low enough.
+        follows_weights, whether that is low enough; both None where one of the maps is the same everywhere.
 
     Raises:
         ConfigError: The model has no such finding, there is no such method, a map exists already, or the image is a
@@ -62,7 +65,7 @@ def explain_image(
         maps.append((method, np.asarray(found, np.float32)))
         write_overlay(pixels, maps[-1][1], out / f"{method}.png", view=fed)
         rows.append(_row(explained, view, method, name, score, out))
-    notes = ["" if row["follows_weights"] else "does not change with the weights" for row in rows]
+    notes = [_NOTES[row["follows_weights"]] for row in rows]
     figure = overview(pixels, maps, view=fed, about=_about(explained, view, name), notes=notes)
     figure.savefig(out / OVERVIEW, dpi=100)
     return rows
@@ -76,8 +79,8 @@ def _row(
         "method": method,
         "file": str(out / f"{method}.png"),
         "finding": name,
-        "randomised": round(same, 3),
-        "follows_weights": same < UNCHANGED,
+        "randomised": None if math.isnan(same) else round(same, 3),
+        "follows_weights": None if math.isnan(same) else same < UNCHANGED,
     }
 
 

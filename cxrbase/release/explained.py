@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
-from cxrbase.evaluation.heads import log_odds
 from cxrbase.models import CARD_FILE, Model, load_model
 from cxrbase.release.doubt import unproven
 from cxrbase.release.explain import Score
@@ -55,7 +54,9 @@ class Explained:
         """
         if self.score_of is None or self.probabilities is None:
             if finding is not None:
-                raise ConfigError(f"an encoder knows no finding {finding!r}: give a model of cxrbase finetune")
+                raise ConfigError(
+                    f"an encoder knows no finding {finding!r}: give a model, which cxrbase fit makes of it on a task"
+                )
             return None, None
         if finding is not None and finding not in self.findings:
             raise ConfigError(f"the model has no finding {finding!r}; it has {', '.join(self.findings)}")
@@ -93,13 +94,11 @@ def open_explained(model: str) -> Explained:
 
 def _of_model(model: Model) -> Explained:
     classifier, prefix = model.network, int(model.network.encoder.num_prefix_tokens)
-    temperatures = torch.tensor(model.card["temperatures"])
 
     def score_of(index: int) -> Score:
         def score(tokens: Tensor) -> Tensor:
             # The classifier's own forward cuts the gradient at a frozen encoder.
-            logits = log_odds(classifier.head(tokens[:, prefix:]), one_of=classifier.kind == "multiclass")
-            return logits[:, index] / temperatures[index]
+            return model.calibrated(classifier.head(tokens[:, prefix:]))[:, index]
 
         return score
 

@@ -37,6 +37,11 @@ def test_the_lead_is_over_the_next_trained_arm_and_not_over_the_control_between(
     assert "the untrained network scores 0.540." in sentence
 
 
+def test_a_control_that_is_what_the_others_started_from_is_not_called_untrained():
+    found = [one | {"start": "weights.pth"} for one in results({"simclr": 0.60, "untrained": 0.54})]
+    assert "the network before pretraining scores 0.540" in said(found)
+
+
 def test_ends_that_are_told_apart_are_not_chained_by_their_neighbours():
     found = results({"a": 0.600, "b": 0.585, "c": 0.570}, noise=dict.fromkeys("abc", 0.006))
     # Each is close to the next, and the ends are apart.

@@ -1,6 +1,7 @@
 """What a cell read is part of its key: images, labels, splits, patients, lists, weights, and the code that counts."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -17,8 +18,11 @@ import cxrbase
 from commands import EXPERIMENTS
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.compare.inputs import prepare, without_absent
-from cxrbase.compare.plan import Axis, Plan
+from cxrbase.compare.plan import CONTROL, Axis, Plan
+from cxrbase.compare.worker import _export
 from cxrbase.errors import ConfigError
+from cxrbase.evaluation.suite.lineage import lineage
+from cxrbase.weights import load_any_encoder
 from packs import make_pack
 
 PACKAGE = Path(cxrbase.__file__).parent
@@ -42,7 +46,8 @@ def write_images(root: Path) -> Path:
 def write_weights(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
     vit = create_backbone("vit_tiny_patch16_224", image_size=32, options=SHAPE)
-    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": {}, "image_size": 32, "mean": 0.5, "std": 0.25}
+    shape = {**SHAPE, "img_size": 32, "in_chans": 1, "num_classes": 0}
+    card = {"timm_name": "vit_tiny_patch16_224", "timm_args": shape, "image_size": 32, "mean": 0.5, "std": 0.25}
     save_encoder(vit, folder, card)
 
 
@@ -105,6 +110,31 @@ def test_the_key_changes_with_whatever_a_cell_reads(place, change):
     CHANGES[change](place)
     after = keys(plan, place)
     assert all(after[title] != key for title, key in before.items())
+
+
+def test_the_control_is_the_network_that_the_others_start_from(place, tmp_path):
+    shape = f"--model.backbone_options={json.dumps(SHAPE)}"
+    plan = plan_of(place, words=[*plan_of(place).words, shape])
+    control = plan.cells()[0]
+    assert control.objective == CONTROL
+    _export(control, tmp_path / "run")
+    (was, card), (found, made) = (load_any_encoder(str(folder)) for folder in (place / "weights", tmp_path / "run"))
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        wanted = was.forward_features((images - card["mean"]) / card["std"])
+        got = found.forward_features((images - made["mean"]) / made["std"])
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    # What those weights have seen, the control has seen.
+    assert lineage(tmp_path / "run") == [tmp_path / "run", place / "weights"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"])
+def test_the_key_changes_with_the_file_to_start_from(place, suffix):
+    (file := place / f"start{suffix}").write_bytes(b"0")
+    plan = plan_of(place, words=[*plan_of(place).words, f"--model.init_from={file}"], control=False)
+    before = keys(plan, place)
+    file.write_bytes(b"more")
+    assert keys(plan, place) != before
 
 
 def test_a_cell_is_done_again_only_where_its_own_images_changed(place):

@@ -1,5 +1,7 @@
 """The tests of the paper's figures on made results: what is paired, and what is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -36,6 +38,30 @@ def result(protocol, seed, samples):
     counts = {"test": {"images": 4, "patients": 4}}
     empty, labels = np.zeros((4, 1)), np.array([[0.0], [0.0], [1.0], [1.0]])
     return Result(row | {"counts": counts}, empty, empty, labels, np.arange(4), dict.fromkeys(METRICS, samples))
+
+
+def test_accuracy_of_exclusive_classes_is_that_of_the_likeliest_one(tmp_path):
+    kinds, made = {"single": "multiclass", "several": "multilabel"}, {}
+    for name, kind in kinds.items():
+        task = {"name": name, "title": name, "data": {"root": "nowhere"}, "kind": kind, "findings": ["a", "b", "c"]}
+        (path := tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"task": task}))
+        made[str(path)] = read_task(str(path))
+    plan = Paper("p", [OURS], *[list(made)] * 3, shots=[4], few=4, seeds=[0], resamples=2)
+    scores = Scores(made, {})
+    for name in kinds:
+        one = result("linear", 0, np.full(3, 0.5))
+        one.macro["top1_accuracy"] = np.array([0.9, 0.8, 1.0])
+        labels = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 1, 0]])
+        scores.results[name, "ours"] = [
+            replace(one, labels=labels),
+            replace(one, row=one.row | {"protocol": "linear-4shot"}),
+        ]
+    found = content(plan, {}, scores)
+    values = {row["task"]: row["value"] for row in found["figures"]["figure2"]["values"]
+              if row["metric"] == "accuracy" and row["shots"] is None}  # fmt: skip
+    assert values == pytest.approx({"single": 0.9, "several": 0.5})
+    majority = {task["name"]: task["majority"] for task in found["tasks"]}
+    assert majority == pytest.approx({"single": 2 / 3, "several": (0.5 + 0.75 + 1) / 3})
 
 
 def test_draws_of_few_labels_are_not_paired_with_trainings_of_the_same_number(paper):

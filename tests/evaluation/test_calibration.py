@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
+from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error
 
-from cxrbase.evaluation.calibration import calibration_metrics, fit_temperature, reliability
+from cxrbase.evaluation.calibration import calibrated, calibration_metrics, fit_temperature, reliability
+from cxrbase.evaluation.heads import log_odds
+from cxrbase.evaluation.measure import measure, top1
 from cxrbase.evaluation.metrics import auroc
 from evaluation.cases import problems
 
@@ -90,6 +94,76 @@ def test_a_class_that_validation_cannot_judge_keeps_its_temperature():
     labels[:, 0] = 1
     logits[:, 1] = np.nan
     np.testing.assert_array_equal(fit_temperature(logits, labels), [1.0, 1.0])
+
+
+def exclusive(count, *, confidence=1.0, seed=0):
+    """Logits of a softmax that is too sure of itself above 1, as log-odds, and the classes drawn; the third is rare."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(count, 3)) - [0, 0, 1.5]
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    labels = np.eye(3)[(rng.random((count, 1)) > shares.cumsum(1)).sum(1).clip(max=2)]
+    sure = torch.from_numpy(confidence * logits)
+    return sure, log_odds(sure, one_of=True).numpy(), labels
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 3.0])
+def test_exclusive_classes_share_the_temperature_of_their_softmax(confidence):
+    logits, scores, labels = exclusive(4000, confidence=confidence)
+    temperatures = fit_temperature(scores, labels, one_of=True)
+    assert len(set(temperatures)) == 1
+    np.testing.assert_allclose(temperatures, confidence, rtol=0.12)
+    chances = expit(calibrated(scores, temperatures, one_of=True))
+    np.testing.assert_allclose(chances, (logits / temperatures[0]).softmax(1).numpy(), atol=1e-12)
+
+    def loss(t):
+        return float(F.cross_entropy(logits / t, torch.from_numpy(labels)))
+
+    assert loss(temperatures[0]) <= min(loss(temperatures[0] * 0.99), loss(temperatures[0] * 1.01))
+
+
+def test_a_shared_temperature_needs_images_of_two_classes_and_leaves_out_those_of_none_or_several():
+    _, scores, labels = exclusive(500)
+    one = np.zeros_like(labels)
+    one[:, 1] = 1
+    np.testing.assert_array_equal(fit_temperature(scores, one, one_of=True), np.ones(3))
+    vague = np.concatenate([labels, np.zeros((9, 3)), np.ones((9, 3)), np.full((9, 3), np.nan)])
+    more = np.concatenate([scores, np.full((27, 3), 9.0)])
+    np.testing.assert_allclose(fit_temperature(more, vague, one_of=True), fit_temperature(scores, labels, one_of=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([5, 50, 300]), st.booleans())
+def test_calibration_never_changes_the_answer_among_exclusive_classes(seed, count, alone):
+    _, val, val_labels = exclusive(count, confidence=4.0, seed=seed)
+    _, test, labels = exclusive(400, confidence=4.0, seed=seed + 1)
+    if alone:  # one class against the rest each, as a linear probe scores them
+        val, test = (scores * [0.5, 1.0, 2.0] - 1 for scores in (val, test))
+    weights = np.ones((2, 400), np.int16)
+    found = measure(val, val_labels, test, labels, weights, classes=list("abc"), kind="multiclass")
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    np.testing.assert_array_equal(found.probabilities.argmax(1), test.argmax(1))
+    right = (test.argmax(1) == labels.argmax(1)).mean()
+    np.testing.assert_allclose(top1(found, labels, weights, kind="multiclass")["top1_accuracy"], right)
+    assert top1(found, labels, weights, kind="multilabel") == {}
+
+
+def test_exclusive_classes_of_which_one_has_no_scores_are_calibrated_by_themselves():
+    _, val, val_labels = exclusive(400, confidence=3.0)
+    _, test, labels = exclusive(300, confidence=3.0, seed=1)
+    weights = np.ones((1, 300), np.int16)
+    learnt, given = np.array([True, True, False]), {"classes": list("abc"), "kind": "multiclass"}
+    whole = measure(val, val_labels, test, labels, weights, learnt=learnt, **given)
+    # A softmax that counts the class sums to one with it, and what is left sums to less.
+    assert (whole.probabilities[:, :2].sum(1) < 1).all()
+    assert len(set(whole.temperatures)) == 1
+    val[:, 2] = test[:, 2] = np.nan
+    parts = measure(val, val_labels, test, labels, weights, **given)
+    same = measure(val, val_labels, test, labels, weights, classes=list("abc"))
+    np.testing.assert_array_equal(parts.probabilities, same.probabilities)
+    for found in (whole, parts):
+        assert np.isnan(found.probabilities[:, 2]).all()
+        assert np.isnan(found.scores[:, 2]).all()
+        assert top1(found, labels, weights, kind="multiclass") == {}
 
 
 def test_what_is_no_probability_is_refused():

@@ -118,6 +118,17 @@ def test_an_undefined_score_is_said(tmp_path, encoder_folder):
     assert "| hernia | undefined |" in text
 
 
+def test_the_weights_that_a_run_started_from_have_a_column(tmp_path, encoder_folder):
+    score = {"value": 0.7, "low": 0.6, "high": 0.8, "per_class": {}}
+    linear = {"pretrained": score, "start": score | {"value": 0.65}, "random_init": score | {"value": 0.61}}
+    probe = {"n_train": 1, "n_test": 2, "linear": linear, "knn": linear}
+    (tmp_path / "summary.json").write_text(json.dumps({"probe": probe}))
+    text = model_card(tmp_path, read_card(encoder_folder), licence="Apache-2.0")
+    header, _, row, _ = text[text.index("| Probe |") :].splitlines()[:4]
+    assert header == "| Probe | Pretrained | Start | Untrained |"
+    assert [cell[:5] for cell in row.split(" | ")[1:]] == ["0.700", "0.650", "0.610"]
+
+
 SUMMARY = {
     "objective": "MAE", "parameters": 1234, "images_seen": 5678, "steps": 90, "wall_s": 12.0, "devices": 2,
     "device": "cuda:0", "precision": "bf16-mixed", "loss_first": 1.0, "loss_last": 0.5, "version": "9.9",

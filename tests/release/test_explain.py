@@ -1,9 +1,12 @@
 """Maps agree with closed forms, find what a trained network reads, and change when its weights are shuffled."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
 from cxrbase.backbones import create_backbone, load_encoder
@@ -16,6 +19,7 @@ from cxrbase.release.explain_checks import (
     deletion_insertion,
     follows_weights,
     pointing_game,
+    rank_correlation,
 )
 from cxrbase.release.overlay import colour_range, overlay, to_original, write_overlay
 from cxrbase.release.overview import overview
@@ -74,6 +78,25 @@ def test_shuffled_weights_change_the_map_and_are_put_back(method, trained):
     before = {name: value.clone() for name, value in vit.state_dict().items()}
     assert follows_weights(vit, images, method=method, score=score) < UNCHANGED
     assert all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())
+
+
+def test_the_rank_correlation_of_maps_with_ties_is_that_of_an_independent_implementation():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 6, 14, 14, generator=generator)
+    maps[torch.rand(maps.shape, generator=generator) < 0.8] = 0  # as relevance is, which is cut off there
+    wanted = [abs(spearmanr(a.flatten(), b.flatten()).statistic) for a, b in zip(*maps, strict=True)]
+    assert max(wanted) < 0.25
+    assert rank_correlation(*maps) == pytest.approx(np.mean(wanted), abs=1e-5)
+    assert rank_correlation(maps[0], maps[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_constant_map_is_nothing_to_compare():
+    varied = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    still = torch.full((2, 4, 4), 0.3)
+    assert math.isnan(rank_correlation(still, still))
+    assert math.isnan(rank_correlation(varied, still))
+    one = torch.stack([varied[0], still[0]])
+    assert rank_correlation(one, varied) == pytest.approx(1, abs=1e-5)
 
 
 def test_patches_of_a_good_map_carry_the_score(trained):

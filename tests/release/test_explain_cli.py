@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cxrbase.cli import main
@@ -16,6 +17,17 @@ def test_an_encoder_is_explained_at_the_resolution_of_the_image(encoder_folder, 
     with Image.open(tmp_path / "out" / "rollout.png") as picture:
         assert picture.size == (200, 150)
     assert "change" in capsys.readouterr().out
+
+
+def test_maps_without_ranks_are_not_called_unchanged(encoder_folder, image_folder, tmp_path, capsys, monkeypatch):
+    still = torch.zeros(1, 4, 4)
+    monkeypatch.setattr("cxrbase.release.explain_checks.explain", lambda *_, **__: still)
+    image = str(next(image_folder.glob("*.png")))
+    words = ["explain", image, "--model", str(encoder_folder), "--out", str(tmp_path / "out")]
+    assert main([*words, "--methods", "[rollout]"]) == 0
+    said = capsys.readouterr().out
+    assert "is not known" in said
+    assert "DOES NOT CHANGE" not in said
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ class Result:
 
     Args:
         row: Plain numbers and words; see `score_task` for the fields.
-        logits: (N, K) of the test images; NaN columns for classes that could not be learnt.
+        logits: (N, K) of the test images, before calibration; NaN columns for classes that could not be learnt.
         probabilities: (N, K) calibrated.
         labels: (N, K), 1 present, 0 absent, NaN unknown.
         patients: (N,) a number for each patient, which tells nobody who it is.
-        macro: (R + 1,) by metric: on all patients, then on each resample of them.
+        macro: (R + 1,) by metric, mean over the classes or of all together: on all patients, then on each resample.
     """
 
     row: dict[str, Any]

@@ -12,7 +12,7 @@ import cxrbase
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.cohort import TEXT_GROUPS, Cohort, Splits, age_bands, text_group
 from cxrbase.evaluation.decisions import Criterion
-from cxrbase.evaluation.measure import SPECIFICITY, measure, top1
+from cxrbase.evaluation.measure import SPECIFICITY, measure, shared, top1
 from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.protocols import Features, Protocol, Scored, check_features, score, standard_protocols
 from cxrbase.evaluation.subgroups import subgroup_report
@@ -155,7 +155,8 @@ def _result(
 ) -> Result:  # fmt: skip
     test = splits.test
     found = measure(scored.val, splits.val.labels, scored.test, test.labels, weights, classes=splits.classes,
-                    criterion=settings.threshold)  # fmt: skip
+                    kind=common["task"]["kind"], criterion=settings.threshold)  # fmt: skip
+    together = top1(found, test.labels, weights, kind=common["task"]["kind"])
     unscored = Unscored.of(splits, found)
     row = {
         **common,
@@ -167,14 +168,14 @@ def _result(
         "test_opened": 1,
         "undefined": unscored.undefined,
         "uncalibrated": unscored.uncalibrated,
-        "metrics": found.to_dict() | top1(found, test.labels, weights, kind=common["task"]["kind"]),
+        "metrics": found.to_dict() | shared(together),
         "subgroups": {} if scored.protocol.drawn else subgroup_report(
-            scored.test, test, weights, classes=splits.classes),
+            found.scores, test, weights, classes=splits.classes),
         "warnings": [*said, *unscored.warnings()],
     }  # fmt: skip
-    macro = {name: found.macro(name) for name in found.values}
+    macro = {name: found.macro(name) for name in found.values} | together
     labels = np.asarray(test.labels, np.float64)
-    return Result(row, scored.test, found.probabilities, labels, test.codes(), macro)
+    return Result(row, found.scores, found.probabilities, labels, test.codes(), macro)
 
 
 def _protocol_text(protocol: Protocol, settings: Settings) -> str:

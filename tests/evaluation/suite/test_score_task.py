@@ -292,7 +292,12 @@ def test_top1_accuracy_of_exclusive_classes(tmp_path):
 
     results = run(changed=exclusive, kind="multiclass", worth=6.0)
     assert results[0].row["metrics"]["top1_accuracy"]["macro"]["value"] > 0.9
+    single = results[0].labels.sum(1) == 1
+    right = results[0].logits[single].argmax(1) == results[0].labels[single].argmax(1)
+    assert results[0].macro["top1_accuracy"][0] == pytest.approx(right.mean())
+    assert len(results[0].macro["top1_accuracy"]) == len(results[0].macro["auroc"]) == 201
     assert "top1_accuracy" not in run()[0].row["metrics"]
+    assert "top1_accuracy" not in run()[0].macro
     assert len(write_figures(results, tmp_path)) == 4
 
 
