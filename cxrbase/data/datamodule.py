@@ -52,7 +52,7 @@ class CXRDataModule(L.LightningDataModule):
         drop_last: Leave out the last batch of an epoch where it would be smaller.
         num_workers: Worker processes of the training loader; 0 reads in the main process.
         decode_threads: Threads that decode in place of worker processes; 0 for none.
-        pretrain_on: Splits whose images are pretrained on; an unlabelled folder is split by patient first.
+        pretrain_on: Splits whose images are pretrained on; splits that a data set lacks are dealt by patient first.
         select: What pretraining draws of these splits, and how often; None draws everything once per epoch.
         window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
         crop_borders: Cut off borders that are black throughout; this and `window` are fixed in packed images.
