@@ -35,7 +35,7 @@ def answer(results: Results, differences: Sequence[Mapping[str, Any]], *, protoc
     said = _lead(ranked[best], gaps, rows, protocol)
     if CONTROL in ranked:
         told = _told(difference_of(mean[best], mean[CONTROL]))
-        started = any(one.get("start") for one in results if one["cell"]["objective"] == CONTROL)
+        started = any(one.get("start") for one in results if one["cell"]["arm"] == CONTROL)
         control = "network before pretraining" if started else "untrained network"
         said += f"; the {control} scores {ranked[CONTROL]['value']:.3f}{told}"
     # What is said of a pair rests on the seeds that both have.
