@@ -1,6 +1,7 @@
 """One HTML file without network that says which objective is best, by how much, how surely and at what price."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -101,7 +102,7 @@ def _gaps(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _score(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None or row["value"] is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "" if row is None or row["value"] is None else f"{row['value']:.3f} {_interval(row)}"
 
 
 def _seeds(planned: int, row: Mapping[str, Any] | None) -> str:
@@ -110,7 +111,14 @@ def _seeds(planned: int, row: Mapping[str, Any] | None) -> str:
 
 
 def _gap(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['difference']:+.3f} {_interval(row, '+')}"
+
+
+def _interval(row: Mapping[str, Any], sign: str = "") -> str:
+    """The ends, or why there are none: a class so rare that no resample holds all."""
+    if math.isnan(row["low"]):
+        return "(no interval: no resample holds every class)"
+    return f"[{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
 
 
 def _p(value: float | None) -> str:
