@@ -17,10 +17,7 @@ from cxrbase.errors import ConfigError
 BudgetKind = Literal["images", "flops", "seconds"]
 CONTROL = "untrained"
 # Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
-_OF_COMPARISONS = (
-    "board cell_lock charts collect compare engines headline lifeline live machine "
-    "paper* report slurm stop_signals verdict"
-)
+_OF_COMPARISONS = "charts collect compare engines headline live machine paper* report slurm stop_signals verdict"
 _WITHOUT_EFFECT = ("release/*", *(f"compare/{name}.py" for name in _OF_COMPARISONS.split()))
 
 
