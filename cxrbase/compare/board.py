@@ -1,6 +1,7 @@
 """The folder of a comparison: the state of each cell, read from files at any time."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -79,9 +80,17 @@ def forget_failures(places: Sequence[Place]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file that is there whole or not at all; NaN, as of an interval that no resample defines, is null."""
     with written_whole(path) as part:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ def _lead(best: Mapping[str, Any], gaps: Mapping[str, Gap | None], rows: Sequenc
 
 def _tied(gaps: Mapping[str, Gap | None]) -> list[str]:
     """Arms that the best is not told from."""
-    return [arm for arm, gap in gaps.items() if gap is None or gap["low"] <= 0]
+    return [arm for arm, gap in gaps.items() if gap is None or not gap["low"] > 0]
 
 
 def _elsewhere(behind: Sequence[Gap], second: str) -> str:

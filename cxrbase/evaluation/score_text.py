@@ -1,5 +1,6 @@
 """Scores and differences of scores as text, the same on the screen, in reports and in figures."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +9,14 @@ def score_text(score: Mapping[str, Any], form: str = ".3f") -> str:
     """A value with its interval, such as 0.812 [0.774, 0.846]; "undefined" where there is none.
 
     Args:
-        score: `value`, `low` and `high`; the latter two are not looked at where the value is None.
+        score: `value`, `low` and `high`; the latter two are not looked at where the value is None. An end is NaN or None
+            where a class is so rare that no resample holds all.
         form: Of each number; "+.3f" for differences.
     """
     if score["value"] is None:
         return "undefined"
+    if score["low"] is None or math.isnan(score["low"]):
+        return f"{score['value']:{form}} (no interval: no resample holds every class)"
     return f"{score['value']:{form}} [{score['low']:{form}}, {score['high']:{form}}]"
 
 

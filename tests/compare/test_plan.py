@@ -73,8 +73,21 @@ def test_only_what_changes_the_pretraining_changes_its_key(plan):
     assert len({key, *others}) == len(others) + 1
 
 
-# What a cell runs; whoever adds a module says whether it is one of these or of `_WITHOUT_EFFECT`.
-RUN_BY_CELLS = {"__init__", "cost", "earlier", "heartbeat", "inputs", "plan", "run_cell", "scoring", "worker"}
+# What a worker imports or a cell reads; whoever adds a module says whether it is one of these or of `_WITHOUT_EFFECT`.
+RUN_BY_CELLS = {
+    "__init__",
+    "board",
+    "cell_lock",
+    "lifeline",
+    "cost",
+    "earlier",
+    "heartbeat",
+    "inputs",
+    "plan",
+    "run_cell",
+    "scoring",
+    "worker",
+}
 
 
 def test_only_code_that_a_cell_runs_changes_its_key(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compare.conftest import made_result
+from compare.conftest import RESAMPLES, made_result
 from cxrbase.compare.board import RESULT, lay_out
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
@@ -164,3 +164,18 @@ def test_a_grid_of_45_pairs_can_tell_and_says_what_it_cannot(plan, tmp_path):
 def test_a_small_family_needs_no_warning(finished, plan, tmp_path):
     content = collect(plan, finished(LEVELS), tmp_path, data="data")
     assert not [warning for warning in content["warnings"] if "tests" in warning]
+
+
+def test_an_interval_that_no_resample_defines_is_said_and_the_report_is_written(finished, plan, tmp_path):
+    places = finished(LEVELS)
+    for place in places:
+        result = json.loads((place.folder / RESULT).read_text())
+        for row in result["tasks"]["made"]["protocols"].values():
+            row["samples"] = [[row["value"], *[None] * RESAMPLES]]
+        (place.folder / RESULT).write_text(json.dumps(result))
+    content = collect(plan, places, tmp_path, data="data")
+    write_report(content, places, tmp_path / "report.html")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert all(row["low"] is row["p"] is None for row in written["differences"])
+    assert written["answer"].startswith("No difference is established")
+    assert " (no interval: no resample holds every class)" in (tmp_path / "report.html").read_text()
