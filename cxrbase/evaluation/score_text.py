@@ -9,8 +9,8 @@ def score_text(score: Mapping[str, Any], form: str = ".3f") -> str:
     """A value with its interval, such as 0.812 [0.774, 0.846]; "undefined" where there is none.
 
     Args:
-        score: `value`, `low` and `high`; the latter two are not looked at where the value is None. An end is NaN or None
-            where a class is so rare that no resample holds all.
+        score: `value`, `low` and `high`; the latter two are not looked at where the value is None. An end is NaN or
+            None where a class is so rare that no resample holds all.
         form: Of each number; "+.3f" for differences.
     """
     if score["value"] is None:
