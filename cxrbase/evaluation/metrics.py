@@ -111,11 +111,12 @@ def interval(samples: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]
     """Percentile interval of bootstrap samples.
 
     Args:
-        samples: (R,); NaN ones are left out.
+        samples: (R,); NaN ones are left out. Where these are the most, as with a class of one or two patients in a
+            small test set, what is left is no picture of the chance of the draw.
         level: Share of the samples inside, in (0, 1).
 
     Returns:
-        Low and high end; NaN both where no sample is defined.
+        Low and high end; NaN both where fewer than half of the samples are defined.
 
     Raises:
         ValueError: If the level is outside (0, 1).
@@ -123,10 +124,10 @@ def interval(samples: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must be in (0, 1), got {level}")
     values = np.asarray(samples, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if not len(values):
+    known = ~np.isnan(values)
+    if not known.any() or known.mean() < 0.5:
         return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values[known], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -10,13 +10,13 @@ def score_text(score: Mapping[str, Any], form: str = ".3f") -> str:
 
     Args:
         score: `value`, `low` and `high`; the latter two are not looked at where the value is None. An end is NaN or
-            None where a class is so rare that no resample holds all.
+            None where a class is so rare that most resamples lack it.
         form: Of each number; "+.3f" for differences.
     """
     if score["value"] is None:
         return "undefined"
     if score["low"] is None or math.isnan(score["low"]):
-        return f"{score['value']:{form}} (no interval: no resample holds every class)"
+        return f"{score['value']:{form}} (no interval: too few resamples hold every class)"
     return f"{score['value']:{form}} [{score['low']:{form}}, {score['high']:{form}}]"
 
 

@@ -178,4 +178,4 @@ def test_an_interval_that_no_resample_defines_is_said_and_the_report_is_written(
     written = json.loads((tmp_path / "results.json").read_text())
     assert all(row["low"] is row["p"] is None for row in written["differences"])
     assert written["answer"].startswith("No difference is established")
-    assert " (no interval: no resample holds every class)" in (tmp_path / "report.html").read_text()
+    assert " (no interval: too few resamples hold every class)" in (tmp_path / "report.html").read_text()

@@ -151,6 +151,8 @@ def test_interval_is_of_percentiles_and_leaves_out_undefined_resamples():
     low, high = interval(np.r_[np.arange(101.0), np.nan, np.nan], level=0.9)
     assert (low, high) == pytest.approx((5.0, 95.0))
     assert np.isnan(interval([np.nan, np.nan])).all()
+    assert interval([0.2, np.nan]) == (0.2, 0.2)
+    assert np.isnan(interval([0.2, np.nan, np.nan])).all()  # what most resamples lack is not told by the others
 
 
 def test_rankme_of_known_matrices():

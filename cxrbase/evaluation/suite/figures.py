@@ -120,7 +120,9 @@ def _counts(scores: Any, truth: Any) -> tuple[Any, Any]:
 
 def _named(result: Result, metric: str, column: int) -> str:
     entry = list(result.row["metrics"][metric]["per_class"].values())[column]
-    text = "undefined" if entry["value"] is None else f"{entry['value']:.3f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+    text = "undefined" if entry["value"] is None else f"{entry['value']:.3f}"
+    if entry["low"] is not None:
+        text += f" [{entry['low']:.2f}, {entry['high']:.2f}]"
     return f"{result.row['encoder']['name']} {text}"
 
 
