@@ -92,7 +92,7 @@ def test_mae_has_the_decoder_of_its_recipe_at_vit_small_and_says_how_pixels_are_
 
 
 def test_data_phantom_is_scored_on_its_findings(fit, tmp_path):
-    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=40", "--data.phantom.image_size=48"]
+    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=200", "--data.phantom.image_size=48"]
     probe = fit("mae", *words, "--probe.every_n_steps=1", data="phantom")["probe"]
     assert len(probe["classes"]) == 8
     assert 0 < probe["random_init"] < 1
