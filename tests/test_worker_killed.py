@@ -24,7 +24,8 @@ def workers(pid):
 
 def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on(image_folder, tmp_path):
     run = tmp_path / "run"
-    words = command("mae", *STEPS, "--data.num_workers=2", "--data.batch_size=6", root=image_folder, run_dir=run)
+    # Twenty batches an epoch: with fewer, the workers have loaded them all, and ended, before the first checkpoint.
+    words = command("mae", *STEPS, "--data.num_workers=2", "--data.batch_size=2", root=image_folder, run_dir=run)
     process = pausing.start(words, "last.ckpt", stderr=subprocess.PIPE)
     both = workers(process.pid)
     assert len(both) == 2
