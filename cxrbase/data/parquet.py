@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cxrbase.data.parquet_footer import read_places
 from cxrbase.data.parquet_pages import read_chunk
 
 # A manifest of a million rows, with twenty columns that say the same in all, takes 700 times the bytes of the file.
@@ -42,7 +43,7 @@ def read_parquet(
     with _opened(source) as file:
         checked = _Checked(file, columns)
         table = checked.whole.read(columns)
-        checked.check_text(table)
+        checked.check(table, checked.whole.metadata.num_rows)
         return table if dictionaries else _as_stored(table, checked.schema)
 
 
@@ -52,12 +53,12 @@ def read_row_groups(path: str | Path, *, columns: Sequence[str]) -> Iterator[pa.
         checked = _Checked(file, columns)
         for group in range(checked.whole.num_row_groups):
             table = checked.whole.read_row_group(group, columns)
-            checked.check_text(table)
+            checked.check(table, checked.whole.metadata.row_group(group).num_rows)
             yield _as_stored(table, checked.schema)
 
 
 class _Checked:
-    """An open file whose pages were looked at; each text of it is in memory once until `check_text` has summed it up.
+    """An open file whose pages were looked at; each text of it is in memory once until `check` has summed it up.
 
     Attributes:
         whole: The file.
@@ -73,9 +74,14 @@ class _Checked:
         self.schema = plain.schema_arrow
         self.whole = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=text)
 
-    def check_text(self, table: pa.Table) -> None:
-        """Adds up the text of a table; LargeTableError where each value by itself would take too much."""
+    def check(self, table: pa.Table, rows: int) -> None:
+        """Adds up the text of a table; LargeTableError where each value by itself would take too much.
+
+        ArrowInvalid where a column has not as many rows as the file says, which damage to its pages can do.
+        """
         for name, column in zip(table.column_names, table.columns, strict=True):
+            if len(column) != rows:
+                raise pa.ArrowInvalid(f"column {name} has {len(column)} of {rows} rows")
             for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
                 if _has_length(chunk.dictionary.type):
                     lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
@@ -105,13 +111,14 @@ def _is_text(file: pq.ParquetFile, leaf: int) -> bool:
 def _check_pages(metadata: Any, file: pa.NativeFile, wanted: Sequence[int], limit: int) -> int:
     """Bytes in memory of everything but text; LargeTableError where they are too many, or text could hide in others."""
     uncompressed = fixed = 0
+    places = read_places(file, metadata.num_columns)
     for leaf in wanted:
         column = metadata.schema.column(leaf)
         text = column.physical_type == "BYTE_ARRAY"
         if text and (column.max_repetition_level or column.path != column.name):
             raise LargeTableError(f"column {column.path} holds text within lists or records: drop it")
-        for group in range(metadata.num_row_groups):
-            chunk = read_chunk(file, metadata.row_group(group).column(leaf))
+        for group in places:
+            chunk = read_chunk(file, group[leaf])
             if text and chunk.prefixed:
                 raise LargeTableError(
                     f"column {column.path} is encoded as DELTA_BYTE_ARRAY, which does not tell its size: "

@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from cxrbase.data.parquet_footer import Place
+from cxrbase.data.thrift import read_record
+
 _WINDOW = 1 << 16  # bytes that are read for one header; one with long statistics takes more
-_DEEPEST = 8  # records within records; those of a header have two levels
 _DICTIONARY = 2  # type of a page
 _DELTA_BYTE_ARRAY = 7  # an encoding
 # Fields of a page header, by its number in parquet.thrift.
@@ -34,25 +36,26 @@ class Chunk:
     prefixed: bool
 
 
-def read_chunk(file: pa.NativeFile, column: Any) -> Chunk:
+def read_chunk(file: pa.NativeFile, place: Place) -> Chunk:
     """Reads the headers of all pages of a column chunk.
 
     Args:
         file: The Parquet file.
-        column: A `pyarrow.parquet.ColumnChunkMetaData` of it.
+        place: Of the chunk.
 
     Raises:
         pa.ArrowInvalid: A header is damaged.
     """
-    begin, dictionary = column.data_page_offset, column.dictionary_page_offset
-    at = dictionary if dictionary is not None and 0 < dictionary < begin else begin
-    end = at + column.total_compressed_size
+    at, end = place.begin, place.end
     uncompressed = values = seen = 0
     prefixed = False
-    while at < end and seen < column.num_values:
+    while at < end and seen < place.values:
         header, at = _header(file, at, end)
         pages = {number: header[number] for number in _KINDS if isinstance(header.get(number), dict)}
-        count = max((int(page.get(1) or 0) for page in pages.values()), default=0)
+        counts = [page.get(1) for page in pages.values()]
+        if not all(isinstance(count, int) for count in counts):
+            raise pa.ArrowInvalid(f"the page at byte {at:,} does not say how many values it has")
+        count = max(counts, default=0)
         if min(count, header[_UNCOMPRESSED], header[_COMPRESSED]) < 0:
             raise pa.ArrowInvalid(f"the page at byte {at:,} has a negative size")
         uncompressed += header[_UNCOMPRESSED]
@@ -70,7 +73,7 @@ def _header(file: pa.NativeFile, at: int, end: int) -> tuple[dict[int, Any], int
         file.seek(at)
         data = file.read(min(size, end - at))
         try:
-            fields, used = _record(data, 0)
+            fields, used = read_record(data, 0)
             break
         except IndexError:
             if size >= end - at or len(data) < size:
@@ -79,53 +82,3 @@ def _header(file: pa.NativeFile, at: int, end: int) -> tuple[dict[int, Any], int
     if not all(isinstance(fields.get(number), int) for number in (_TYPE, _UNCOMPRESSED, _COMPRESSED)):
         raise pa.ArrowInvalid(f"the page at byte {at:,} has a damaged header")
     return fields, at + used
-
-
-def _record(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol: its numbers and structs by field; IndexError where it is cut off."""
-    if depth > _DEEPEST:
-        raise pa.ArrowInvalid("a page header has records within records: it is damaged")
-    fields: dict[int, Any] = {}
-    number = 0
-    while data[at]:
-        step, kind = divmod(data[at], 16)
-        at += 1
-        if step:
-            number += step
-        else:
-            number, at = _number(data, at)
-        fields[number], at = _value(data, at, kind, depth)
-    return fields, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, at
-    if kind == 3:
-        return None, at + 1
-    if kind in (4, 5, 6):
-        return _number(data, at)
-    if kind == 7:
-        return None, at + 8
-    if kind == 8:
-        length, at = _varint(data, at)
-        return None, at + length
-    if kind == 12:
-        return _record(data, at, depth + 1)
-    # Lists, sets and maps stand in no page header.
-    raise pa.ArrowInvalid("a page header holds what no page header does: it is damaged")
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return value >> 1 ^ -(value & 1), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while data[at] & 128:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if shift > 63:
-            raise pa.ArrowInvalid("a page header has a number of more than 64 bits: it is damaged")
-    return value | data[at] << shift, at + 1

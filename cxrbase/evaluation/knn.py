@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_CHUNK_ROWS = 2**13  # rows in float64 at once
 _CHUNK_ELEMENTS = 2**24  # similarities held at once: 64 MB
 
 
@@ -15,8 +16,10 @@ def knn_scores(
     """Weighted share of positives among the k nearest images with a known label, per class.
 
     The protocol of DINO (https://arxiv.org/abs/2104.14294, section 4.1: k = 20, weight exp(cosine / 0.07)), on features
-    centred on the bank's mean: features of radiographs lie in a narrow cone where cosines barely differ. Always in
-    float32; bfloat16 has only a few distinct values there.
+    that are centred and whitened by the bank: features of radiographs lie in a narrow cone where cosines barely differ,
+    and a few directions (habitus, exposure) outweigh all others. Whitening is usual in retrieval (Jegou and Chum 2012,
+    https://doi.org/10.1007/978-3-642-33709-3_55). It needs no labels, and hardly acts where the bank is small, because
+    the covariance is shrunk towards the identity. Always in float32; bfloat16 has only a few distinct values there.
 
     Args:
         bank: (M, D) features to look among.
@@ -38,10 +41,10 @@ def knn_scores(
     if base.ndim != 2 or asked.shape[1:] != base.shape[1:] or labels.shape[:1] != base.shape[:1] or not len(base):
         shapes = f"{base.shape}, {labels.shape} and {asked.shape}"
         raise ValueError(f"bank, bank_labels and queries must be (M, D), (M, K) and (N, D) with M > 0, got {shapes}")
-    centre = base.mean(0, dtype=np.float64).astype(np.float32)
+    centre, whiten = _whitening(base)
     scores = np.full((len(asked), labels.shape[1]), np.nan, dtype=np.float32)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        near, far = _directions(base, centre), _directions(asked, centre)
+        near, far = (F.normalize((torch.from_numpy(part) - centre) @ whiten, dim=1) for part in (base, asked))
         # Classes whose labels are known for the same images share one search; usually that is all of them.
         patterns, group = np.unique(~np.isnan(labels), axis=1, return_inverse=True)
         for index, known in enumerate(patterns.T):
@@ -52,8 +55,28 @@ def knn_scores(
     return scores
 
 
-def _directions(features: npt.NDArray[np.float32], centre: npt.NDArray[np.float32]) -> Tensor:
-    return F.normalize(torch.from_numpy(features - centre), dim=1)
+def _whitening(bank: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Mean (D,) of the bank, and (D, D) that gives what was centred on it the covariance of the identity."""
+    centre = torch.from_numpy(bank.mean(0, dtype=np.float64))
+    spread = torch.zeros(bank.shape[1], bank.shape[1], dtype=torch.float64)
+    for part in torch.split(torch.from_numpy(bank), _CHUNK_ROWS):
+        spread += (part - centre).T @ (part - centre)
+    values, vectors = torch.linalg.eigh(_shrunk(spread / len(bank), len(bank)))
+    # Directions without spread say nothing, whatever rounding leaves of them.
+    scale = torch.where(values > values[-1] * 1e-12, values, torch.inf).rsqrt()
+    return centre.float(), (vectors * scale).float()
+
+
+def _shrunk(covariance: Tensor, samples: int) -> Tensor:
+    """Oracle approximating shrinkage (Chen et al. 2010, https://doi.org/10.1109/TSP.2010.2053029, equation 23).
+
+    Without its terms in 2 / D, as scikit-learn has it.
+    """
+    size = len(covariance)
+    level, power = covariance.trace() / size, covariance.square().mean()
+    excess = (samples + 1) * (power - level**2 / size)
+    weight = ((power + level**2) / excess).clamp(max=1) if excess > 0 else covariance.new_ones(())
+    return (1 - weight) * covariance + weight * level * torch.eye(size, dtype=covariance.dtype)
 
 
 def _vote(bank: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float) -> Tensor:

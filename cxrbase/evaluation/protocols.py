@@ -68,7 +68,7 @@ class Protocol:
         head = (
             f"logistic regression, C of {len(GRID)} values from {min(GRID):g} to {max(GRID):g} by validation AUROC"
             if self.head == "linear"
-            else f"{NEIGHBOURS} nearest neighbours by cosine"
+            else f"{NEIGHBOURS} nearest neighbours by cosine of whitened features"
         )
         return f"frozen features; {head}; learns from {learnt}; the whole validation split chooses"
 
@@ -129,8 +129,9 @@ def score(features: Features, splits: Splits, protocol: Protocol, *, seed: int) 
         probe = LinearProbe().fit(base, labels, features["val"], splits.val.labels)
         val, test = probe.scores(features["val"]), probe.scores(features["test"])
         return Scored(protocol, seed, val, test, len(rows), tuple(probe.regularisation.tolist()))
-    val, test = (_log_odds(knn_scores(base, labels, features[name], k=NEIGHBOURS)) for name in ("val", "test"))
-    return Scored(protocol, seed, val, test, len(rows))
+    asked = np.concatenate([features["val"], features["test"]])
+    scores = _log_odds(knn_scores(base, labels, asked, k=NEIGHBOURS))
+    return Scored(protocol, seed, scores[: len(splits.val)], scores[len(splits.val) :], len(rows))
 
 
 def _log_odds(shares: npt.NDArray[np.float32]) -> Floats:

@@ -180,3 +180,23 @@ def test_damaged_page_headers_are_answered(tmp_path):
         path.write_bytes(good[:4] + bytes([value]) * 20 + good[24:])
         with pytest.raises(ManifestError, match="write it again"):
             Manifest.read(path)
+
+
+def test_a_damaged_file_never_gives_columns_of_another_length(tmp_path):
+    file = tmp_path / "a.parquet"
+    numbers = pa.array([1, 2, 3], pa.int32())
+    pq.write_table(pa.table({"width": numbers, "path": ["a", "b", "c"]}), file, write_statistics=False)
+    content, read = file.read_bytes(), 0
+    for place in range(len(content)):
+        for change in (1, 9, 25, 64):
+            damaged = bytearray(content)
+            damaged[place] ^= change
+            for columns in (["width"], None):
+                try:
+                    table = read_parquet(bytes(damaged), columns=columns)
+                except (pa.ArrowException, OSError, UnicodeError):
+                    continue
+                rows = pq.read_metadata(pa.BufferReader(bytes(damaged))).num_rows
+                assert {len(column) for column in table.columns} <= {rows}, (place, change)
+                read += 1
+    assert read > 100

@@ -27,7 +27,7 @@ def score(*, val=True, **options):
 
 @pytest.mark.parametrize("val", [True, False])
 def test_informative_features_score_high_and_noise_at_chance(val):
-    good, noise = score(val=val, worth=6.0), score(val=val, worth=0.0)
+    good, noise = score(val=val, worth=10.0), score(val=val, worth=0.0)
     for kind in ("linear", "knn"):
         assert getattr(good, kind).value > 0.98
         assert abs(getattr(noise, kind).value - 0.5) < 0.12
