@@ -17,7 +17,7 @@ from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.evaluation.suite.feature_store import data_hash
-from cxrbase.evaluation.task import read_task
+from cxrbase.evaluation.task import read_task, read_tasks
 from cxrbase.evaluation.task_data import load_task_data, some_without_images
 from cxrbase.evaluation.task_images import open_images
 from cxrbase.sizes import longest
@@ -48,11 +48,11 @@ def without_absent(plan: Plan) -> tuple[Plan, list[str]]:
     """The plan with the tasks whose images are there, and a sentence on each of the others.
 
     Raises:
-        ConfigError: There are no images of any task.
+        ConfigError: There are no images of any task, or two tasks have one name.
     """
-    tasks = {path: read_task(path) for path in plan.tasks}
+    tasks = read_tasks(plan.tasks)
     reasons = some_without_images(tasks)
-    left = [path for path in plan.tasks if path not in reasons]
+    left = [path for path in tasks if path not in reasons]
     return replace(plan, tasks=left), [f"{tasks[path].name} is not scored: {why}" for path, why in reasons.items()]
 
 

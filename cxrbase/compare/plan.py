@@ -122,7 +122,13 @@ class Plan:
         paths = [Path(self.experiments) / f"{layer}.yaml" for layer in layers]
         words = [*self.words, *(word for name, value in chosen.items() for word in self.axes[name].values[value])]
         words += [f"--trainer.precision={precision}", f"--seed_everything={seed}"]
-        return Cell(objective, precision, seed, chosen, [str(p) for p in paths if p.is_file()], words)
+        cell = Cell(objective, precision, seed, chosen, [str(p) for p in paths if p.is_file()], words)
+        if (nodes := cell.settings.get("trainer", {}).get("num_nodes") or 1) != 1:
+            raise ConfigError(
+                f"each cell of a comparison runs on one machine, got trainer.num_nodes={nodes}: leave it out, or "
+                "pretrain with cxrbase fit and compare the encoders with cxrbase evaluate"
+            )
+        return cell
 
 
 @dataclass(frozen=True)

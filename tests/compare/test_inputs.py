@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,18 @@ def test_a_task_without_images_is_left_out_and_named(place):
     (place / "asked").rename(place / "gone")
     with pytest.raises(ConfigError, match=r"no task has images to score on: .*task\.yaml has no folder"):
         without_absent(plan)
+
+
+def test_two_tasks_of_one_name_are_refused_and_one_file_twice_is_one_task(plan, tmp_path):
+    first = Path(plan.tasks[0])
+    other = tmp_path / "other.yaml"
+    other.write_text(first.read_text())
+    with pytest.raises(ConfigError, match=r"are both called made: give one another task\.name"):
+        without_absent(replace(plan, tasks=[str(first), str(other)]))
+    content = yaml.safe_load(first.read_text())
+    content["task"]["data"]["root"] = str(write_images(tmp_path / "there"))
+    first.write_text(yaml.safe_dump(content))
+    assert without_absent(replace(plan, tasks=[str(first), str(first)]))[0].tasks == [str(first)]
 
 
 def reached(module: str) -> set[str]:

@@ -37,6 +37,12 @@ def test_tasks_are_opened_and_scored_with_the_limits_of_the_plan(plan):
     assert (settings.max_bad, settings.cache_gb) == (given["max_bad"], given["limit_gb"]) == (0.2, 0.5)
 
 
+def test_a_cell_over_several_machines_is_refused(plan):
+    with pytest.raises(ConfigError, match=r"each cell of a comparison runs on one machine, got trainer\.num_nodes=2"):
+        replace(plan, words=["--trainer.num_nodes=2"]).cells()
+    assert replace(plan, words=["--trainer.num_nodes=1"]).cells()
+
+
 def test_no_control_where_none_is_wanted(plan):
     assert CONTROL not in {cell.objective for cell in replace(plan, control=False).cells()}
 
