@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cxrbase.data.thrift import read_record
+from cxrbase.data.parquet_thrift import read_record
 
 # Fields by their numbers in parquet.thrift.
 _ROW_GROUPS, _COLUMNS, _META_DATA = 4, 1, 3

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cxrbase.data.parquet_footer import Place
-from cxrbase.data.thrift import read_record
+from cxrbase.data.parquet_thrift import read_record
 
 _WINDOW = 1 << 16  # bytes that are read for one header; one with long statistics takes more
 _DICTIONARY = 2  # type of a page
