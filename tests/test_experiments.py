@@ -41,7 +41,8 @@ def test_size_runs_a_step(fit, size):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_runs_a_step_as_it_stands(fit, recipe):
     objective, size = recipe.split("_", 1)
-    summary = fit(objective, "--trainer.max_steps=1", "--data.batch_size=8", size=size, small=False)
+    few = ["--trainer.max_steps=1", "--data.batch_size=4", "--probe.monitor_images=2"]
+    summary = fit(objective, *few, size=size, small=False)
     assert summary["steps"] == 1
 
 

@@ -14,7 +14,7 @@ from cxrbase.cli import main
 from cxrbase.evaluation.finetune_fit import BestEpoch
 from task_runs import make_place, words
 
-EPOCHS = 25
+EPOCHS = 6
 
 
 @pytest.fixture(scope="module")
