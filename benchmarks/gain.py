@@ -8,13 +8,13 @@ and then
 
     python benchmarks/gain.py
 
-The same for four times as long, with the curve on validation patients (300 epochs of MAE, 60 of SimCLR):
+The same for five to six times as long, with the curve on validation patients (300 epochs of MAE, 60 of SimCLR):
 
     make pretrain SSL=mae RUN_DIR=runs/long_mae ARGS="--trainer.max_epochs=300 --probe.every_n_steps=150"
     python benchmarks/gain.py --pattern "runs/long_*" --out benchmarks/results/longer_phantom.json \\
         --figure docs/longer.png
 
-and DINO for twelve times as long (--trainer.max_epochs=144 --probe.every_n_steps=400):
+and DINO for 13 times as long (--trainer.max_epochs=144 --probe.every_n_steps=400):
 
     python benchmarks/gain.py --pattern runs/longest_dino --out benchmarks/results/longest_dino.json \\
         --figure docs/longest_dino.png
