@@ -13,12 +13,16 @@ TINY = [
 ]
 
 
-def command(objective, *words, root, run_dir, size="tiny", data="folder", small=True):
-    """Words after `cxrbase` for a run of experiments/; `small` makes the network as small as a test can use."""
+def command(objective, *words, root, run_dir, size="tiny", data="folder", small=True, figures=False):
+    """Words after `cxrbase` for a run of experiments/; `small` makes the network as small as a test can use.
+
+    Drawing figures takes longer than such a run, so it draws them only where a test looks at them.
+    """
     layers = ["base", f"objective/{objective}", f"size/{size}", f"data/{data}"]
     if (EXPERIMENTS / "recipe" / f"{objective}_{size}.yaml").is_file():
         layers.append(f"recipe/{objective}_{size}")
     configs = [f"--config={EXPERIMENTS / layer}.yaml" for layer in layers]
     fixed = [f"--data.root={root}", f"--run_dir={run_dir}", "--trainer.accelerator=cpu"]
-    fixed += ["--trainer.enable_progress_bar=false", "--figures.images=2"]
+    fixed += ["--trainer.enable_progress_bar=false", "--probe.resamples=50", "--figures.images=2"]
+    fixed += [f"--figures.enabled={str(figures).lower()}"]
     return ["fit", *configs, *fixed, *(TINY if small else []), *words]

@@ -20,10 +20,18 @@ def make_place(root: Path) -> Path:
     return root
 
 
-def words(place: Path, task: str = "phantom", *more: str, run: str = "run", encoder: str | None = "encoder"):
-    """Words after `cxrbase`; later ones win."""
+def words(
+    place: Path,
+    task: str = "phantom",
+    *more: str,
+    run: str = "run",
+    encoder: str | None = "encoder",
+    findings: str | None = "[effusion,nodule]",
+):
+    """Words after `cxrbase`; later ones win. Two findings make a quarter of the pictures that all eight (None) do."""
     fixed = [f"--config={EXPERIMENTS / 'task' / task}.yaml", f"--task.data.root={place / 'phantom'}"]
     fixed += [f"--task.data.phantom.patients={PATIENTS}", "--task.data.phantom.image_size=32"]
     fixed += ["--task.data.phantom.seed=2", "--finetune.epochs=2", "--finetune.resamples=20"]
     fixed += ["--finetune.accelerator=cpu", f"--run_dir={place / run}"]
+    fixed += [f"--task.findings={findings}"] if task == "phantom" and findings else []
     return ["fit", *fixed, *([f"--encoder={place / encoder}"] if encoder else []), *more]

@@ -5,13 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
 from PIL import Image
 
+import warm
 from commands import EXPERIMENTS, REPOSITORY, command
 from cxrbase.cli import main
 from cxrbase.suggestions import SuggestingParser
@@ -274,11 +274,18 @@ def test_make_help_lists_every_target():
         assert f"make {target}" in done.stdout
 
 
+# A limit on the size of files stands in for a full disk: both make a write fail half-way.
+LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+runpy.run_module("cxrbase", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_a_full_disk_is_said_in_one_sentence(image_folder, tmp_path):
-    # A limit on the size of files stands in for a full disk: both make a write fail half-way.
-    words = " ".join(f"'{word}'" for word in command("mae", root=image_folder, run_dir=tmp_path / "run"))
-    script = f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m cxrbase {words}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=Path(tmp_path))
-    assert done.returncode == 1
-    assert "cxrbase: error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    words = command("mae", root=image_folder, run_dir=tmp_path / "run")
+    process = warm.Process(["-c", LIMITED, *words], stderr=subprocess.PIPE, cwd=tmp_path)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "cxrbase: error: " in error
+    assert "Traceback" not in error

@@ -22,7 +22,7 @@ from data.sources.trees_large import MAKERS
 DOCS = REPOSITORY / "docs"
 PAGES = [DOCS / "index.md", DOCS / "use.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 BLOCK = re.compile(r'```(sh|python|yaml)(?: title="([^"]+)")?\n(.*?)```', re.S)
-SMALL = [*TINY, "--trainer.accelerator=cpu", "--data.num_workers=0", "--probe.resamples=20"]
+SMALL = [*TINY, "--trainer.accelerator=cpu", "--data.num_workers=0", "--probe.resamples=20", "--figures.images=2"]
 SMALL_TASK = ["--finetune.epochs=1", "--finetune.accelerator=cpu", "--finetune.resamples=20"]
 RECIPES = re.findall(r"^## (.+?)\n.*?```sh\n(.*?)```", (DOCS / "recipes.md").read_text(), re.S | re.M)
 
@@ -36,6 +36,7 @@ def run_line(line, plans, *more):
         words += SMALL_TASK if "--encoder" in words else SMALL
     if words[0] == "evaluate":
         words += ["--device=cpu", "--evaluate.resamples=20"]
+        words += ["--evaluate.seeds=[0]"] if "--config" in words else []
     planned = len(plans)
     assert main([*words, *more]) == 0
     assert (words[0] in ("compare", "paper")) == (len(plans) == planned + 1)

@@ -41,8 +41,7 @@ def test_size_runs_a_step(fit, size):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_runs_a_step_as_it_stands(fit, recipe):
     objective, size = recipe.split("_", 1)
-    few = ["--trainer.max_steps=1", "--data.batch_size=4", "--probe.monitor_images=2"]
-    summary = fit(objective, *few, size=size, small=False)
+    summary = fit(objective, "--trainer.max_steps=1", "--data.batch_size=2", size=size, small=False)
     assert summary["steps"] == 1
 
 
@@ -93,7 +92,7 @@ def test_mae_has_the_decoder_of_its_recipe_at_vit_small_and_says_how_pixels_are_
 
 
 def test_data_phantom_is_scored_on_its_findings(fit, tmp_path):
-    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=200", "--data.phantom.image_size=48"]
+    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=100", "--data.phantom.image_size=32"]
     probe = fit("mae", *words, "--probe.every_n_steps=1", data="phantom")["probe"]
     assert len(probe["classes"]) == 8
     assert 0 < probe["random_init"] < 1
@@ -110,6 +109,7 @@ def test_run_folder_holds_everything(fit, objective):
         "--probe.monitor_every=2",
         "--throughput.every_n_steps=2",
         "--trainer.log_every_n_steps=1",
+        figures=True,
     )
     folder = Path(fit.run_dir)
     for name in ("encoder.safetensors", "encoder.json", "last.ckpt", "config.yaml", "summary.json"):

@@ -20,6 +20,13 @@ def curve(folder: Path, name: str) -> list[float]:
     return [event.value for event in events.Scalars(name)]
 
 
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    """Words of a run on a phantom that is made by the first one."""
+    root = tmp_path_factory.mktemp("phantom") / "images"
+    return [f"--data.root={root}", "--data.phantom.patients=60", "--data.phantom.image_size=32"]
+
+
 def optimizer_group(folder: Path) -> dict:
     state = torch.load(folder / "last.ckpt", weights_only=True)
     return state["optimizer_states"][0]["param_groups"][0]
@@ -56,25 +63,24 @@ def test_accumulation_is_warned_of_where_it_is_not_one_large_batch(fit, recwarn)
 
 
 def test_probe_and_figures_can_be_switched_off(fit, capfd):
-    assert fit("mae", "--probe.enabled=false", "--figures.enabled=false")["probe"] is None
+    assert fit("mae", "--probe.enabled=false", figures=False)["probe"] is None
     assert not (fit.run_dir / "figures").exists()
     out = capfd.readouterr().out
     assert "switched off" in out
     assert "figures  " not in out
 
 
-def test_probe_is_limited_and_monitors_as_told(fit, tmp_path):
-    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=60", "--data.phantom.image_size=32"]
-    words += ["--probe.limit=40", "--probe.resamples=20", "--probe.monitor_images=4", "--probe.monitor_every=1"]
+def test_probe_is_limited_and_monitors_as_told(fit, phantom):
+    words = [*phantom, "--probe.limit=40", "--probe.resamples=20", "--probe.monitor_images=4"]
+    words += ["--probe.monitor_every=1"]
     probe = fit("mae", *words, data="phantom")["probe"]
     assert (probe["n_train"], probe["n_test"]) == (40, min(40, probe["n_test"]))
     assert max(curve(fit.run_dir, "features/rankme")) <= 4.01
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_step_is_looked_at_once(fit, tmp_path, accumulated):
-    words = [f"--data.root={tmp_path / 'phantom'}", "--data.phantom.patients=60", "--data.phantom.image_size=32"]
-    words += ["--probe.limit=40", "--probe.resamples=20", "--probe.monitor_every=1", "--probe.every_n_steps=1"]
+def test_a_step_is_looked_at_once(fit, phantom, accumulated):
+    words = [*phantom, "--probe.limit=40", "--probe.resamples=20", "--probe.monitor_every=1", "--probe.every_n_steps=1"]
     fit("mae", *words, f"--trainer.accumulate_grad_batches={accumulated}", data="phantom")
     assert len(curve(fit.run_dir, "features/rankme")) == 2
     assert len(curve(fit.run_dir, "val_probe/knn_macro_auroc")) == 2

@@ -23,6 +23,8 @@ SMALL = [
     "--trainer.max_steps=1",
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
+    "--probe.resamples=20",
+    "--figures.images=2",
 ]
 
 
@@ -79,6 +81,7 @@ def test_make_pretrain_line(line, checkout, image_folder):
     (curves,) = re.findall(r"curves +(\S+) --logdir", run.stdout)
     assert (checkout / curves).is_file()
     assert list(checkout.glob("runs/*/summary.json"))
+    assert list(checkout.glob("runs/*/figures/*.png"))
 
 
 def one(start):
@@ -108,11 +111,18 @@ def test_make_finetune_compare_and_paper_run_the_commands_with_their_files(check
         assert said in run.stdout
 
 
+@pytest.fixture(scope="module")
+def run_folder(image_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "example"
+    assert main(command("mae", root=image_folder, run_dir=folder)) == 0
+    return folder
+
+
 @pytest.fixture
-def example(image_folder, tmp_path, monkeypatch):
-    """The folder runs/example with an encoder, in the folder of the test."""
+def example(run_folder, tmp_path, monkeypatch):
+    """A folder of the test with a run in runs/example, as the current one."""
     monkeypatch.chdir(tmp_path)
-    assert main(command("mae", root=image_folder, run_dir="runs/example")) == 0
+    shutil.copytree(run_folder, tmp_path / "runs" / "example")
     return tmp_path
 
 
@@ -192,9 +202,7 @@ def test_every_shell_line_is_covered():
     assert [line for line in SHELL if not line.startswith(kinds)] == []
 
 
-def test_python_snippet(image_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(command("mae", root=image_folder, run_dir="runs/example")) == 0
+def test_python_snippet(example):
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
     run = warm.run(["-c", snippet])
     assert run.returncode == 0, run.stderr

@@ -38,7 +38,7 @@ def features(vit, images):
 
 @pytest.mark.parametrize("name", list(WORDS))
 def test_a_run_leaves_an_encoder_that_reads_back_the_same(name, fit, image_folder, tmp_path):
-    summary = fit(name, f"--data.image_size=[{HEIGHT},{WIDTH}]", *WORDS[name])
+    summary = fit(name, f"--data.image_size=[{HEIGHT},{WIDTH}]", *WORDS[name], figures=True)
     folder = fit.run_dir
     assert summary["image_size"] == [HEIGHT, WIDTH]
     assert {path.stem for path in (folder / "figures").glob("*.png")} >= {"attention", "patch_features"}
@@ -70,7 +70,7 @@ def test_a_run_leaves_an_encoder_that_reads_back_the_same(name, fit, image_folde
 
 
 def test_an_encoder_is_scored_and_fine_tuned(fit, tmp_path):
-    fit("mae", f"--data.image_size=[{HEIGHT},{WIDTH}]", "--probe.enabled=false", "--figures.enabled=false")
+    fit("mae", f"--data.image_size=[{HEIGHT},{WIDTH}]", "--probe.enabled=false")
     (tmp_path / "encoder").symlink_to(fit.run_dir)
     make_phantom(tmp_path / "phantom", patients=60, image_size=48, seed=5, workers=1)
     assert main(evaluation(tmp_path / "phantom", tmp_path / "scores", fit.run_dir)) == 0

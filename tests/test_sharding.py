@@ -40,7 +40,7 @@ def test_a_spread_run_is_saved_resumed_and_exported_as_any_other(name, tmp_path)
     root = tmp_path / "phantom"
     make_phantom(root, patients=30, image_size=40, seed=1, workers=1)
     places = {"root": root, "run_dir": tmp_path / "all"}
-    in_two_processes(command(name, *WORDS, *SPREAD, **places))
+    in_two_processes(command(name, *WORDS, *SPREAD, **places, figures=True))
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert summary["objective"].lower() == name
     assert summary["probe"] is not None

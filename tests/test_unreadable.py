@@ -31,7 +31,7 @@ def pack(tmp_path):
 
 def fit(pack, folder, *words):
     longer = ["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--probe.resamples=20"]
-    return main(command("mae", *longer, *words, root=pack, run_dir=folder))
+    return main(command("mae", *longer, *words, root=pack, run_dir=folder, figures=True))
 
 
 @pytest.mark.parametrize("monitor_every", [2, 1000])

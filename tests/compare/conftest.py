@@ -17,7 +17,7 @@ RESAMPLES = 1000
 SMALL = [
     "--data.image_size=32", "--data.canvas_size=32", "--data.batch_size=16", "--trainer.accelerator=cpu",
     '--model.backbone_options={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}', "--figures.images=2",
-    "--probe.limit=200", "--checkpoint.every_n_train_steps=2",
+    "--probe.limit=200", "--probe.resamples=50", "--checkpoint.every_n_train_steps=2",
 ]  # fmt: skip
 SUMMARY = {"images_per_s": 32.0, "data_wait_fraction": 0.01, "loss_first": 2.0, "loss_last": 1.0, "device": "cpu"}
 TASK = {
@@ -110,9 +110,10 @@ def config(compared_phantom, tmp_path):
     """Writes a plan on a small phantom; its words make networks as small as a test can use."""
     task = tmp_path / "task.yaml"
     data = {"root": str(compared_phantom), "phantom": {"patients": 60, "image_size": 32}}
-    task.write_text(yaml.safe_dump({"task": {"name": "phantom", "title": "Findings", "data": data}}))
 
-    def write(**changes):
+    def write(findings=None, **changes):
+        scored = {"name": "phantom", "title": "Findings", "data": data} | ({"findings": findings} if findings else {})
+        task.write_text(yaml.safe_dump({"task": scored}))
         spec = '--data.phantom={"patients": 60, "image_size": 32}'
         plan = {
             "name": "small", "objectives": ["mae"], "size": "tiny", "data": "phantom", "tasks": [str(task)],

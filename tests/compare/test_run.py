@@ -81,9 +81,10 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
 
 def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
-    assert main(config(control=False)) == 0
+    plan = {"control": False, "findings": ["effusion"]}
+    assert main(config(**plan)) == 0
     (first,) = (tmp_path / "out").glob("small/cells/*")
-    assert main(config(control=False, shots=[4])) == 0
+    assert main(config(**plan, shots=[4])) == 0
     (second,) = set((tmp_path / "out").glob("small/cells/*")) - {first}
     found = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
     assert set(found[1]["tasks"]["phantom"]["protocols"]) == {"linear", "knn", "linear-4shot"}
@@ -96,7 +97,7 @@ def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monk
 
 def test_a_budget_of_seconds_becomes_the_steps_that_fit_into_it(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
-    words = config(control=False, amounts={"seconds": 1.0}, budget="seconds")
+    words = config(control=False, amounts={"seconds": 1.0}, budget="seconds", findings=["effusion"])
     assert main(words) == 0
     (cell,) = json.loads((tmp_path / "out" / "small" / "results.json").read_text())["cells"]
     cost, summary = cell["cost"], cell["summary"]

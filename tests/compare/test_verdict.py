@@ -98,19 +98,18 @@ def test_results_csv_and_page_hold_the_same_numbers(finished, plan, tmp_path):
     assert "made of nothing" in page
     assert "images seen" in page
     assert "labelled patients per class" in page
+    assert "left out, because the source, site or origin" not in page
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page), "the page must need no network"
 
 
 def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, plan, tmp_path):
     places = finished(LEVELS)
-    for told in (False, True):
-        for place in places:
-            result = json.loads((place.folder / RESULT).read_text())
-            if told:
-                result["tasks"]["told"] = result["tasks"]["made"] | {"confounded": True}
-            (place.folder / RESULT).write_text(json.dumps(result))
-        write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
-        assert ("told left out, because the source, site or origin" in (tmp_path / "report.html").read_text()) == told
+    for place in places:
+        result = json.loads((place.folder / RESULT).read_text())
+        result["tasks"]["told"] = result["tasks"]["made"] | {"confounded": True}
+        (place.folder / RESULT).write_text(json.dumps(result))
+    write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
+    assert "told left out, because the source, site or origin" in (tmp_path / "report.html").read_text()
 
 
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
@@ -141,7 +140,7 @@ def test_a_grid_of_45_pairs_can_tell_and_says_what_it_cannot(plan, tmp_path):
         shifted = row | {
             "samples": [[value + by for by in [rng.normal(0, spread)] for value in draw] for draw in row["samples"]]
         }
-        result["tasks"]["made"]["protocols"]["linear"] = shifted
+        result["tasks"]["made"]["protocols"] = {"linear": shifted}
         (place.folder / RESULT).write_text(json.dumps(result))
     content = collect(plan, places, tmp_path, data="data")
     rows = [row for row in content["differences"] if row["protocol"] == "linear"]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +136,16 @@ def test_copies_among_packed_images_are_found_and_shown(leaky, tmp_path):
     assert pictures == 2 + sum(map(len, odd.values()))
 
 
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom")
+    make_phantom(root, patients=90, image_size=64, seed=2, workers=1)
+    return root
+
+
 @pytest.mark.parametrize("packed", [False, True])
-def test_views_that_look_wrong_are_named(tmp_path, packed):
-    make_phantom(tmp_path / "phantom", patients=90, image_size=64, seed=2, workers=1)
+def test_views_that_look_wrong_are_named(phantom, tmp_path, packed):
+    shutil.copytree(phantom, tmp_path / "phantom")
     manifest = Manifest.read(tmp_path / "phantom" / "manifest.parquet")
     views = manifest.column("view_position").copy()
     frontal, lateral = np.flatnonzero(views != "LATERAL")[3:6], np.flatnonzero(views == "LATERAL")[[4]]

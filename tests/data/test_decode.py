@@ -5,6 +5,7 @@ import pickle
 import resource
 import struct
 import zlib
+from functools import cache
 
 import numpy as np
 import pydicom
@@ -343,6 +344,7 @@ def test_to_uint8_gives_a_few_extreme_pixels_no_say():
     assert np.abs(to_uint8(pixels)[1:].astype(int) - clean[1:]).max() <= 1
 
 
+@cache
 def large(height=1300, width=1050):
     rows, columns = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).normal(0, 2, rows.shape)
@@ -370,9 +372,22 @@ def save_large(folder, name, image=None):
     return folder / name
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The large image in a format and what reading it in full gives, each made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("saved")
+
+    @cache
+    def of(name):
+        path = save_large(folder, name)
+        return path, decode_uint8(path)
+
+    return of
+
+
 @pytest.mark.parametrize("name", sorted(SAVED))
-def test_readers_of_other_libraries_give_the_pixels_of_pillow(tmp_path, name):
-    path = save_large(tmp_path, name)
+def test_readers_of_other_libraries_give_the_pixels_of_pillow(saved, name):
+    path, _ = saved(name)
     with Image.open(path) as image:
         expected = np.array(image if image.mode in ("L", "I;16") else image.convert("RGB").convert("L"))
     pixels = decode(path)
@@ -391,9 +406,8 @@ def test_webp_of_colours_and_alpha_gives_the_pixels_of_pillow(tmp_path, mode, op
 
 
 @pytest.mark.parametrize("name", ["png8.png", "a.jpg", "lossless.webp"])
-def test_images_are_turned_by_their_exif_tag_whatever_reads_them(tmp_path, name):
-    path = save_large(tmp_path, name)
-    upright, exif = decode(path), Image.Exif()
+def test_images_are_turned_by_their_exif_tag_whatever_reads_them(saved, tmp_path, name):
+    upright, exif, path = decode(saved(name)[0]), Image.Exif(), tmp_path / name
     exif[0x0112] = 6
     Image.fromarray(large()).save(path, exif=exif, **SAVED[name][1])
     np.testing.assert_array_equal(decode(path), np.rot90(upright, -1))
@@ -404,14 +418,14 @@ def test_images_are_turned_by_their_exif_tag_whatever_reads_them(tmp_path, name)
 @pytest.mark.parametrize(
     ("min_side", "factor"), [(None, 1), (600, 1), (525, 2), (512, 2), (200, 4), (100, 8), (20, 32)]
 )
-def test_reduced_resolution_equals_the_full_one_averaged(tmp_path, name, min_side, factor):
+def test_reduced_resolution_equals_the_full_one_averaged(saved, name, min_side, factor):
     import cv2
 
-    path = save_large(tmp_path, name)
+    path, full = saved(name)
     small = decode_uint8(path, min_side=min_side)
     height, width = -(-1300 // factor), -(-1050 // factor)
     assert small.shape == (height, width)
-    expected = cv2.resize(decode_uint8(path), (width, height), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)
     assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.999
     assert np.abs(small.astype(int) - expected).mean() < 2
 
@@ -428,9 +442,9 @@ def test_colour_jpeg_is_reduced_to_its_brightness(tmp_path):
     np.testing.assert_allclose(small, full.reshape(650, 2, 525, 2).mean((1, 3)), atol=6)
 
 
-def test_eight_bits_of_decode_uint8_are_those_of_decode(tmp_path):
+def test_eight_bits_of_decode_uint8_are_those_of_decode(saved):
     for name in ("png8.png", "png16.png"):
-        path = save_large(tmp_path, name)
+        path, _ = saved(name)
         for window in ("percentile", "dicom"):
             np.testing.assert_array_equal(decode_uint8(path, window=window), to_uint8(decode(path)))
 
@@ -464,7 +478,7 @@ def test_what_is_left_of_a_cropped_image_is_not_below_the_side_asked_for(tmp_pat
 
 @pytest.mark.parametrize("name", ["png16.png", "a.jpg", "lossless.webp", "lossy.webp"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999])
-def test_readers_of_other_libraries_fill_up_no_truncated_file(tmp_path, name, share):
-    path = save_large(tmp_path, name)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    refused(path)
+def test_readers_of_other_libraries_fill_up_no_truncated_file(saved, tmp_path, name, share):
+    whole = saved(name)[0].read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+    refused(tmp_path / name)

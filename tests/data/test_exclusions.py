@@ -19,7 +19,7 @@ from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.errors import ManifestError
 from data.sources.trees_large import MAKERS
 
-ALL = ["--data.pretrain_on=[train,val,test]", "--checkpoint.every_n_train_steps=1", "--probe.every_n_steps=0"]
+ALL = ["--data.pretrain_on=[train,val,test]", "--checkpoint.every_n_train_steps=1", "--probe.enabled=false"]
 
 
 def photograph(seed):

@@ -1,16 +1,15 @@
 """Packing that is killed, runs out of disk or may not write goes on where it stopped, and loses and doubles nothing."""
 
 import os
-import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import warm
 from commands import REPOSITORY
 from cxrbase.cli import main
 from cxrbase.data import shards
@@ -51,12 +50,17 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def begin(*given, **options):
+# As a disk that is full: a limit on the size of files makes a write fail half-way.
+_LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (7000, 7000))
+runpy.run_module("cxrbase", run_name="__main__", alter_sys=True)
+"""
+
+
+def begin(*given, before=("-m", "cxrbase")):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cxrbase", *given]
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
-    )
+    return warm.Process([*before, *given], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def finished_shards(out):
@@ -106,11 +110,7 @@ def test_killed_twice_nothing_is_lost_doubled_or_written_again(originals, whole,
 
 
 def test_interrupted_it_stops_with_what_to_do_and_goes_on(originals, whole, tmp_path):
-    def listen():
-        # A job in the background of a shell inherits an ignored SIGINT.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    process = begin(*words(originals, tmp_path, "--jobs", "2"), preexec_fn=listen)
+    process = begin(*words(originals, tmp_path, "--jobs", "2"))
     until(lambda: len(finished_shards(tmp_path)) >= 2, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -159,10 +159,7 @@ def test_a_full_disk_stops_it_with_what_to_do(originals, whole, tmp_path):
 
 
 def test_a_limit_of_file_sizes_stops_it_with_what_to_do(originals, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (7000, 7000))
-
-    process = begin(*words(originals, tmp_path, "--jobs", "1"), preexec_fn=limit)
+    process = begin(*words(originals, tmp_path, "--jobs", "1"), before=("-c", _LIMITED))
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "raise the quota" in error.strip().splitlines()[-1]

@@ -65,7 +65,7 @@ STEPS = ["--trainer.max_steps=24", "--data.batch_size=1", "--trainer.log_every_n
     ],
 )
 def test_no_step_of_a_real_run_reads_a_value_from_the_device(name, words, image_folder, tmp_path):
-    steps, asked = questions(command(name, *STEPS, *words, root=image_folder, run_dir=tmp_path / "run"))
+    steps, asked = questions(command(name, *STEPS, *words, root=image_folder, run_dir=tmp_path / "run", figures=True))
     assert steps == (12 if "--trainer.max_steps=12" in words else 24)
     assert asked == []
 
@@ -78,13 +78,7 @@ def test_a_callback_that_reads_would_be_seen(image_folder, tmp_path):
 
 
 def test_no_step_of_two_processes_reads_a_value_from_the_device(image_folder, tmp_path):
-    words = [
-        *STEPS,
-        "--trainer.max_steps=6",
-        "--figures.enabled=false",
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-    ]
+    words = [*STEPS, "--trainer.max_steps=6", "--trainer.devices=2", "--trainer.strategy=ddp"]
     words = command("mae", *words, root=image_folder, run_dir=tmp_path / "run")
     end_two(start_two(lambda rank: [asking.__file__, tmp_path / f"{rank}.json", *words]))
     for rank in range(2):
