@@ -17,9 +17,10 @@ def knn_scores(
 
     The protocol of DINO (https://arxiv.org/abs/2104.14294, section 4.1: k = 20, weight exp(cosine / 0.07)), on features
     that are centred and whitened by the bank: features of radiographs lie in a narrow cone where cosines barely differ,
-    and a few directions (habitus, exposure) outweigh all others. Whitening is usual in retrieval (Jegou and Chum 2012,
-    https://doi.org/10.1007/978-3-642-33709-3_55). It needs no labels, and hardly acts where the bank is small, because
-    the covariance is shrunk towards the identity. Always in float32; bfloat16 has only a few distinct values there.
+    and directions of much spread outweigh those of little, whichever tell a class. Whitening is usual in retrieval
+    (Jegou and Chum 2012, https://doi.org/10.1007/978-3-642-33709-3_55). It needs no labels, and hardly acts where the
+    bank is small, because the covariance is shrunk towards the identity. Neighbours are looked for in float32; bfloat16
+    has only a few distinct values there.
 
     Args:
         bank: (M, D) features to look among.
