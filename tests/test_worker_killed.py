@@ -16,10 +16,11 @@ STEPS = ["--trainer.max_steps=30", "--trainer.max_epochs=100", "--checkpoint.eve
 
 def workers(pid):
     """Processes that another one forked, without those that it started by a command of their own."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    rows = [line.split(maxsplit=1) for line in listed.splitlines()]
-    own = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    return [int(number) for number, words in rows if words.strip() == own]
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    # Not the words that `ps` shows: it cuts them where the environment says how wide a terminal is.
+    children = [int(child) for child in listed.split()]
+    own = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return sorted(child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == own)
 
 
 def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on(image_folder, tmp_path):
