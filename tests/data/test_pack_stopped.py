@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import warm
+from children import children
 from commands import REPOSITORY
 from cxrbase.cli import main
 from cxrbase.data import shards
@@ -70,11 +71,6 @@ def finished_shards(out):
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in files if path.exists()}
 
 
-def children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(word) for word in listed.split()]
-
-
 def running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -88,6 +84,7 @@ def kill_midway(given, out, more):
     process = begin(*given)
     until(lambda: len(finished_shards(out)) >= before + more, process)
     workers = children(process.pid)
+    assert workers
     process.kill()
     assert process.wait() == -signal.SIGKILL
     until(lambda: not any(map(running, workers)), seconds=120)
