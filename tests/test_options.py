@@ -78,12 +78,14 @@ def test_probe_is_limited_and_monitors_as_told(fit, phantom):
     assert max(curve(fit.run_dir, "features/rankme")) <= 4.01
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_step_is_looked_at_once(fit, phantom, accumulated):
+@pytest.mark.parametrize(("accumulated", "test"), [(1, "true"), (2, "false")])
+def test_a_step_is_looked_at_once_and_test_images_only_where_asked_for(fit, phantom, accumulated, test):
     words = [*phantom, "--probe.limit=40", "--probe.resamples=20", "--probe.monitor_every=1", "--probe.every_n_steps=1"]
-    fit("mae", *words, f"--trainer.accumulate_grad_batches={accumulated}", data="phantom")
+    words += [f"--trainer.accumulate_grad_batches={accumulated}", f"--probe.test={test}"]
+    found = fit("mae", *words, data="phantom")["probe"]
     assert len(curve(fit.run_dir, "features/rankme")) == 2
     assert len(curve(fit.run_dir, "val_probe/knn_macro_auroc")) == 2
+    assert (found is None) == (test == "false")
 
 
 def test_canvases_that_are_not_kept_train_the_same(fit, image_folder, tmp_path):

@@ -37,6 +37,7 @@ class FrozenProbe(Callback):
         monitor_images: Images looked at for rank and spread.
         limit: Largest number of images per split; evenly spaced ones are taken.
         resamples: Resampled patient sets for the intervals.
+        test: Whether the test split is scored, before and after; without it there are the curves alone.
         enabled: Whether scores are computed at all.
     """
 
@@ -47,6 +48,7 @@ class FrozenProbe(Callback):
         monitor_images: int = 512,
         limit: int = 20000,
         resamples: int = 1000,
+        test: bool = True,
         enabled: bool = True,
     ) -> None:
         least = {"every_n_steps": 0, "monitor_every": 1, "monitor_images": 2, "limit": 1, "resamples": 1}
@@ -54,7 +56,7 @@ class FrozenProbe(Callback):
             if value < least[name]:
                 raise ValueError(f"{name} must be at least {least[name]}, got {value}")
         self.every_n_steps, self.monitor_every, self.monitor_images = every_n_steps, monitor_every, monitor_images
-        self.limit, self.resamples, self.enabled = limit, resamples, enabled
+        self.limit, self.resamples, self.test, self.enabled = limit, resamples, test, enabled
         self.untrained: ProbeResult | None = None
         self.start: ProbeResult | None = None
         self.pretrained: ProbeResult | None = None
@@ -69,11 +71,12 @@ class FrozenProbe(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Scores the network as it was initialised."""
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        splits = {split: len(data.labelled_rows(split)) for split in ("train", "test")}
+        needed = ("train", "test" if self.test else "val")
+        splits = {split: len(data.labelled_rows(split)) for split in needed}
         if self.enabled and not all(splits.values()):
             logger.warning("no labelled images in %s, so frozen features are not scored", splits)
             self.enabled = False
-        if self.enabled and trainer.is_global_zero:
+        if self.enabled and self.test and trainer.is_global_zero:
             encoder = copy.deepcopy(_encoder(pl_module)).to(trainer.strategy.root_device)
             self.untrained = self._score(trainer, encoder, "untrained")
             self.enabled = self.untrained is not None
@@ -83,7 +86,8 @@ class FrozenProbe(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores the weights that a new run starts from, where they are not random."""
         assert isinstance(pl_module, Pretraining)
-        if not self.enabled or pl_module.init_from is None or trainer.ckpt_path:
+        scored = self.enabled and self.test
+        if not scored or pl_module.init_from is None or trainer.ckpt_path:
             return
         encoder = _encoder(pl_module)
         if trainer.is_global_zero:
@@ -130,7 +134,7 @@ class FrozenProbe(Callback):
             return
         if trainer.global_step % self.monitor_every or not self.features:  # else looked at just now
             self._monitor(trainer, encoder)
-        if self.enabled:
+        if self.enabled and self.test:
             self.pretrained = self._score(trainer, encoder, "pretrained")
             self.subgroups = self._by_group(trainer, self.pretrained) if self.pretrained else {}
             self._report(trainer, self.pretrained, step=trainer.global_step)

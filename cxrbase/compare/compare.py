@@ -31,7 +31,7 @@ def compare(
         plan: What to compare.
         out: Folder of comparisons; this one gets a folder of its name in it.
         engine: Where cells run.
-        jobs: Cells at once on this machine; None takes one per GPU, or one per two CPU cores.
+        jobs: Cells at once on this machine; None takes one per GPU, or one per CPU core.
         slurm: Parameters of submitit for the engine slurm, in place of those found.
 
     Returns:

@@ -33,13 +33,13 @@ def execute(
     Args:
         places: All cells, in the order they are started.
         engine: Where they run.
-        jobs: Cells at once; None takes one per GPU, or one per two CPU cores. Ray and Slurm hold as many as they can.
+        jobs: Cells at once; None takes one per GPU, or one per CPU core. Ray and Slurm hold as many as they can.
         tick: Called about twice a second, to show how things stand.
         slurm: Parameters of submitit in place of those found.
     """
     open_ones = [place for place in places if not (place.folder / RESULT).is_file()]
     if engine == "local":
-        _local(open_ones, Machine(jobs), tick)
+        _local(open_ones, Machine(jobs, len(open_ones)), tick)
     elif engine == "ray":
         _ray(open_ones, tick)
     else:

@@ -14,16 +14,19 @@ class Machine:
     """Gives running cells their share.
 
     Args:
-        jobs: Cells at once; None takes one per GPU, or one per two cores. More than there are GPUs share them.
+        jobs: Cells at once; None takes one per GPU, or one per core. More than there are GPUs share them.
+        cells: Cells there are to run, among which the cores are shared; None for at least as many as jobs.
         gpus: The GPUs as CUDA_VISIBLE_DEVICES names them; None takes all that this process sees.
     """
 
-    def __init__(self, jobs: int | None, gpus: Sequence[str] | None = None) -> None:
+    def __init__(self, jobs: int | None, cells: int | None = None, *, gpus: Sequence[str] | None = None) -> None:
         if jobs is not None and jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {jobs}")
         self.gpus = visible_gpus() if gpus is None else list(gpus)
         self.cores = available_cores()
-        self.jobs = self._left = jobs or len(self.gpus) or max(1, self.cores // 2)
+        # Small networks gain little from a second core, and much of a cell's work is of one thread.
+        asked = jobs or len(self.gpus) or self.cores
+        self.jobs = self._left = asked if self.gpus or cells is None else max(1, min(asked, cells))
         places = -(-self.jobs // len(self.gpus)) if self.gpus else 0
         self._places = dict.fromkeys(self.gpus, places)
 

@@ -105,6 +105,8 @@ def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
     words = [f"--config={layer}" for layer in cell.layers] + list(cell.words)
     words += [f"--run_dir={run}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1"]
     words += [f"--probe.every_n_steps={max(1, steps // plan.points)}", f"--probe.resamples={plan.resamples}"]
+    # Test images are scored once, by the suite, and for all cells alike.
+    words += ["--probe.test=false"]
     words += ["--trainer.callbacks+=cxrbase.compare.heartbeat.Heartbeat", "--trainer.enable_progress_bar=false"]
     if (run / "last.ckpt").is_file():
         words.append(f"--ckpt_path={run}")

@@ -22,15 +22,23 @@ def cell(plan, *words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs a share is a device")
 @pytest.mark.parametrize(
-    ("asked", "jobs", "found"),
-    [(None, None, ["2", "2", "2", "2"]), (None, 2, ["4", "4"]), (None, 16, ["1"] * 16), ("1", 2, ["1", "1"])],
+    ("asked", "jobs", "cells", "found"),
+    [
+        (None, None, None, ["1"] * 8),
+        (None, None, 3, ["2"] * 3),
+        (None, None, 0, ["8"]),
+        (None, 2, None, ["4", "4"]),
+        (None, 16, None, ["1"] * 16),
+        (None, 16, 1, ["8"]),
+        ("1", 2, None, ["1", "1"]),
+    ],
 )
-def test_cells_share_the_cores_and_keep_to_the_threads_that_were_asked_for(plan, monkeypatch, asked, jobs, found):
+def test_cells_share_the_cores_and_keep_to_the_threads_asked_for(plan, monkeypatch, asked, jobs, cells, found):
     monkeypatch.setattr(machine, "available_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    here = Machine(jobs)
+    here = Machine(jobs, cells)
     assert [here.take(cell(plan))["OMP_NUM_THREADS"] for _ in found] == found
     assert here.take(cell(plan)) is None
 
@@ -63,7 +71,7 @@ def test_a_cell_needs_the_devices_that_its_words_ask_for(plan, asked, devices, g
 
 def test_cells_on_this_machine_get_as_many_gpus_as_they_ask_for(plan):
     one, two = cell(plan), cell(plan, "--trainer.devices=2")
-    here = Machine(None, ["4", "5", "7"])
+    here = Machine(None, gpus=["4", "5", "7"])
     first, second = here.take(two), here.take(one)
     assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "7"}]
     assert here.take(one) is None
@@ -76,10 +84,10 @@ def test_cells_on_this_machine_get_as_many_gpus_as_they_ask_for(plan):
 
 
 def test_more_jobs_than_gpus_share_them_evenly(plan):
-    here = Machine(4, ["0", "1"])
+    here = Machine(4, gpus=["0", "1"])
     assert [here.take(cell(plan))["CUDA_VISIBLE_DEVICES"] for _ in range(4)] == ["0", "1", "0", "1"]
     assert here.take(cell(plan)) is None
-    assert Machine(1, ["0", "1"]).take(cell(plan, "--trainer.devices=2")) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert Machine(1, gpus=["0", "1"]).take(cell(plan, "--trainer.devices=2")) == {"CUDA_VISIBLE_DEVICES": "0,1"}
 
 
 def test_gpus_keep_the_names_that_they_were_given_by(monkeypatch):
