@@ -39,7 +39,8 @@ def execute(
     """
     open_ones = [place for place in places if not (place.folder / RESULT).is_file()]
     if engine == "local":
-        _local(open_ones, Machine(jobs, len(open_ones)), tick)
+        # The share of all, so that a cell that is run later has the same cores as the others had.
+        _local(open_ones, Machine(jobs, len(places)), tick)
     elif engine == "ray":
         _ray(open_ones, tick)
     else:

@@ -26,7 +26,7 @@ def cell(plan, *words):
     [
         (None, None, None, ["1"] * 8),
         (None, None, 3, ["2"] * 3),
-        (None, None, 0, ["8"]),
+        (None, None, 1, ["8"]),
         (None, 2, None, ["4", "4"]),
         (None, 16, None, ["1"] * 16),
         (None, 16, 1, ["8"]),
