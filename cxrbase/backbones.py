@@ -19,6 +19,7 @@ from cxrbase.sizes import Size, height_width
 from cxrbase.states import write_state
 from cxrbase.weights_fit import Encoder, as_encoder
 from cxrbase.weights_formats import read_checkpoint
+from cxrbase.whole_files import written_whole
 
 ENCODER_FILE = "encoder.safetensors"
 UNTRAINED = "untrained"  # the objective that encoder.json names for weights as they are before the first step
@@ -95,7 +96,8 @@ def save_encoder(vit: VisionTransformer, folder: Path, card: dict[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / ENCODER_FILE
     write_state(weights, vit.state_dict())
-    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    with written_whole(weights.with_suffix(".json")) as part:
+        part.write_text(json.dumps(card, indent=2) + "\n")
     return weights
 
 

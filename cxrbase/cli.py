@@ -136,8 +136,21 @@ def _run_quietly(command: _Command, words: list[str]) -> int:
         return _run(command, words)
     except (CXRBaseError, ValueError, OSError) as error:
         return _complain(_in_a_sentence(str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        return _complain(
+            "out of memory: take smaller batches (--data.batch_size, --finetune.batch_size), or in pretraining set "
+            f"--model.recompute=true ({_in_a_sentence(str(error))[:200]})"
+        )
     except KeyboardInterrupt:
         return _complain(f"stopped; {command.stopped}", code=130)
+
+
+def _of_memory(error: Exception) -> bool:
+    # By name, because naming torch's class would import it for every command.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _in_a_sentence(message: str) -> str:

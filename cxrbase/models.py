@@ -23,6 +23,7 @@ from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
 from cxrbase.states import write_state
 from cxrbase.views import centre_view
+from cxrbase.weights_fit import as_encoder
 from cxrbase.whole_files import written_whole
 
 FORMAT = 2  # 1 had the range of the pooled features, which full fine-tuning makes blind
@@ -178,7 +179,8 @@ def load_model(path: str | Path) -> Model:
     try:
         state = load_file(weights)
         check_description(card["encoder"], weights)
-        encoder: Any = timm.create_model(card["encoder"]["timm_name"], pretrained=False, **card["encoder"]["timm_args"])
+        name = card["encoder"]["timm_name"]
+        encoder = as_encoder(timm.create_model(name, pretrained=False, **card["encoder"]["timm_args"]), name)
         network = Classifier(encoder, card["classes"], kind=card["kind"], mode=card["mode"])
         network.load_state_dict({k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)})
         limits = FeatureRange(

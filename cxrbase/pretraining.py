@@ -19,7 +19,7 @@ from cxrbase.batch_norm import share_batch_norm
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.divergence import StepReport, all_finite, diverged
-from cxrbase.errors import CXRBaseError
+from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, joint_batch, share_in_step, take_up_batch
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
@@ -236,17 +236,27 @@ class Pretraining(L.LightningModule):
             f"learning rate {lr:.3g} = {self.lr:.3g} x {batch} images x {devices} devices x "
             f"{self.trainer.accumulate_grad_batches} accumulated / 256"
         )
-        # Lightning cannot unscale fp16 gradients for clipping inside a fused optimiser.
-        fused = self.trainer.precision != "16-mixed"
+        # A fused optimiser unscales gradients itself, so Lightning refuses to clip them, though bf16 has no scale.
+        precision = self.trainer.precision
+        fused = precision != "16-mixed" and not (precision == "bf16-mixed" and self.trainer.gradient_clip_val)
         groups = param_groups(self.objective, weight_decay=self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=fused)
-        total = self.trainer.estimated_stepping_batches
+        total = self._steps()
 
         def multiplier(step: int) -> float:
             return warmup_cosine(min(step / total, 1.0), warmup=self.warmup, end=self.min_lr)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError(
+                "the learning rate follows a cosine over the whole run, and nothing says how long that is: set "
+                "--trainer.max_epochs or --trainer.max_steps; --trainer.max_time may end it sooner"
+            )
+        return int(steps)
 
     def _backbone(self) -> VisionTransformer:
         return create_backbone(

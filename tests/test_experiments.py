@@ -61,6 +61,12 @@ def test_data_runs_a_step(fit, data, tmp_path):
     assert fit("mae", "--trainer.max_steps=1", *words, data=data)["steps"] == 1
 
 
+def test_packed_images_go_with_a_large_size(fit, tmp_path):
+    make_pack(tmp_path / "packed", source=["made"] * 16)
+    words = [*SHALLOW, f"--data.root={tmp_path / 'packed'}", '--model.backbone_options={"depth": 1}']
+    assert fit("mae", *words, size="vit_b16", data="shards", small=False)["steps"] == 1
+
+
 def _layers(*names: str) -> tuple[dict, dict]:
     """Objective options and model settings of layers, later ones over earlier ones."""
     options: dict = {}

@@ -180,6 +180,8 @@ def test_eva_x_is_fitted_to_a_task(place, tmp_path):
     assert main(words(place, "phantom", *more, run="eva", encoder=None)) == 0
     assert load_model(place / "eva").card["encoder"]["format"] == "EVA-X"
     assert "Not recorded: ask those whom the encoder is of." in (place / "eva" / "model" / "README.md").read_text()
+    images, out = str(place / "phantom" / "images"), tmp_path / "features.parquet"
+    assert main(["embed", "--encoder", str(place / "eva"), images, "--out", str(out), "--device=cpu"]) == 0
 
 
 def test_every_other_option_is_taken(place):

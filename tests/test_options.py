@@ -62,6 +62,23 @@ def test_accumulation_is_warned_of_where_it_is_not_one_large_batch(fit, recwarn)
     assert any("not the same as one large batch" in str(warning.message) for warning in recwarn)
 
 
+def test_a_run_without_an_end_has_no_schedule(image_folder, tmp_path, capfd):
+    words = ["--trainer.max_steps=-1", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:05"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "run")) == 1
+    said = capfd.readouterr().err
+    assert "set --trainer.max_epochs or --trainer.max_steps" in said
+    assert "Traceback" not in said
+
+
+def test_what_takes_more_memory_than_there_is_is_told_in_a_sentence(image_folder, tmp_path, capfd):
+    # A decoder whose first weight alone is larger than any machine's memory.
+    words = ["--model.objective.init_args.decoder_dim=1099511627776"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "run")) == 1
+    said = capfd.readouterr().err
+    assert "out of memory: take smaller batches" in said
+    assert "Traceback" not in said
+
+
 def test_probe_and_figures_can_be_switched_off(fit, capfd):
     assert fit("mae", "--probe.enabled=false", figures=False)["probe"] is None
     assert not (fit.run_dir / "figures").exists()

@@ -100,6 +100,28 @@ def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, ima
     assert_same_end(killed, whole)
 
 
+def test_a_run_killed_while_it_is_scored_is_scored_when_it_goes_on(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    shape = ["--data.phantom.patients=60", "--data.phantom.image_size=32", "--probe.limit=40"]
+
+    def line(run, *words):
+        return command("mae", *shape, *words, root=tmp_path / "images", run_dir=run, data="phantom", figures=True)
+
+    assert main(line(whole)) == 0
+    process = pausing.start(line(killed), "encoder.safetensors", stderr=subprocess.PIPE)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "summary.json").exists()
+    assert main(line(killed, "--ckpt_path=last")) == 0
+    assert_same_end(killed, whole)
+    first, second = (json.loads((run / "summary.json").read_text()) for run in (killed, whole))
+    for part in ("probe", "images_seen", "steps", "loss_first", "loss_last"):
+        assert first[part] == second[part]
+    assert {path.name for path in (killed / "figures").iterdir()} == {
+        path.name for path in (whole / "figures").iterdir()
+    }
+
+
 @pytest.mark.parametrize(("batch", "accumulated"), [(27, 1), (6, 3)])
 def test_a_checkpoint_of_the_last_step_of_an_epoch_goes_on_bit_for_bit(batch, accumulated, image_folder, tmp_path):
     words = [

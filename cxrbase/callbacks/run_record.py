@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import cxrbase
 from cxrbase.backbones import save_encoder
+from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
@@ -66,17 +67,30 @@ class RunRecord(Callback):
             kept = "" if (folder / "last.ckpt").is_file() else ", before the first checkpoint"
             logger.warning("stopped at step %d%s; go on with --ckpt_path=%s", trainer.global_step, kept, folder)
 
-    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the summary; runs after every other callback has finished its own."""
-        folder = Path(trainer.default_root_dir)
-        if not self._trained:
-            logger.warning("the run was finished already, at step %d: raise --trainer.max_epochs", trainer.global_step)
+        summary = Path(trainer.default_root_dir) / "summary.json"
+        if not self._trained and trainer.strategy.broadcast(summary.is_file()):
+            if trainer.is_global_zero:
+                logger.warning(
+                    "the run was finished already, at step %d: raise --trainer.max_epochs", trainer.global_step
+                )
             return
+        if not self._trained:
+            self._finish(trainer, pl_module)
         assert isinstance(pl_module, Pretraining)
-        summary = self.summary(trainer, pl_module)
-        with written_whole(folder / "summary.json") as part:
-            part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        if trainer.is_global_zero:
+            content = json.dumps(self.summary(trainer, pl_module), indent=2, allow_nan=False)
+            with written_whole(summary) as part:
+                part.write_text(content + "\n")
+
+    def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Does what follows the last step, which Lightning leaves out where a resumed run has no step left."""
+        if trainer.is_global_zero:
+            logger.info("all %d steps were done when the run was stopped: it is scored now", trainer.global_step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunRecord | FrozenProbe | Figures):
+                callback.on_train_end(trainer, pl_module)
 
     def summary(self, trainer: L.Trainer, pl_module: Pretraining) -> dict[str, Any]:
         """Everything about the run in plain numbers and words."""

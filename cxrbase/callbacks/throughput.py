@@ -30,6 +30,7 @@ class Throughput(Callback):
         self.images, self.busy_s, self.wait_s = 0, 0.0, 0.0
         self.recent_per_s: float | None = None
         self._first: torch.Tensor | float | None = None
+        self._last: float | None = None
         self._losses: deque[torch.Tensor] = deque(maxlen=every_n_steps)
         self._recent: list[tuple[int, float, float]] = []
         self._waited, self._step = 0.0, 0
@@ -64,8 +65,8 @@ class Throughput(Callback):
 
     @property
     def loss_last(self) -> float | None:
-        """Mean loss of the batches of the last steps."""
-        return float(torch.stack(list(self._losses)).mean()) if self._losses else None
+        """Mean loss of the batches of the last steps; of a run without a step left, as it was then."""
+        return float(torch.stack(list(self._losses)).mean()) if self._losses else self._last
 
     @property
     def images_per_s(self) -> float:
@@ -79,11 +80,12 @@ class Throughput(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Totals, so that a resumed run reports the whole run."""
-        return {key: getattr(self, key) for key in _TOTALS}
+        return {key: getattr(self, key) for key in (*_TOTALS, "loss_last")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the totals up again."""
         self.images, self.busy_s, self.wait_s, self._first = (state_dict[key] for key in _TOTALS)
+        self._last = state_dict.get("loss_last")  # checkpoints of earlier versions have none
 
     def _log(self, pl_module: L.LightningModule) -> None:
         images, busy, wait = (sum(column) for column in zip(*self._recent, strict=True))

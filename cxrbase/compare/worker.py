@@ -1,7 +1,6 @@
 """Runs one cell: counts the cost of a step, pretrains for the budget, scores the encoder, writes the result."""
 
 import os
-import shutil
 import socket
 import sys
 import time
@@ -97,9 +96,6 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
 
 
 def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
-    if (run / "encoder.safetensors").is_file():
-        # Killed after its last step and before its summary, which nothing but the whole run can give.
-        shutil.rmtree(run)
     from cxrbase.cli import main as command
 
     words = [f"--config={layer}" for layer in cell.layers] + list(cell.words)

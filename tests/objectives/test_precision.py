@@ -41,6 +41,16 @@ def test_every_precision_trains_every_objective_and_logs_an_exact_loss(name, pre
         assert losses[-8:].mean() < losses[:8].mean()
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(precision, image_folder):
+    def first_moments(clip):
+        train = {"steps": 1, "precision": precision, "gradient_clip_val": clip}
+        found = small_runs.train("dino_balanced", image_folder, **train)["gradients"]
+        return torch.stack([value.float().norm() for value in found.values()]).norm()
+
+    assert first_moments(1e-6) < 1e-6 < 1e-3 < first_moments(None)
+
+
 @pytest.mark.parametrize("name", ["MAE", "DINO", "SimCLR"])
 def test_float16_with_scaled_gradients_trains(build, make_views, name):
     # What Lightning's 16-mixed does; itself it takes bfloat16 instead where there is no GPU.
