@@ -208,7 +208,7 @@ class Pretraining(L.LightningModule):
         checkpoint["batch"] = joint_batch(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, CXRDataModule):
-            checkpoint["normalised"] = {"mean": data.mean, "std": data.std}
+            checkpoint["normalised"] = {"mean": data.mean, "std": data.std} | data.store.reading.values()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the batch of the checkpoint, however it is split now."""

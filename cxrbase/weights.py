@@ -154,7 +154,8 @@ def _load(
     logger.info("%s (%s as %s): %s", found.path, found.family, name, report)
     if not known:
         logger.warning("%s does not say its mean and std; ImageNet's are taken: give mean and std if not", found.path)
-    return network.eval(), _card(name, arguments, to, str(found.path), found.family)
+    card = _card(name, arguments, to, str(found.path), found.family)
+    return network.eval(), card | Reading.of(found.reading).values()
 
 
 def _architecture(found: Checkpoint, rows: int, prefix: int) -> tuple[str, dict[str, Any]]:

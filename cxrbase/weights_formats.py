@@ -10,6 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -81,7 +82,8 @@ class Checkpoint:
         skipped: Keys of the file that are no part of an encoder, or of another network in it.
         stats: Mean and standard deviation per channel, in [0, 1], that the network was trained with.
         known: Whether the file or its neighbours say so, or it is what the format's authors use.
-        heads: Attention heads, where a config.json beside the file says them.
+        heads: Attention heads, where a config.json beside the file, or the run whose checkpoint it is, says them.
+        reading: How that run read its images, as its settings are called; empty where nothing says it.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class Checkpoint:
     stats: Stats
     known: bool
     heads: int | None
+    reading: dict[str, Any]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -116,9 +119,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
     kept = {key: value for key, value in state.items() if _ENCODER.match(key)}
     stats, known = _stats(path, content, family, kept)
     skipped = tuple(sorted(other + [key for key in state if key not in kept]))
-    return Checkpoint(
-        path, family, kept, skipped, stats, known, _neighbour(path, "config.json").get("num_attention_heads")
-    )
+    heads = _neighbour(path, "config.json").get("num_attention_heads") or _heads_of_run(content)
+    return Checkpoint(path, family, kept, skipped, stats, known, heads, _reading_of_run(content))
+
+
+def _heads_of_run(content: dict[str, Any]) -> int | None:
+    """Attention heads in a checkpoint of `cxrbase fit`: weights have the same shapes with any number of them."""
+    settings = content.get("hyper_parameters")
+    if not (isinstance(settings, dict) and isinstance(name := settings.get("backbone"), str)):
+        return None
+    if asked := (settings.get("backbone_options") or {}).get("num_heads"):
+        return int(asked)
+    if not timm.is_model(name):  # lest a name in a file makes timm look on a server
+        raise EncoderError(f"timm knows no network {name!r}, the backbone of its run")
+    with torch.device("meta"):
+        network: Any = timm.create_model(name, pretrained=False)
+    return int(network.blocks[0].attn.num_heads)
+
+
+def _reading_of_run(content: dict[str, Any]) -> dict[str, Any]:
+    """How images were read for a checkpoint of `cxrbase fit`; of another file, or an early one, nothing."""
+    said = content.get("normalised")
+    return {name: said[name] for name in ("window", "crop_borders") if name in said} if isinstance(said, dict) else {}
 
 
 def _file(path: Path) -> Path:

@@ -153,6 +153,30 @@ def test_own_encoders_keep_their_card_and_change_size(tmp_path):
     assert larger.pos_embed.shape[1] == 1 + 36
 
 
+def test_a_run_on_a_backbone_as_timm_has_it_has_its_heads(tmp_path):
+    network = create_backbone("vit_tiny_patch16_224", image_size=32, options={"depth": 1})
+    settings = {"backbone": "vit_tiny_patch16_224", "backbone_options": {"depth": 1}}
+    for name, said in (("", {}), ("hf-hub:who/what", {"backbone": "hf-hub:who/what"})):
+        held = {f"objective.encoder.{key}": value for key, value in network.state_dict().items()}
+        torch.save({"state_dict": held, "hyper_parameters": settings | said}, tmp_path / "last.ckpt")
+        if name:
+            with pytest.raises(EncoderError, match="knows no network"):
+                load_any_encoder(str(tmp_path / "last.ckpt"))
+        else:
+            assert load_any_encoder(str(tmp_path / "last.ckpt"))[0].blocks[0].attn.num_heads == 3
+
+
+def test_the_checkpoint_of_a_run_gives_the_features_of_its_encoder(fit):
+    fit("mae", "--data.window=dicom", "--data.crop_borders=true")  # of two heads, 16 wide
+    network, card = load_any_encoder(str(fit.run_dir))
+    stopped, told = load_any_encoder(str(fit.run_dir / "last.ckpt"))
+    image = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(stopped.forward_features(image), network.forward_features(image))
+    said = ("window", "crop_borders", "mean", "std", "image_size")
+    assert {name: told[name] for name in said} == {name: card[name] for name in said}
+    assert (told["window"], told["crop_borders"]) == ("dicom", True)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("vit_tiny_patch16_224", VisionTransformer), ("eva02_tiny_patch14_224", Eva)]
 )

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.data.shards import INDEX, metadata_of, read_index, reading_of
 from cxrbase.data.storage import Storage
-from cxrbase.errors import DecodeError, ManifestError
+from cxrbase.errors import DecodeError, ManifestError, ShardError
 from cxrbase.release.warnings import image_warnings
 from cxrbase.sizes import Size
 from cxrbase.views import centre_view
@@ -40,6 +41,7 @@ class Item:
         path: The file; of a packed image the shard.
         offset: Of a packed image's bytes in the shard; -1 for a file of its own.
         size: Number of those bytes.
+        crc32: Of those bytes.
         reading: Of a packed image, how the file was read that it was packed from; None for a file of its own.
     """
 
@@ -47,6 +49,7 @@ class Item:
     path: str
     offset: int = -1
     size: int = 0
+    crc32: int = 0
     reading: Reading | None = None
 
 
@@ -83,9 +86,15 @@ def find_images(names: Sequence[str]) -> list[Item]:
     items = [item for name in names for item in _find(name)]
     if not items:
         raise ManifestError("no image was named: give files, folders, globs, manifests or packed folders")
-    seen: set[str] = set()
-    # A file that is named twice is one image.
-    return [item for item in items if not (item.name in seen or seen.add(item.name))]  # type: ignore[func-returns-value]
+    seen: dict[str, Item] = {}
+    for item in items:
+        # A file that is named twice is one image.
+        if seen.setdefault(item.name, item) != item:
+            packs = " and ".join(str(Path(one.path).parents[1]) for one in (seen[item.name], item))
+            raise ManifestError(
+                f"{packs} both hold an image {item.name}: give one at a time, or pack them as other sources (--source)"
+            )
+    return list(seen.values())
 
 
 def _find(name: str) -> list[Item]:
@@ -123,14 +132,10 @@ def _is_pack(path: Path) -> bool:
 
 def _packed(folder: Path) -> list[Item]:
     index = read_index(folder)
-    columns = index.select(["path", "shard", "offset", "size"]).to_pydict()
+    names = ["path", "shard", "offset", "size", "crc32"]
     reading = reading_of(metadata_of(index.schema), folder / INDEX)
-    return [
-        Item(path, str(folder / shard), offset, size, reading)
-        for path, shard, offset, size in zip(
-            *(columns[key] for key in ("path", "shard", "offset", "size")), strict=True
-        )
-    ]
+    rows = zip(*(index[name].to_pylist() for name in names), strict=True)
+    return [Item(path, str(folder / shard), offset, size, crc, reading) for path, shard, offset, size, crc in rows]
 
 
 def warn_of_packs(items: Iterable[Item], read: Reading) -> None:
@@ -155,7 +160,7 @@ def load(item: Item, *, canvas_size: int, read: Reading) -> Loaded:
     """
     try:
         data, image = _read(item, canvas_size, read)
-    except (DecodeError, OSError) as error:
+    except (DecodeError, ShardError, OSError) as error:
         return Loaded(item, np.zeros((canvas_size, canvas_size), np.uint8), (0, 0), error=str(error))
     canvas, taken = to_canvas(image, canvas_size)
     return Loaded(item, canvas, taken, hashlib.sha256(data).hexdigest(), image_warnings(image))
@@ -167,6 +172,8 @@ def _read(item: Item, canvas_size: int, read: Reading) -> tuple[bytes, NDArray[n
         return Path(item.path).read_bytes(), image
     shard = Path(item.path)
     data = Storage(shard.parent).read(shard.name, item.offset, item.offset + item.size)
+    if zlib.crc32(data) != item.crc32:
+        raise DecodeError("", item.name, f"its bytes in {shard.name} are damaged (another checksum than when packed)")
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return data, np.asarray(opened.convert("L"))

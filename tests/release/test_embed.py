@@ -22,6 +22,7 @@ from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.release.embed import embed
 from cxrbase.release.inputs import find_images
 from cxrbase.release.warnings import image_warnings
+from packs import make_pack
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,31 @@ def test_packed_images_are_found_and_read(encoder_folder, tmp_path):
         files = pq.read_table(tmp_path / f"{name.name}f.parquet")
         for column in ("cls", "patch_mean"):
             np.testing.assert_array_equal(np.array(table[column].to_pylist()), np.array(files[column].to_pylist()))
+
+
+def test_a_damaged_or_missing_shard_costs_its_images_alone(encoder_folder, tmp_path):
+    root = make_pack(tmp_path / "pack", source=["made"] * 16)
+    shards = sorted((root / "shards").glob("*.tar"))
+    index = pq.read_table(root / "index.parquet").to_pylist()
+    content = bytearray(shards[0].read_bytes())
+    first = next(row for row in index if row["shard"].endswith(shards[0].name))
+    content[first["offset"] + first["size"] // 2] ^= 1  # such an image may still decode
+    shards[0].write_bytes(content)
+    shards[-1].rename(tmp_path / "gone.tar")
+    out = tmp_path / "features.parquet"
+    embed(str(encoder_folder), [str(root)], out=out)
+    errors = dict(zip(*(pq.read_table(out)[name].to_pylist() for name in ("path", "error")), strict=True))
+    lost = {row["path"] for row in index if row["shard"].endswith(shards[-1].name)}
+    assert len(shards) > 1
+    assert {path for path, error in errors.items() if error} == lost | {first["path"]}
+    assert "another checksum" in errors[first["path"]]
+
+
+def test_packs_whose_images_have_the_same_names_are_refused(tmp_path):
+    roots = [make_pack(tmp_path / name, source=["made"] * 4) for name in ("one", "other")]
+    assert len(find_images([str(roots[0])] * 2)) == 4
+    with pytest.raises(ManifestError, match="both hold an image"):
+        find_images([str(root) for root in roots])
 
 
 def test_warnings_name_what_is_odd():
