@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from cxrbase.data.order import REPEAT
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.reading import Reading
 from cxrbase.data.views import CPUCrop
@@ -88,20 +89,20 @@ class StreamDataset(Dataset[Item]):
         """Height and width of what is handed out, in pixels."""
         return self.store.size if self.crop is None else longest(self.crop.size)
 
-    def __getitem__(self, row: int) -> Item:
-        """One image: (1, C, C) uint8, its valid height and width, and its row."""
+    def __getitem__(self, wanted: int) -> Item:
+        """One image: (1, C, C) uint8, its valid height and width, and its id; see `fill`."""
         canvas = np.empty((self.side, self.side), np.uint8)
-        row, height, width = self.fill(canvas, row)
-        return torch.from_numpy(canvas)[None], torch.tensor([height, width]), row
+        found, height, width = self.fill(canvas, wanted)
+        return torch.from_numpy(canvas)[None], torch.tensor([height, width]), found
 
-    def __getitems__(self, rows: list[int]) -> Batch:
+    def __getitems__(self, ids: list[int]) -> Batch:
         """A batch, written in its place; PyTorch's loader asks for it where there is this method."""
-        batch = self.empty(len(rows), shared=get_worker_info() is not None)
-        self.fill_slots(batch, rows, range(len(rows)))
+        batch = self.empty(len(ids), shared=get_worker_info() is not None)
+        self.fill_slots(batch, ids, range(len(ids)))
         return batch
 
     def empty(self, count: int, *, pin: bool = False, shared: bool = False) -> Batch:
-        """A batch of any content: (B, 1, C, C) uint8, valid heights and widths, and rows.
+        """A batch of any content: (B, 1, C, C) uint8, valid heights and widths, and ids.
 
         Args:
             count: Its images.
@@ -117,36 +118,39 @@ class StreamDataset(Dataset[Item]):
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
         return images, torch.empty((count, 2), dtype=torch.int64), torch.empty(count, dtype=torch.int64)
 
-    def fill_slots(self, batch: Batch, rows: list[int], slots: Iterable[int]) -> None:
+    def fill_slots(self, batch: Batch, ids: list[int], slots: Iterable[int]) -> None:
         """Reads the images of some slots of a batch; any number of threads may do so.
 
         Args:
             batch: Of `empty`.
-            rows: Rows of the whole batch.
+            ids: Ids of the whole batch.
             slots: Which of them to read.
         """
-        images, sizes, ids = (part.numpy() for part in batch)
+        images, sizes, found = (part.numpy() for part in batch)
         for slot in slots:
-            ids[slot], sizes[slot, 0], sizes[slot, 1] = self.fill(images[slot, 0], rows[slot])
+            found[slot], sizes[slot, 0], sizes[slot, 1] = self.fill(images[slot, 0], ids[slot])
 
-    def fill(self, canvas: NDArray[np.uint8], row: int) -> tuple[int, int, int]:
+    def fill(self, canvas: NDArray[np.uint8], wanted: int) -> tuple[int, int, int]:
         """Writes one image into a canvas; any number of threads may do so.
 
         Args:
             canvas: (C, C) uint8 of any content.
-            row: Row of the manifest.
+            wanted: Id of an image, as of `told_apart`: its row of the manifest, where an epoch draws each once.
 
         Returns:
-            The row that was read, which is another where this one is unreadable, and the height and width it takes.
+            The id that was read, which is of another row where this one is unreadable, and the height and width it
+            takes.
         """
+        times, row = divmod(wanted, REPEAT)
         image, row = self._readable(row)
+        found = times * REPEAT + row
         if self.crop is not None:
-            image = self.crop(image, (self.seed, int(self.epoch), row))
+            image = self.crop(image, (self.seed, int(self.epoch), found))
         height, width = image.shape
         canvas[:height, :width] = image
         canvas[height:] = 0
         canvas[:height, width:] = 0
-        return row, height, width
+        return found, height, width
 
     def _readable(self, row: int) -> tuple[NDArray[np.uint8], int]:
         for candidate in self._candidates(row):

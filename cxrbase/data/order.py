@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cxrbase.errors import ConfigError
 
 Rows = NDArray[np.int64]
+REPEAT = 1 << 40  # far more than a manifest has rows
 _SWEEPS = 60  # of swaps; a million rows and batches of 4,096 need about five
 
 
@@ -77,6 +78,11 @@ class Order:
         return sum(len(part) for part in self.parts)
 
     @property
+    def repeats(self) -> bool:
+        """Whether an epoch may hold a row more than once."""
+        return any(part.weight != 1 for part in self.parts)
+
+    @property
     def rows(self) -> Rows:
         """All rows that are drawn from, sorted."""
         return np.sort(np.concatenate([part.rows for part in self.parts]))
@@ -119,6 +125,18 @@ class Order:
         used = np.unique(rank[shard])
         place = np.searchsorted(used, rank[shard]) // window
         return np.asarray(order[np.argsort(place, kind="stable")])
+
+
+def told_apart(order: Rows) -> Rows:
+    """Ids of the rows of an epoch: the row itself, and for each further time that it is drawn `REPEAT` more.
+
+    What is drawn at random for an image is keyed by its id, so that a row gets another view each time.
+    """
+    sorting = np.argsort(order, kind="stable")
+    _, times = np.unique(order, return_counts=True)
+    repeat = np.empty(len(order), np.int64)
+    repeat[sorting] = np.arange(len(order)) - np.repeat(np.cumsum(times) - times, times)
+    return np.asarray(order + repeat * REPEAT)
 
 
 def _generator(*key: int) -> np.random.Generator:

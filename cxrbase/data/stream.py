@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cxrbase.data.dataset import Item, StreamDataset
-from cxrbase.data.order import Order, Plan
+from cxrbase.data.order import Order, Plan, told_apart
 from cxrbase.data.threads import threaded_batches
 from cxrbase.data.workers import end_workers, lost_workers, own_sigchld
 from cxrbase.errors import ConfigError
@@ -115,8 +115,9 @@ class StreamSampler(DistributedSampler[Any]):
         return self.batches_before * self.batch_size + sum(self.sizes())
 
     def __iter__(self) -> Iterator[int]:
-        """Yields rows of this rank from the restored position on."""
+        """Yields ids of this rank from the restored position on, which are rows but for a row's further times."""
         order, position, sizes = self.source.epoch(self.epoch, self.plan), self.start, self.sizes()
+        order = told_apart(order) if self.source.repeats else order
         self._dealt = self.batches_before, sizes
         self.start, self.batches_before = 0, 0
         for size in sizes:

@@ -1,5 +1,6 @@
 """The order of an epoch: how well it shuffles, what it draws, and who may meet whom in a batch."""
 
+import collections
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from cxrbase.data.order import Order, Part, Plan
+from cxrbase.data.order import REPEAT, Order, Part, Plan, told_apart
 from cxrbase.errors import ConfigError
 
 ROWS = np.arange(20_000)
@@ -110,3 +111,12 @@ def test_a_set_that_only_dealing_can_solve_is_solved():
     assert twice(drawn, patients, 8) == 0
     with pytest.raises(ConfigError, match="a patient has 40 images"):
         Order(np.arange(320), seed=0, patients=patients).epoch(0, Plan(16))
+
+
+def test_ids_are_rows_that_count_how_often_they_were_drawn():
+    order = Order([Part(np.arange(300), 2.5), Part(np.arange(300, 400), 0.7)], seed=3).epoch(1, Plan())
+    times = collections.Counter()
+    for found, row in zip(told_apart(order).tolist(), order.tolist(), strict=True):
+        assert divmod(found, REPEAT) == (times[row], row)
+        times[row] += 1
+    assert max(times.values()) == 3

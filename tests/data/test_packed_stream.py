@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.order import Order
+from cxrbase.data.order import REPEAT, Order
 from cxrbase.data.selection import Selection
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.stream import StreamSampler
@@ -118,12 +118,34 @@ def test_weights_set_the_share_of_a_source_and_patients_keep_apart(pack):
     patients = data.manifest.patients()
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)
-        batches = [batch[2].tolist() for batch in loader]
+        batches = [(batch[2] % REPEAT).tolist() for batch in loader]
         drawn = [row for batch in batches for row in batch]
         sources = data.manifest.column("source")[drawn]
         assert ((sources == "nih").sum(), (sources == "brax").sum()) == (18, 40)
         for batch in batches:
             assert len(set(patients[batch])) == len(batch)
+
+
+@pytest.mark.parametrize("crop_on", ["device", "cpu"])
+def test_an_image_that_is_drawn_twice_is_seen_in_two_ways(pack, crop_on):
+    """Of what is drawn once, and of the first time, views are as without weights."""
+    seen = {}
+    for name, weights in (("once", {}), ("twice", {"brax": 2.0})):
+        data = ready(pack, views=RandomViews(crop_on=crop_on), select=Selection(weights=weights), batch_size=4, drop_last=False)
+        for batch in data.train_dataloader():
+            made = data.on_after_batch_transfer(batch, 0)
+            for number, row in enumerate((batch[2] % REPEAT).tolist()):
+                seen.setdefault((name, row), []).append((made.global_[0][number], int(made.keys[number])))
+    for (_, row), found in seen.items():
+        if len(found) == 1:
+            continue
+        (one, key), (two, other) = found
+        assert not torch.equal(one, two)
+        assert key != other
+        (alone, own), = seen["once", row]
+        assert own in (key, other)
+        assert any(torch.equal(alone, image) for image in (one, two))
+    assert {len(found) for found in seen.values()} == {1, 2}
 
 
 @pytest.mark.parametrize("count", [8, 9, 15, 16, 17, 31])
