@@ -36,8 +36,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing about 6 GB of packages, a few minutes"
-	$(BIN)/python -m pip install --requirement requirements.lock --progress-bar on
+	$(BIN)/python -m pip install --no-compile --requirement requirements.lock --progress-bar on
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@# pip would compile all of it, on one core; what is left out here is compiled where it is first used
+	@$(BIN)/python -m compileall -q -j 0 -x '/(tests|testing|transformers|ray|moto|sympy|sklearn)/' $(VENV)/lib || true
 	@touch $@
 
 pretrain: ## pretrain an encoder: SSL=mae|dino|simclr SIZE=tiny DATA=phantom

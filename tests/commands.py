@@ -24,5 +24,6 @@ def command(objective, *words, root, run_dir, size="tiny", data="folder", small=
     configs = [f"--config={EXPERIMENTS / layer}.yaml" for layer in layers]
     fixed = [f"--data.root={root}", f"--run_dir={run_dir}", "--trainer.accelerator=cpu"]
     fixed += ["--trainer.enable_progress_bar=false", "--probe.resamples=50", "--figures.images=2"]
+    fixed += ["--probe.monitor_images=8"]  # whose features take longer than such a step
     fixed += [f"--figures.enabled={str(figures).lower()}"]
     return ["fit", *configs, *fixed, *(TINY if small else []), *words]
