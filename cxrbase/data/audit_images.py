@@ -19,6 +19,7 @@ from cxrbase.data.grey import statistics
 from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
+from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
 from cxrbase.errors import DecodeError, ManifestError
@@ -43,14 +44,16 @@ class AuditSet:
     Args:
         name: Name in the reports.
         manifest: Its images; the column `split` is blank, because a manifest with leaks is refused.
-        splits: (N,) of str, the splits as they are in the file.
+        splits: (N,) of str, the splits as training and tasks have them.
         packed: Folder or URL of the packed images that the manifest is the index of; "" where its paths are files.
+        dealt: How many of the splits the file lacks, so that they are dealt by patient.
     """
 
     name: str
     manifest: Manifest
     splits: NDArray[Any]
     packed: str = ""
+    dealt: int = 0
 
     @property
     def sources(self) -> NDArray[Any]:
@@ -88,7 +91,7 @@ def open_set(path: str | Path) -> AuditSet:
     path = next((path / name for name in ("manifest.parquet", "manifest.csv", INDEX) if (path / name).is_file()), path)
     if path.is_dir():
         manifest = Manifest.from_folder(path)
-        return AuditSet(path.resolve().name, manifest, manifest.column("split"))
+        return _divided(AuditSet(path.resolve().name, manifest, manifest.column("split")))
     if path.suffix.lower() not in (".parquet", ".csv") or not path.is_file():
         raise ManifestError(f"cannot audit {path}: give an existing .parquet or .csv manifest, or a folder of images")
     try:
@@ -105,7 +108,14 @@ def open_set(path: str | Path) -> AuditSet:
     except (ManifestError, pa.ArrowException, UnicodeError) as error:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     stem = path.stem if path.name not in ("manifest.parquet", "manifest.csv", INDEX) else path.resolve().parent.name
-    return AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if packed else "")
+    return _divided(AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if packed else ""))
+
+
+def _divided(entry: AuditSet) -> AuditSet:
+    """With the splits that it lacks, because copies leak between those that a run has."""
+    packed = bool(entry.packed)
+    splits = fill_splits(entry.manifest, entry.splits, packed=packed, name="" if packed else entry.name)
+    return replace(entry, splits=splits, dealt=int((splits != entry.splits).sum()))
 
 
 def _with_own_statistics(table: pa.Table) -> pa.Table:
