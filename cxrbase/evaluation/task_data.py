@@ -225,6 +225,8 @@ def some_without_images(tasks: Mapping[str, Task]) -> dict[str, str]:
 def _packed_manifest(task: Task) -> Manifest:
     """The rows of an index, of the task's source where it names one; no file is at their paths."""
     root, source = task.data.root, task.data.source
+    if task.data.manifest:
+        raise ConfigError(f"task.data.manifest={task.data.manifest} is for folders: leave it out for packed images")
     cache = default_cache(root)
     fetch_index(root, cache)
     path = index_path(root, cache)
