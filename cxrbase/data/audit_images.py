@@ -161,8 +161,11 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
         bar = tqdm(total=len(todo), desc="reading images", unit="image", mininterval=1.0, disable=len(todo) < 100)
         for start in range(0, len(todo), 256):
             part = todo[start : start + 256]
-            for (row, _, _), result in zip(part, pool.map(_measured, [path for _, path, _ in part]), strict=True):
+            results = pool.map(_measured, [path for _, path, _ in part])
+            for (row, path, _), (result, away) in zip(part, results, strict=True):
                 rows[row] = result
+                if away:
+                    keys[row] = _no_key(path)
                 bar.update()
         bar.close()
     done = [row for row in rows if row is not None]
@@ -172,13 +175,14 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
     return columns
 
 
-def _measured(path: Path) -> dict[str, Any]:
+def _measured(path: Path) -> tuple[dict[str, Any], bool]:
+    """What is known of an image, and whether it was out of reach."""
     try:
         image = to_uint8(decode(path))
     except DecodeError as error:
-        return _row(error=error.reason)
+        return _row(error=error.reason), error.unreachable
     size = {"height": image.shape[0], "width": image.shape[1]}
-    return _row(sha1=pixel_sha1(image), phash=perceptual_hash(image), **size, **statistics(image))
+    return _row(sha1=pixel_sha1(image), phash=perceptual_hash(image), **size, **statistics(image)), False
 
 
 def _row(**values: Any) -> dict[str, Any]:
@@ -209,8 +213,13 @@ def _key(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
     except OSError:
-        return os.path.abspath(path), -1, -1
+        return _no_key(path)
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _no_key(path: Path) -> tuple[str, int, int]:
+    """Of a file out of reach, which has no state that could tell when it comes back."""
+    return os.path.abspath(path), -1, -1
 
 
 def _dtype(kind: Any) -> Any:
@@ -237,7 +246,7 @@ def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _write_cache(cache: Path, keys: list[tuple[str, int, int]], columns: dict[str, NDArray[Any]]) -> None:
     paths, sizes, times = zip(*keys, strict=True)
-    # A missing file has no state that could tell when it comes back; what the packer wrote is in the manifest already.
+    # What the packer wrote is in the manifest already.
     kept = np.array(sizes) >= 0
     kept &= columns["width"] + (columns["error"] != "") > 0
     table = pa.table({"path": paths, "size": sizes, "mtime": times} | {k: pa.array(v) for k, v in columns.items()})

@@ -1,6 +1,8 @@
 """What an audit takes a set for: its splits, and what it keeps of images between runs."""
 
 import csv
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from cxrbase.data.audit_images import open_set
 from cxrbase.data.images import open_packed, read_manifest
 from cxrbase.data.manifest_splits import deal_splits
 from cxrbase.data.phantom import make_phantom
+from data.test_canvas import out_of_reach
 
 NAMES = [f"{number}.png" for number in range(24)]
 
@@ -55,6 +58,21 @@ def test_copies_between_splits_that_a_run_deals_are_leaks(without_splits, tmp_pa
         assert [row["path"] for row in csv.DictReader(file)] == [prefix + train]
     said = f"Official splits are missing, so 24 images of {root.name} have those that a run deals by patient."
     assert said in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_an_image_that_was_out_of_reach_is_looked_at_again(without_splits, tmp_path):
+    root, test, _ = without_splits
+    content = (root / test).read_bytes()
+    (root / "manifest.csv").write_text("\n".join(["path", *NAMES]))
+    state = out_of_reach(root / test, len(content))
+    first = audit_sets([root], tmp_path / "out")
+    assert ([x["path"] for x in first["unreadable"]], first["split_leaks"]) == ([test], [])
+    shutil.rmtree(root / test)
+    (root / test).write_bytes(content.ljust(state.st_size, b"\0"))
+    os.utime(root / test, ns=(state.st_atime_ns, state.st_mtime_ns))  # as a change of permissions leaves it
+    again = audit_sets([root / "manifest.csv"], tmp_path / "out")
+    assert again["unreadable"] == []
+    assert len(again["split_leaks"]) == 1
 
 
 @pytest.mark.parametrize("pack", [False, True])
