@@ -6,12 +6,14 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrbase.data.canvas import to_canvas
 from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
@@ -60,6 +62,20 @@ def test_large_jpegs_are_read_in_reduced_size_like_the_full_ones(tmp_path):
         assert half.image(row).shape == (200, 200)
         assert np.abs(half.image(row) - expected).mean() < 1
         assert opened(pack, size=150).image(row).shape == (150, 150)
+
+
+@pytest.mark.parametrize(("side", "taken"), [(299, 128), (128, 128), (100, 100), (508, 128)])
+def test_jpegs_below_the_size_of_the_pack_fill_the_canvas_as_far_as_they_can(tmp_path, side, taken):
+    shapes = [(512, 512), (side, side), (side, side // 2)]
+    pack = make_pack(tmp_path, codec="jpeg", size=512, images=lambda n: picture(n, *shapes[n]), split=["train"] * 3)
+    store, full = opened(pack, size=128), opened(pack, size=512)
+    for row in (1, 2):
+        expected, (height, width) = to_canvas(full.image(row), 128)
+        assert max(height, width) == taken
+        np.testing.assert_array_equal(store.image(row), expected[:height, :width])
+    # The usual image is still decoded at a quarter of its size.
+    quarter = cv2.imdecode(np.frombuffer(store.encoded(0), np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_4)
+    np.testing.assert_array_equal(store.image(0), quarter)
 
 
 def test_columns_stay_on_disk_and_are_read_as_a_manifest_would(pack):
