@@ -206,6 +206,37 @@ def test_corrupt_images_are_replaced_counted_and_written_down(pack, way, tmp_pat
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_shard_that_came_back_is_read_after_a_restart(pack, way, tmp_path, caplog):
+    shard, away = pack / "shards/made-000004.tar", tmp_path / "away.tar"
+    wanted = list(StreamSampler(Order(np.arange(40), seed=1), batch_size=8))
+    damaged = next(row for row in wanted[:16] if row < 32)
+    index = opened(pack).index
+    damage(pack / index.shard_names[index.shard[damaged]], int(index.offset[damaged]) + 20)
+    shard.rename(away)
+    stream = loader(opened(pack), **way)
+    before = [row for batch in stream for row in batch[2].tolist()]
+    assert stream.dataset.quarantine.rows.tolist() == sorted([damaged, *range(32, 40)])
+    state = json.loads(json.dumps({**stream.state_dict(), "images": 16, "batches": 2}))
+    still = loader(opened(pack), **way)
+    still.load_state_dict(state)
+    assert [row for batch in still for row in batch[2].tolist()] == before[16:]
+    fewer = loader(opened(pack), max_bad=0.1, **way)
+    fewer.load_state_dict(state)
+    with pytest.raises(ShardError, match=r"9 of 40 .*; last: made/3\d\.png in shards/made-000004\.tar, its shard is"):
+        list(fewer)
+    away.rename(shard)
+    caplog.clear()
+    back = loader(opened(pack), **way)
+    for _ in range(2):
+        back.load_state_dict(state)
+    after = [row for batch in back for row in batch[2].tolist()]
+    assert after == wanted[16:] != before[16:]
+    said = "1 images that were unreadable before the stop stay left out, 8 whose shard was missing are tried again"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert back.dataset.quarantine.rows.tolist() == [damaged]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_more_damage_than_allowed_ends_the_run_with_the_last_name(pack, way):
     for shard in range(3):
         (pack / f"shards/made-00000{shard}.tar").unlink()
