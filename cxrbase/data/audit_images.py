@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
-from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_url, refuse_unfinished
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
 from cxrbase.data.manifest_splits import fill_splits
@@ -82,7 +82,7 @@ def open_set(path: str | Path) -> AuditSet:
 
     Raises:
         ManifestError: It is none of these, or cannot be read.
-        ShardError: There are no packed images at the URL.
+        ShardError: There are no packed images at the URL, or those in the folder are not finished.
     """
     if is_url(str(path)):
         return _open_remote(str(path))
@@ -90,6 +90,7 @@ def open_set(path: str | Path) -> AuditSet:
     # As the data module does, because without the manifest splits and patients are unknown.
     path = next((path / name for name in ("manifest.parquet", "manifest.csv", INDEX) if (path / name).is_file()), path)
     if path.is_dir():
+        refuse_unfinished(path)
         manifest = Manifest.from_folder(path)
         return _divided(AuditSet(path.resolve().name, manifest, manifest.column("split")))
     if path.suffix.lower() not in (".parquet", ".csv") or not path.is_file():

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed, is_url
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed, is_url, refuse_unfinished
 from cxrbase.data.manifest import SPLITS, Manifest
 from cxrbase.data.manifest_columns import is_lateral, read_table
 from cxrbase.data.shard_index import ShardIndex
@@ -142,6 +142,7 @@ def load_task_data(task: Task) -> TaskData:
     Raises:
         ManifestError: The data are not there, in one sentence with what to get and how to lay it out, or are malformed,
             or a patient is in two splits.
+        ShardError: They are packed, and the packing did not finish or its index is damaged.
         ConfigError: The task asks for what the manifest lacks.
     """
     whole = _excluded(task, task_manifest(task))
@@ -186,6 +187,7 @@ def task_manifest(task: Task) -> Manifest:
     names = [where.manifest] if where.manifest else ["manifest.parquet", "manifest.csv"]
     found = next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
+        refuse_unfinished(root)
         raise ManifestError(
             f"task {task.name} needs {root} with {' or '.join(names)}, one row per image: path, patient_id, split and "
             "label_<finding> or the columns of task.targets; say where it is with --task.data.root"
