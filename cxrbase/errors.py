@@ -1,7 +1,14 @@
 """Errors that users can act on: they say what was wrong, what was found and what to do."""
 
+import errno
 from functools import partial
 from typing import Any
+
+# No room, no permission, too many files or a device that fails: an image cannot be blamed for these.
+_OUT_OF_REACH = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+})  # fmt: skip
 
 
 class CXRBaseError(Exception):
@@ -41,7 +48,13 @@ class DecodeError(CXRBaseError):
     @property
     def unreachable(self) -> bool:
         """Whether the operating system failed and not the file, which a later try may find in order."""
-        return isinstance(self.__cause__, OSError) and self.__cause__.errno is not None
+        cause = self.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return True
+        # What a reader puts into words of its own may still be that its scratch file found no room.
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _OUT_OF_REACH):
+            cause = cause.__cause__
+        return cause is not None
 
     def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str, str]]:
         # The default would lose the three parts.

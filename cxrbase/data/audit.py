@@ -111,4 +111,4 @@ def _named(rows: Rows, row: int) -> dict[str, str]:
 
 def _described(entry: AuditSet) -> dict[str, Any]:
     splits = {name or "none": int((entry.splits == name).sum()) for name in sorted(set(entry.splits.tolist()))}
-    return {"name": entry.name, "images": len(entry.manifest), "splits": splits}
+    return {"name": entry.name, "images": len(entry.manifest), "splits": splits, "dealt": entry.dealt}

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
-from cxrbase.data.images import default_cache, fetch_index, index_path, is_url
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_url, refuse_unfinished
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
+from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
 from cxrbase.errors import DecodeError, ManifestError
@@ -43,14 +44,16 @@ class AuditSet:
     Args:
         name: Name in the reports.
         manifest: Its images; the column `split` is blank, because a manifest with leaks is refused.
-        splits: (N,) of str, the splits as they are in the file.
+        splits: (N,) of str, the splits as training and tasks have them.
         packed: Folder or URL of the packed images that the manifest is the index of; "" where its paths are files.
+        dealt: How many of the splits the file lacks, so that they are dealt by patient.
     """
 
     name: str
     manifest: Manifest
     splits: NDArray[Any]
     packed: str = ""
+    dealt: int = 0
 
     @property
     def sources(self) -> NDArray[Any]:
@@ -79,7 +82,7 @@ def open_set(path: str | Path) -> AuditSet:
 
     Raises:
         ManifestError: It is none of these, or cannot be read.
-        ShardError: There are no packed images at the URL.
+        ShardError: There are no packed images at the URL, or those in the folder are not finished.
     """
     if is_url(str(path)):
         return _open_remote(str(path))
@@ -87,8 +90,9 @@ def open_set(path: str | Path) -> AuditSet:
     # As the data module does, because without the manifest splits and patients are unknown.
     path = next((path / name for name in ("manifest.parquet", "manifest.csv", INDEX) if (path / name).is_file()), path)
     if path.is_dir():
+        refuse_unfinished(path)
         manifest = Manifest.from_folder(path)
-        return AuditSet(path.resolve().name, manifest, manifest.column("split"))
+        return _divided(AuditSet(path.resolve().name, manifest, manifest.column("split")))
     if path.suffix.lower() not in (".parquet", ".csv") or not path.is_file():
         raise ManifestError(f"cannot audit {path}: give an existing .parquet or .csv manifest, or a folder of images")
     try:
@@ -105,7 +109,14 @@ def open_set(path: str | Path) -> AuditSet:
     except (ManifestError, pa.ArrowException, UnicodeError) as error:
         raise ManifestError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     stem = path.stem if path.name not in ("manifest.parquet", "manifest.csv", INDEX) else path.resolve().parent.name
-    return AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if packed else "")
+    return _divided(AuditSet(stem, manifest, np.asarray(splits, object), str(path.parent) if packed else ""))
+
+
+def _divided(entry: AuditSet) -> AuditSet:
+    """With the splits that it lacks, because copies leak between those that a run has."""
+    packed = bool(entry.packed)
+    splits = fill_splits(entry.manifest, entry.splits, packed=packed, name="" if packed else entry.name)
+    return replace(entry, splits=splits, dealt=int((splits != entry.splits).sum()))
 
 
 def _with_own_statistics(table: pa.Table) -> pa.Table:
@@ -151,8 +162,11 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
         bar = tqdm(total=len(todo), desc="reading images", unit="image", mininterval=1.0, disable=len(todo) < 100)
         for start in range(0, len(todo), 256):
             part = todo[start : start + 256]
-            for (row, _, _), result in zip(part, pool.map(_measured, [path for _, path, _ in part]), strict=True):
+            results = pool.map(_measured, [path for _, path, _ in part])
+            for (row, path, _), (result, away) in zip(part, results, strict=True):
                 rows[row] = result
+                if away:
+                    keys[row] = _no_key(path)
                 bar.update()
         bar.close()
     done = [row for row in rows if row is not None]
@@ -162,13 +176,14 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
     return columns
 
 
-def _measured(path: Path) -> dict[str, Any]:
+def _measured(path: Path) -> tuple[dict[str, Any], bool]:
+    """What is known of an image, and whether it was out of reach."""
     try:
         image = to_uint8(decode(path))
     except DecodeError as error:
-        return _row(error=error.reason)
+        return _row(error=error.reason), error.unreachable
     size = {"height": image.shape[0], "width": image.shape[1]}
-    return _row(sha1=pixel_sha1(image), phash=perceptual_hash(image), **size, **statistics(image))
+    return _row(sha1=pixel_sha1(image), phash=perceptual_hash(image), **size, **statistics(image)), False
 
 
 def _row(**values: Any) -> dict[str, Any]:
@@ -199,8 +214,13 @@ def _key(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
     except OSError:
-        return os.path.abspath(path), -1, -1
+        return _no_key(path)
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _no_key(path: Path) -> tuple[str, int, int]:
+    """Of a file out of reach, which has no state that could tell when it comes back."""
+    return os.path.abspath(path), -1, -1
 
 
 def _dtype(kind: Any) -> Any:
@@ -227,7 +247,7 @@ def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _write_cache(cache: Path, keys: list[tuple[str, int, int]], columns: dict[str, NDArray[Any]]) -> None:
     paths, sizes, times = zip(*keys, strict=True)
-    # A missing file has no state that could tell when it comes back; what the packer wrote is in the manifest already.
+    # What the packer wrote is in the manifest already.
     kept = np.array(sizes) >= 0
     kept &= columns["width"] + (columns["error"] != "") > 0
     table = pa.table({"path": paths, "size": sizes, "mtime": times} | {k: pa.array(v) for k, v in columns.items()})

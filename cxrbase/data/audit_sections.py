@@ -32,7 +32,7 @@ def sections(
 def _on_copies(result: dict[str, Any], copies: Sequence[Sequence[int]]) -> list[Section]:
     groups = result["groups"]
     return [
-        Section("Sets", "What was audited.", ("set", "images", "splits"), _set_rows(result)),
+        Section("Sets", _set_text(result), ("set", "images", "splits"), _set_rows(result)),
         Section(
             "Leaks of images between splits",
             f"{len(result['split_leaks'])} groups of copies link splits that must not share images.",
@@ -109,6 +109,13 @@ def _view_text(views: dict[str, Any]) -> str:
     if views["why_not"]:
         return f"{counts}: {views['why_not']}, so no image is named here."
     return f"{counts}. {len(views['wrong'])} look like the other kind, judged by the other patients' images."
+
+
+def _set_text(result: dict[str, Any]) -> str:
+    dealt = [f"{x['dealt']} images of {x['name']}" for x in result["sets"] if x["dealt"]]
+    if not dealt:
+        return "What was audited."
+    return f"What was audited. Official splits are missing, so {', '.join(dealt)} have those that a run deals by patient."
 
 
 def _set_rows(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:

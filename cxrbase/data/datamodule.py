@@ -40,7 +40,7 @@ class CXRDataModule(L.LightningDataModule):
     Args:
         root: Folder of the images; or of packed ones, then also an fsspec URL such as s3://bucket/folder.
         manifest: CSV or Parquet file with one row per image; None takes manifest.parquet or manifest.csv in `root`, and
-            without either every image below `root`.
+            without either every image below `root`. Not with packed images.
         phantom: Parameters of the embedded data set, made in `root` where it is missing; None for real images.
         targets: Labels to score frozen features on, by name, where the manifest has no label_<name> columns.
         score_on: Labels to score on, by name; None takes all.
@@ -281,6 +281,8 @@ class CXRDataModule(L.LightningDataModule):
     def _open(self, *, prepared: bool = False) -> tuple[ImageTable, ImageStore, int]:
         """What is known about the images, the images, and how many shards may be mixed; 0 for all."""
         if is_packed(self.root):
+            if self.manifest_path:
+                raise ConfigError(f"data.manifest={self.manifest_path} is for folders: leave it out for packed images")
             if self.targets:
                 raise ConfigError("data.targets is for manifests: packed images keep the label_<name> columns they had")
             return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)

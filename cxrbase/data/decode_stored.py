@@ -222,7 +222,9 @@ def _write(bare: Any, path: Path) -> None:
     try:
         bare.save_as(path, enforce_file_format=True)
     except OSError as error:
-        raise Refused(f"its pixels cannot be written to {path.parent.parent} ({error.strerror or error})") from error
+        # pydicom raises another one from it, which has a traceback for its message.
+        first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise Refused(f"its pixels cannot be written to {path.parent.parent} ({first.strerror or first})") from error
 
 
 def _itk_reason(error: RuntimeError) -> str:

@@ -11,7 +11,7 @@ from cxrbase.data.shard_cache import ShardCache, window_of
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shard_store import LocalShards, ShardStore
 from cxrbase.data.shards import INDEX
-from cxrbase.errors import ManifestError
+from cxrbase.errors import ManifestError, ShardError
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ def is_url(root: str) -> bool:
 def is_packed(root: str) -> bool:
     """Whether images are packed: there is an index, or the folder is one of an object store."""
     return is_url(root) or (Path(root) / INDEX).is_file()
+
+
+def refuse_unfinished(root: Path) -> None:
+    """Raises a ShardError where a folder was begun by `cxrbase pack`, which writes its index last."""
+    if (root / "manifests").is_dir() and any((root / "plans").glob("*.json")) and not (root / INDEX).exists():
+        raise ShardError(f"{root} holds images whose packing did not finish: run cxrbase pack again, and let it finish")
 
 
 def default_cache(root: str) -> Path:
@@ -119,5 +125,6 @@ def read_manifest(root: Path, *, named: str | None, targets: dict[str, Target] |
         manifest = Manifest.read(found[0], root=root, targets=targets)
         manifest.check_files()
     else:
+        refuse_unfinished(root)
         manifest = Manifest.from_folder(root)
     return manifest.with_missing_splits()

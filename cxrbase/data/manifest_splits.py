@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cxrbase.data.manifest_columns import SPLITS
 from cxrbase.data.manifest_excluded import Columns
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def _in_two(table: Columns, sets: Codes, splits: Names) -> Mask:
     """Images of patients who are in one split in one set and in another one in another set."""
     patient, names = table.coded("patient_id")
     known = np.array([name != "" for name in names])[patient] & (splits != "")
-    places = np.array([SPLITS.index(split) if split else -1 for split in splits.tolist()])
+    places = np.unique(splits.astype(str), return_inverse=True)[1]
     return np.asarray(known & _varies(patient, places, known) & _varies(patient, sets, known))
 
 

@@ -10,10 +10,11 @@ from typing import Literal
 from tqdm import tqdm
 
 from cxrbase.cores import available_cores
+from cxrbase.data import shards
 from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.pack_engines import run_local, run_ray
 from cxrbase.data.pack_image import ImageOptions
-from cxrbase.data.pack_index import Records, finished, refused_of, write_index, write_refused
+from cxrbase.data.pack_index import Records, finished, refused_of, withdraw_index, write_index, write_refused
 from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan
 from cxrbase.data.pack_report import write_reports
 from cxrbase.data.storage import Storage
@@ -76,6 +77,8 @@ def pack(
     with storage.locked():
         agree(storage, plans)
         records: Records = {plan.name: finished(storage, plan.name) for plan in plans}
+        again = [shards.shard_name(plan.name, block) for plan in plans for block in plan.left(records[plan.name])]
+        withdraw_index(storage, again)
         before = _tried(records)
         _run(plans, records, storage, max_bad, jobs or available_cores(), engine)
         _finish(storage, records, options, {plan.name: plan.called for plan in plans})

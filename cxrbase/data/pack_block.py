@@ -1,5 +1,7 @@
 """Packs one block: a fixed run of manifest rows becomes one shard, followed by the record that completes it."""
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pyarrow as pa
 from cxrbase.data import shards
 from cxrbase.data.pack_image import ImageOptions, PackedImage, pack_image
 from cxrbase.data.storage import Storage
-from cxrbase.errors import DecodeError
+from cxrbase.errors import DecodeError, ShardError
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,28 @@ class BlockRecord:
     facts: dict[str, Any]
 
 
+def present(storage: Storage, source: str, block: int, sizes: Mapping[str, int]) -> BlockRecord | None:
+    """The record of a block as it lies in the folder; None where it or its shard is damaged or gone.
+
+    Args:
+        storage: Where the pack is.
+        source: Name of the source.
+        block: Number of the block in it.
+        sizes: Bytes of each shard by file name.
+    """
+    try:
+        table = shards.read_table(storage, shards.block_name(source, block))
+    except ShardError:
+        return None
+    facts = shards.metadata_of(table.schema)
+    shard = shards.shard_name(source, block).removeprefix("shards/")
+    return BlockRecord(source, block, table, facts) if sizes.get(shard, 0) == facts["bytes"] else None
+
+
 def pack_block(task: BlockTask) -> BlockRecord:
     """Packs a block, which gives the same files whenever and wherever it is done.
+
+    What an earlier try left is kept where it holds more images, as others may be out of reach by now.
 
     Raises:
         ShardError: The output cannot be written.
@@ -72,6 +94,8 @@ def pack_block(task: BlockTask) -> BlockRecord:
             refused.append({"path": path, "reason": error.reason})
             unreachable |= error.unreachable
     storage, shard = Storage(task.out), shards.shard_name(task.source, task.block)
+    if refused and (before := _with_more(storage, task, len(packed))):
+        return before
     names = [shards.member_name(task.source, task.rows[number], task.options.codec) for number in kept]
     tar, members = shards.write_tar([(name, one.data) for name, one in zip(names, packed, strict=True)])
     if kept:
@@ -88,6 +112,17 @@ def pack_block(task: BlockTask) -> BlockRecord:
     table = _index_rows(task.table.take(pa.array(kept, pa.int64())), task.source, shard, members, packed)
     storage.write(shards.block_name(task.source, task.block), shards.parquet_bytes(table, facts))
     return BlockRecord(task.source, task.block, table, facts)
+
+
+def _with_more(storage: Storage, task: BlockTask, images: int) -> BlockRecord | None:
+    """What an earlier try left, if it holds more images than this one."""
+    record = present(storage, task.source, task.block, storage.sizes("shards"))
+    if record is None or len(record.table) <= images:
+        return None
+    # A try that was stopped before its record may have left another shard of the same length.
+    tar = storage.read(shards.shard_name(task.source, task.block))
+    places = zip(*(record.table[name].to_pylist() for name in ("offset", "size", "crc32")), strict=True)
+    return record if all(zlib.crc32(tar[at : at + size]) == crc for at, size, crc in places) else None
 
 
 def index_columns(table: pa.Table, source: str) -> pa.Table:

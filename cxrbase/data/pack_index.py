@@ -3,11 +3,13 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow.compute as pc
+
 from cxrbase.data import shards
-from cxrbase.data.pack_block import BlockRecord
+from cxrbase.data.pack_block import BlockRecord, present
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_plan import join
 from cxrbase.data.storage import Storage
@@ -25,22 +27,30 @@ def finished(storage: Storage, source: str) -> dict[int, BlockRecord]:
     Left out are blocks whose record or shard is damaged or gone, and those with images that the operating system could
     not reach, which may have come back.
     """
-    found = [_BLOCK.fullmatch(name) for name in storage.sizes("blocks")]
-    numbers = [int(match[2]) for match in found if match and match[1] == source]
+    names = [_BLOCK.fullmatch(name) for name in storage.sizes("blocks")]
+    numbers = [int(match[2]) for match in names if match and match[1] == source]
     sizes = storage.sizes("shards")
 
-    def read(block: int) -> tuple[int, BlockRecord | None]:
-        try:
-            table = shards.read_table(storage, shards.block_name(source, block))
-        except ShardError:
-            return block, None
-        facts = shards.metadata_of(table.schema)
-        shard = shards.shard_name(source, block).removeprefix("shards/")
-        whole = not facts["unreachable"] and sizes.get(shard, 0) == facts["bytes"]
-        return block, BlockRecord(source, block, table, facts) if whole else None
-
     with ThreadPoolExecutor(_READERS) as pool:
-        return {block: record for block, record in pool.map(read, numbers) if record is not None}
+        found = list(pool.map(lambda block: present(storage, source, block, sizes), numbers))
+    return {record.block: record for record in found if record is not None and not record.facts["unreachable"]}
+
+
+def withdraw_index(storage: Storage, again: Collection[str]) -> None:
+    """Removes index.parquet where it names shards that are to be written again, whose bytes it would then be wrong of.
+
+    Args:
+        storage: Where the pack is.
+        again: Names of those shards.
+    """
+    if not again or not storage.exists(shards.INDEX):
+        return
+    try:
+        named = set(pc.unique(shards.read_table(storage, shards.INDEX)["shard"]).to_pylist())
+    except ShardError:
+        named = set(again)  # a damaged one is of no use
+    if not named.isdisjoint(again):
+        storage.remove(shards.INDEX)
 
 
 def write_refused(storage: Storage, records: Records) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,20 @@ class Plan:
             "excluded_rows": hashlib.sha256(left_out.astype("<i8").tobytes()).hexdigest(),
         }
 
-    def tasks(self, out: str, done: set[int]) -> Iterator[BlockTask]:
+    def left(self, done: Collection[int]) -> list[int]:
+        """Blocks that are to be packed, in order."""
+        return [block for block in range(self.blocks) if block not in done and len(self._rows(block))]
+
+    def tasks(self, out: str, done: Collection[int]) -> Iterator[BlockTask]:
         """Work that is left, in order."""
         root = str(self.manifest.root.resolve())
-        for block in range(self.blocks):
-            start = block * self.block_rows
-            rows = start + np.flatnonzero(self.kept[start : start + self.block_rows])
-            if block not in done and len(rows):
-                yield BlockTask(
-                    out, self.name, block, root, self.manifest.table.take(rows), rows.tolist(), self.options
-                )
+        for block in self.left(done):
+            rows = self._rows(block)
+            yield BlockTask(out, self.name, block, root, self.manifest.table.take(rows), rows.tolist(), self.options)
+
+    def _rows(self, block: int) -> NDArray[np.int64]:
+        start = block * self.block_rows
+        return start + np.flatnonzero(self.kept[start : start + self.block_rows])
 
 
 def make_plan(source: str, root: str, options: ImageOptions, *, partial: bool, block_rows: int | None) -> Plan:

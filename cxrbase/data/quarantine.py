@@ -105,7 +105,10 @@ class Quarantine:
         if file is not None and len(rows):
             with file.open("a", encoding="utf-8", newline="") as out:
                 csv.writer(out, lineterminator="\n").writerows(zip(rows.tolist(), names, reasons, strict=True))
-        return (names[0], REASONS[reasons[0]]) if names else ("", "")
+        if not names:
+            # Of those that an earlier run named.
+            return self.names(held[-1:])[0], REASONS[_NAMES[int(self._state[held[-1]])]]
+        return names[0], REASONS[reasons[0]]
 
     def _judge(self, name: str, reason: str) -> None:
         count, allowed = len(self.rows), self.limit * len(self._state)
@@ -120,6 +123,14 @@ class Quarantine:
         return {"rows": self.rows.tolist(), "reasons": self._state[self.rows].tolist()}
 
     def restore(self, state: dict[str, list[int]]) -> None:
-        """Takes up what another run found, which was reported there."""
-        self._state[state["rows"]] = torch.tensor(state["reasons"], dtype=torch.uint8)
-        self._told[state["rows"]] = True
+        """Takes up what another run found, which was reported there; shards that were missing are tried again."""
+        rows, reasons = np.array(state["rows"], np.int64), np.array(state["reasons"], np.uint8)
+        kept = reasons != _NAMES.index("missing")
+        self._state[rows[kept]] = torch.from_numpy(reasons[kept])
+        # A loader that is made again takes the same state up again.
+        if not self._told[rows].all():
+            logger.warning(
+                "%d images that were unreadable before the stop stay left out, %d whose shard was missing are tried again",
+                kept.sum(), (~kept).sum(),
+            )  # fmt: skip
+        self._told[rows] = True

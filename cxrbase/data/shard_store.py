@@ -98,20 +98,14 @@ class ShardStore:
         Raises:
             CorruptError: Its shard is missing or cut short, its bytes are not those of the index, or they are no image.
         """
-        import cv2
-
-        flag = cv2.IMREAD_GRAYSCALE
-        if self._factor > 1:
-            flag = getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{self._factor}")
-        try:
-            image = cv2.imdecode(np.frombuffer(self.encoded(row), np.uint8), flag)
-        except cv2.error as error:
-            raise self._corrupt(row, "damaged", " ".join(str(error).split())) from error
-        if image is None:
-            raise self._corrupt(row, "damaged", "it is no image of a known format")
+        data = self.encoded(row)
+        image = self._decoded(row, data, self._factor)
+        if self._factor > 1 and max(image.shape) < self.size:
+            # The original was smaller than the pack's size, which nothing is enlarged to.
+            image = self._decoded(row, data, 1)
         if max(image.shape) <= self.size:
-            return np.asarray(image, np.uint8)
-        canvas, (height, width) = to_canvas(np.asarray(image, np.uint8), self.size)
+            return image
+        canvas, (height, width) = to_canvas(image, self.size)
         return canvas[:height, :width]
 
     def read(self, row: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -148,6 +142,19 @@ class ShardStore:
         """Makes a lock of its own."""
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+    def _decoded(self, row: int, data: bytes, factor: int) -> NDArray[np.uint8]:
+        """An image in full size, or in a half, a quarter or an eighth of it."""
+        import cv2
+
+        flag = cv2.IMREAD_GRAYSCALE if factor == 1 else getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{factor}")
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        except cv2.error as error:
+            raise self._corrupt(row, "damaged", " ".join(str(error).split())) from error
+        if image is None:
+            raise self._corrupt(row, "damaged", "it is no image of a known format")
+        return np.asarray(image, np.uint8)
 
     def _name(self, row: int) -> str:
         return self.index.shard_names[int(self.index.shard[row])]

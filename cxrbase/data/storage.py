@@ -67,6 +67,11 @@ class Storage:
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self._at(name)))
 
+    def remove(self, name: str) -> None:
+        """Removes a file, where there is one."""
+        with self._explained(f"cannot remove {name} from"), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(name))
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second process on this machine from writing to the same local folder; released by its death."""

@@ -27,7 +27,7 @@ class TaskSource:
     Args:
         root: Folder of the images.
         source: Name of a public data set, as `cxrbase sources` lists them; "" for a folder with a manifest.
-        manifest: Manifest file in `root`; None takes manifest.parquet or manifest.csv. Not with `source`.
+        manifest: Manifest file in `root`; None takes manifest.parquet or manifest.csv. Not with `source` or a pack.
         phantom: Parameters of the embedded data set, made in `root` where it is missing.
         partial: Go on with the images that are there where some of a public data set are missing.
     """

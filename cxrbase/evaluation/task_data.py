@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed, is_url
+from cxrbase.data.images import default_cache, fetch_index, index_path, is_packed, is_url, refuse_unfinished
 from cxrbase.data.manifest import SPLITS, Manifest
 from cxrbase.data.manifest_columns import is_lateral, read_table
 from cxrbase.data.shard_index import ShardIndex
@@ -142,6 +142,7 @@ def load_task_data(task: Task) -> TaskData:
     Raises:
         ManifestError: The data are not there, in one sentence with what to get and how to lay it out, or are malformed,
             or a patient is in two splits.
+        ShardError: They are packed, and the packing did not finish or its index is damaged.
         ConfigError: The task asks for what the manifest lacks.
     """
     whole = _excluded(task, task_manifest(task))
@@ -186,6 +187,7 @@ def task_manifest(task: Task) -> Manifest:
     names = [where.manifest] if where.manifest else ["manifest.parquet", "manifest.csv"]
     found = next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
+        refuse_unfinished(root)
         raise ManifestError(
             f"task {task.name} needs {root} with {' or '.join(names)}, one row per image: path, patient_id, split and "
             "label_<finding> or the columns of task.targets; say where it is with --task.data.root"
@@ -225,6 +227,8 @@ def some_without_images(tasks: Mapping[str, Task]) -> dict[str, str]:
 def _packed_manifest(task: Task) -> Manifest:
     """The rows of an index, of the task's source where it names one; no file is at their paths."""
     root, source = task.data.root, task.data.source
+    if task.data.manifest:
+        raise ConfigError(f"task.data.manifest={task.data.manifest} is for folders: leave it out for packed images")
     cache = default_cache(root)
     fetch_index(root, cache)
     path = index_path(root, cache)

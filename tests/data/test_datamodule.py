@@ -13,6 +13,7 @@ from cxrbase.data.manifest import Target
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, ManifestError
 from cxrbase.views import RandomViews
+from packs import make_pack
 
 CPU = torch.device("cpu")
 
@@ -136,6 +137,14 @@ def test_missing_folders_manifests_and_images_are_named(image_folder, tmp_path):
         ready(image_folder, tmp_path, manifest=str(tmp_path / "m.csv"))
     with pytest.raises(ConfigError, match=r"lower data\.batch_size"):
         ready(image_folder, tmp_path, batch_size=64).train_dataloader()
+
+
+@pytest.mark.parametrize("option", ["manifest", "targets"])
+def test_what_is_for_folders_is_refused_with_a_pack(tmp_path, option):
+    root = make_pack(tmp_path / "pack", source=["made"] * 8)
+    given = {"manifest": "other.csv", "targets": {"x": Target("label", ["1"], ["0"])}}[option]
+    with pytest.raises(ConfigError, match=rf"data\.{option}.* is for "):
+        ready(root, tmp_path, **{option: given})
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("num_workers", -1)])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 import warnings
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.decode import decode, decode_uint8, to_uint8
 from cxrbase.data.decode_dicom import read_dicom
+from cxrbase.data.manifest import Manifest
 from cxrbase.errors import DecodeError
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -500,3 +503,42 @@ def test_damage_to_the_file_meta_is_refused_or_harmless(tmp_path, compressed, pl
     (tmp_path / "a.dcm").write_bytes(damaged)
     with contextlib.suppress(DecodeError):
         assert decode(tmp_path / "a.dcm").shape == (90, 70)
+
+
+def test_a_full_disk_damages_no_file_that_is_decoded_by_way_of_it(tmp_path):
+    noise = np.random.default_rng(0).integers(1, 4096, (400, 400)).astype(np.uint16)
+    data = data_set(noise, PixelPaddingValue=0)  # whose pixels are never averaged
+    saved(tmp_path / "a.dcm", with_codestream(data, j2k(noise), JPEG2000Lossless))
+    Image.fromarray(np.uint8(noise // 16)).save(tmp_path / "b.png")
+    manifest, options = Manifest.from_folder(tmp_path), {"size": 64, "cache_dir": tmp_path / ".cache", "max_bad": 0.5}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as a disk that is full
+    try:
+        with pytest.raises(DecodeError, match=r"its pixels cannot be written to .* \(File too large\)$") as refused:
+            decode(tmp_path / "a.dcm")
+        assert CanvasStore.open(manifest, **options).rows.tolist() == [1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.unreachable
+    assert CanvasStore.open(manifest, **options).rows.tolist() == [0, 1]
+
+
+def test_a_damaged_file_is_not_out_of_reach(tmp_path):
+    data = data_set(RAMP)
+    write(tmp_path, RAMP)
+    whole = (tmp_path / "a.dcm").read_bytes()
+    for number, content in enumerate((whole[:-100], whole[:200], with_garbage(data))):
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+        with pytest.raises(DecodeError) as refused:
+            decode(tmp_path / f"{number}.dcm")
+        assert not refused.value.unreachable
+
+
+def with_garbage(data):
+    """A codestream that is one by its header alone."""
+    buffer = io.BytesIO()
+    frame = j2k(RAMP)
+    with_codestream(data, frame[:150] + bytes(len(frame) - 150), JPEG2000Lossless).save_as(
+        buffer, enforce_file_format=True
+    )
+    return buffer.getvalue()

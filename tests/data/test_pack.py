@@ -245,6 +245,26 @@ def test_a_block_with_images_that_were_out_of_reach_is_tried_again(folder, tmp_p
     assert [entry["path"] for entry in record.facts["refused"]] == ["05.png"]
 
 
+def test_a_later_try_that_reaches_fewer_images_leaves_what_there_is(folder, tmp_path):
+    names = ["01.png", "02.png", "03.png"]
+    table = Manifest.from_columns({"path": names}, root=folder).table
+    task = BlockTask(str(tmp_path / "out"), "mine", 0, str(folder), table, [0, 1, 2], SMALL)
+    (folder / "01.png").rename(folder / "away1")
+    assert len(pack_block(task).table) == 2
+    before = content(tmp_path / "out")
+    for name in ("02.png", "03.png"):
+        (folder / name).rename(folder / f"away{name[1]}")
+        assert pack_block(task).table["path"].to_pylist() == ["mine/02.png", "mine/03.png"]
+        assert content(tmp_path / "out") == before
+    # What the record does not fit is not kept.
+    shard = tmp_path / "out" / shards.shard_name("mine", 0)
+    shard.write_bytes(shard.read_bytes()[::-1])
+    assert len(pack_block(task).table) == 0
+    for name in names:
+        (folder / f"away{name[1]}").rename(folder / name)
+    assert len(pack_block(task).table) == 3
+
+
 def test_lists_that_name_nothing_are_said_and_all_excluded_is_refused(folder, tmp_path, caplog):
     (tmp_path / "list.csv").write_text("source,path\nelse,01.png\n")
     pack(

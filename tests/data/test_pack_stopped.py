@@ -1,21 +1,30 @@
 """Packing that is killed, runs out of disk or may not write goes on where it stopped, and loses and doubles nothing."""
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless
 
 import warm
 from children import children
 from commands import REPOSITORY
 from cxrbase.cli import main
 from cxrbase.data import shards
+from cxrbase.data.audit_images import open_set
+from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ShardError
+from cxrbase.evaluation.task import Task, TaskSource
+from cxrbase.evaluation.task_data import task_manifest
+from data.test_decode_dicom import data_set, j2k, saved, with_codestream
 from waiting import until
 
 IMAGES, ROWS = 48, 2
@@ -161,6 +170,56 @@ def test_a_limit_of_file_sizes_stops_it_with_what_to_do(originals, tmp_path):
     assert process.returncode == 1
     assert "raise the quota" in error.strip().splitlines()[-1]
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture
+def half_reached(tmp_path):
+    """A folder in whose blocks the last image was out of reach, for want of room to decode it; gives its options."""
+    root = tmp_path / "some"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(1, 4096, (700, 700)).astype(np.uint16)
+    for number in range(6):
+        Image.fromarray(np.uint8(np.roll(noise, 37 * number, 0) // 16)[:90, :90]).save(root / f"{number}.png")
+        data = with_codestream(data_set(noise, PixelPaddingValue=0), j2k(noise), JPEG2000Lossless)
+        saved(root / f"{number}x.dcm", data)
+    given = words(root, tmp_path / "out", "--jobs", "1", "--max_bad", "0.5")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        assert main(given) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert shards.read_index(tmp_path / "out")["path"].to_pylist() == [f"mine/{number}.png" for number in range(6)]
+    return given
+
+
+def test_an_index_is_gone_while_its_shards_are_written_again(half_reached, tmp_path, capfd):
+    out = tmp_path / "out"
+    shard = out / shards.shard_name("mine", 3)
+    shard.unlink()
+    (shard / "in the way").mkdir(parents=True)  # stops it half-way
+    assert main(half_reached) == 1
+    assert not (out / shards.INDEX).exists()
+    unfinished = "whose packing did not finish: run cxrbase pack again"
+    data = CXRDataModule(str(out), image_size=32, batch_size=4)
+    for use in (data.prepare_data, lambda: open_set(out), lambda: task_manifest(Task("t", "t", TaskSource(str(out))))):
+        with pytest.raises(ShardError, match=unfinished):
+            use()
+    shutil.rmtree(shard)
+    assert main(half_reached) == 0
+    rows = shards.read_index(out).to_pylist()
+    assert len(rows) == 12
+    for row in rows:
+        data = (out / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
+        assert zlib.crc32(data) == row["crc32"]
+
+
+def test_a_finished_index_stays_while_another_source_is_added(originals, whole, tmp_path):
+    assert main(words(originals, tmp_path, "--jobs", "1")) == 0
+    index = tmp_path / shards.INDEX
+    (tmp_path / shards.shard_name("more", 0)).mkdir()  # stops it at its first block
+    assert main([*words(originals, tmp_path, "--jobs", "1"), "--source", "more=folder", "--root", str(originals)]) == 1
+    assert index.read_bytes() == whole[shards.INDEX]
 
 
 def test_a_folder_without_permission_is_named_with_what_to_do(tmp_path):

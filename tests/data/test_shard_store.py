@@ -6,12 +6,14 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrbase.data.canvas import to_canvas
 from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
@@ -60,6 +62,20 @@ def test_large_jpegs_are_read_in_reduced_size_like_the_full_ones(tmp_path):
         assert half.image(row).shape == (200, 200)
         assert np.abs(half.image(row) - expected).mean() < 1
         assert opened(pack, size=150).image(row).shape == (150, 150)
+
+
+@pytest.mark.parametrize(("side", "taken"), [(299, 128), (128, 128), (100, 100), (508, 128)])
+def test_jpegs_below_the_size_of_the_pack_fill_the_canvas_as_far_as_they_can(tmp_path, side, taken):
+    shapes = [(512, 512), (side, side), (side, side // 2)]
+    pack = make_pack(tmp_path, codec="jpeg", size=512, images=lambda n: picture(n, *shapes[n]), split=["train"] * 3)
+    store, full = opened(pack, size=128), opened(pack, size=512)
+    for row in (1, 2):
+        expected, (height, width) = to_canvas(full.image(row), 128)
+        assert max(height, width) == taken
+        np.testing.assert_array_equal(store.image(row), expected[:height, :width])
+    # The usual image is still decoded at a quarter of its size.
+    quarter = cv2.imdecode(np.frombuffer(store.encoded(0), np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_4)
+    np.testing.assert_array_equal(store.image(0), quarter)
 
 
 def test_columns_stay_on_disk_and_are_read_as_a_manifest_would(pack):
@@ -187,6 +203,37 @@ def test_corrupt_images_are_replaced_counted_and_written_down(pack, way, tmp_pat
     caplog.clear()
     assert [row for batch in resumed for row in batch[2].tolist()] == drawn[16:]
     assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shard_that_came_back_is_read_after_a_restart(pack, way, tmp_path, caplog):
+    shard, away = pack / "shards/made-000004.tar", tmp_path / "away.tar"
+    wanted = list(StreamSampler(Order(np.arange(40), seed=1), batch_size=8))
+    damaged = next(row for row in wanted[:16] if row < 32)
+    index = opened(pack).index
+    damage(pack / index.shard_names[index.shard[damaged]], int(index.offset[damaged]) + 20)
+    shard.rename(away)
+    stream = loader(opened(pack), **way)
+    before = [row for batch in stream for row in batch[2].tolist()]
+    assert stream.dataset.quarantine.rows.tolist() == sorted([damaged, *range(32, 40)])
+    state = json.loads(json.dumps({**stream.state_dict(), "images": 16, "batches": 2}))
+    still = loader(opened(pack), **way)
+    still.load_state_dict(state)
+    assert [row for batch in still for row in batch[2].tolist()] == before[16:]
+    fewer = loader(opened(pack), max_bad=0.1, **way)
+    fewer.load_state_dict(state)
+    with pytest.raises(ShardError, match=r"9 of 40 .*; last: made/3\d\.png in shards/made-000004\.tar, its shard is"):
+        list(fewer)
+    away.rename(shard)
+    caplog.clear()
+    back = loader(opened(pack), **way)
+    for _ in range(2):
+        back.load_state_dict(state)
+    after = [row for batch in back for row in batch[2].tolist()]
+    assert after == wanted[16:] != before[16:]
+    said = "1 images that were unreadable before the stop stay left out, 8 whose shard was missing are tried again"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert back.dataset.quarantine.rows.tolist() == [damaged]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -21,7 +21,7 @@ from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.phantom import make_phantom
 from cxrbase.data.reading import Reading
 from cxrbase.data.shard_store import ShardStore
-from cxrbase.errors import ManifestError, ShardError
+from cxrbase.errors import ConfigError, ManifestError, ShardError
 from cxrbase.evaluation.suite.score_task import splits_of
 from cxrbase.evaluation.suite.seen import training_set
 from cxrbase.evaluation.suite.shortcut import label_by_origin, shortcut_warnings
@@ -131,6 +131,11 @@ def test_an_index_that_changed_or_is_damaged_is_one_sentence(folder, packed, tmp
     store = open_images(data, size=64, read=Reading(), option="--x")
     with pytest.raises(ShardError, match=r"has no image nowhere\.png: the images were packed again"):
         store.index.take(["nowhere.png"])
+
+
+def test_a_manifest_is_refused_with_a_pack(packed):
+    with pytest.raises(ConfigError, match=r"task\.data\.manifest=other\.csv is for folders"):
+        task_of(packed, data__manifest="other.csv")
 
 
 def test_folders_name_the_option_of_their_cache(folder, tmp_path):

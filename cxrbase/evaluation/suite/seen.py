@@ -18,7 +18,6 @@ from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.images import is_packed
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.errors import ConfigError, ManifestError, ShardError
 from cxrbase.evaluation.suite.lineage import config_of, lineage
 
@@ -85,9 +84,8 @@ def training_set(encoder: str | Path) -> AuditSet | str:
     except (ManifestError, ShardError) as error:
         return f"the images that the encoder was pretrained on are not there: {error}"
     table = found.manifest if found.packed else Manifest(found.manifest.table, Path(root))
-    of_split = fill_splits(table, found.splits, packed=bool(found.packed))  # as the data module has them
-    rows = np.flatnonzero(np.isin(of_split.astype(str), splits))
-    return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), of_split[rows], found.packed)
+    rows = np.flatnonzero(np.isin(found.splits.astype(str), splits))
+    return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), found.splits[rows], found.packed)
 
 
 def training_sets(encoder: str | Path) -> tuple[list[AuditSet], str]:
