@@ -92,7 +92,9 @@ def _differs(first: Result, second: Result, metric: str) -> str:
         return "test images"
     if metric not in first.macro or metric not in second.macro:
         return "metrics"
-    return "" if len(first.macro[metric]) == len(second.macro[metric]) else "numbers of resamples"
+    if len(first.macro[metric]) != len(second.macro[metric]):
+        return "numbers of resamples"
+    return "" if first.row["protocol_text"] == second.row["protocol_text"] else "ways of scoring (protocol_text)"
 
 
 def _delong(first: Result, second: Result) -> dict[str, Any] | None:

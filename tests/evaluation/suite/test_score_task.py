@@ -257,6 +257,9 @@ def test_the_better_encoder_is_told_from_noise_and_twins_are_not():
     assert {p["metric"] for p in other} == {"brier"}
     with pytest.raises(ConfigError, match="cannot be compared"):
         compare_results([*run(), *run(name="f", patients=60)])
+    other = run(name="f", settings=Settings(protocols=["linear"], resamples=200, threshold="f1"))
+    with pytest.raises(ConfigError, match=r"their ways of scoring \(protocol_text\) differ"):
+        compare_results([*run(), *other])
     with pytest.raises(ConfigError, match="no seed"):
         compare_results([*run(), *run(name="f", settings=Settings(protocols=["linear"], seeds=[1], resamples=200))])
 
