@@ -67,7 +67,9 @@ def finetune(
     network = with_drop_path(encoder, card, settings.drop_path)
     material = Material.of(data, settings, size, read)
     classifier = _classifier(network, data, settings)
-    best = BestEpoch(material.splits.val.labels, identity(settings, said, data.split_checksum, data.label_checksum))
+    # How a class that nothing was learnt of fares on validation is chance, and chooses nothing.
+    judged_by = np.where(material.learnt, material.splits.val.labels, np.nan)
+    best = BestEpoch(judged_by, identity(settings, said, data.split_checksum, data.label_checksum))
     module = material.module(settings, card, size)
     if not fit_classifier(classifier, module, settings, run_dir, best, checkpoint=checkpoint):
         return None

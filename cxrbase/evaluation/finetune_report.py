@@ -1,5 +1,6 @@
 """What a fine-tuning run says of itself: its result row, and the card of its model folder."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -54,7 +55,8 @@ def result_row(
         "counts": splits.counts(),
         "train_images": images,
         "best_epoch": best.epoch + 1,
-        "validation_score": plain(best.score),
+        # None where validation has no label of a class that was learnt, so that all epochs were alike.
+        "validation_score": plain(best.score) if math.isfinite(best.score) else None,
         "test_opened": 1,
         "undefined": unscored.undefined,
         "uncalibrated": unscored.uncalibrated,
