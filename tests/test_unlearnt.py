@@ -1,5 +1,7 @@
 """A finding that nothing was learnt of: it chooses no epoch, and no model gives a probability for it."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,16 @@ def test_the_epoch_is_chosen_by_what_was_learnt(run, place):
     assert not np.isnan(areas).any()
     assert areas[0] != pytest.approx(areas[1])
     assert row["validation_score"] == pytest.approx(areas[0], abs=1e-9)
+
+
+def test_its_model_knows_what_it_learnt(run, place):
+    assert load_model(run).card["learnt"] == ["effusion"]
+    images = [str(path) for path in sorted((place / "phantom" / "images").iterdir())[:3]]
+    assert main(["predict", *images, "--model", str(run), "--out", str(place / "p.csv"), "--device=cpu"]) == 0
+    rows = list(csv.DictReader((place / "p.csv").open()))
+    assert all(0 < float(row["effusion"]) < 1 for row in rows)
+    assert {(row["nodule"], row["present_nodule"]) for row in rows} == {("", "")}
+    assert "could not teach it:** nodule." in (run / "model" / "README.md").read_text()
 
 
 def test_a_validation_split_that_knows_nothing_of_what_was_learnt_gives_no_score(place):

@@ -93,7 +93,7 @@ def _write_model(
     """Leaves the model folder in place of the checkpoint."""
     # What the model learnt from is what it is to be fed, also where its encoder learnt from other brightness.
     fed = encoder | {"intensity": material.store.intensity, **material.store.reading.values()}
-    card = model_card(row, fed, settings, judged.found, material.canvas)
+    card = model_card(row, fed, settings, judged.found, material.canvas, material.learnt.tolist())
     save_model(run_dir / "model", Model(fitted.classifier.cpu(), card, fitted.range(), judged.check))
     # As large as three models, and a finished run is not gone on with.
     (run_dir / CHECKPOINT).unlink(missing_ok=True)
