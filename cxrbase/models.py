@@ -105,6 +105,11 @@ class Model:
         return self.network.classes
 
     @property
+    def learnt(self) -> tuple[str, ...]:
+        """Classes that its training images could teach; all of a model whose card is silent, as older ones are."""
+        return tuple(self.card.get("learnt", self.classes))
+
+    @property
     def image_size(self) -> Size:
         """Side, or height and width, of the view in pixels."""
         height, width = height_width(self.card["encoder"]["image_size"])
@@ -189,6 +194,8 @@ def load_model(path: str | Path) -> Model:
         laterals = _laterals(card.get("lateral_check"), state, width=int(encoder.embed_dim))
         if not len(card["classes"]) == len(card["temperatures"]) == len(card["thresholds"]):
             raise ValueError("classes, temperatures and thresholds differ in number")
+        if not set(card.get("learnt", ())) <= set(card["classes"]):
+            raise ValueError(f"what was learnt must be some of the classes, got {card['learnt']}")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):
             raise ValueError(f"temperatures must be above 0, got {card['temperatures']}")
         if card["kind"] == "multiclass" and len(set(card["temperatures"])) > 1:

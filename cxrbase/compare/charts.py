@@ -1,10 +1,12 @@
 """Charts of a comparison as SVG in the page's text colour, readable in light and dark themes."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cxrbase.evaluation.chart_styles import styles
+from cxrbase.evaluation.defined import left_out_note, unlike, usual_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +59,16 @@ def curves(results: Sequence[Mapping[str, Any]], arms: Sequence[str], protocol: 
 
 
 def few_labels(values: Sequence[Mapping[str, Any]], arms: Sequence[str], task: str) -> str:
-    """Score over labelled patients per class, with intervals over seeds and patients."""
+    """Score over labelled patients per class, with intervals over seeds and patients.
+
+    Points whose mean is over other classes than most are left out, and named below.
+    """
     rows = [row for row in values if row["task"] == task and row["protocol"].endswith("shot")]
     if not rows:
         return ""
+    usual = usual_classes(row["classes"] for row in rows)
+    others = [(row["protocol"], how) for row in rows if (how := unlike(row["classes"], usual))]
+    rows = [row for row in rows if not unlike(row["classes"], usual)]
     figure, style = _figure(6.0, 3.4), styles(arms)
     axes = figure.subplots()
     for arm in arms:
@@ -72,6 +80,7 @@ def few_labels(values: Sequence[Mapping[str, Any]], arms: Sequence[str], task: s
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks := sorted({_shots(row) for row in rows}), [str(tick) for tick in ticks])
     axes.set(xlabel="labelled patients per class and label", ylabel="macro AUROC")
+    figure.supxlabel(textwrap.fill(left_out_note(others), 80), fontsize=8, color=_INK)
     return _svg(figure, axes)
 
 

@@ -12,7 +12,8 @@ from cxrbase.compare.paper_numbers import content
 from cxrbase.compare.paper_page import write_csv, write_page
 from cxrbase.compare.paper_plan import Paper
 from cxrbase.compare.paper_scores import score
-from cxrbase.compare.scoring import SCORES
+from cxrbase.compare.plan import code_version
+from cxrbase.compare.scoring import CANVAS, SCORES
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ def paper(plan: Paper, *, out: str | Path, device: str = "cpu") -> dict[str, Any
     """
     root = Path(out) / plan.name
     cards = read_cards(plan)
-    scores = score(plan, cards, out=root / SCORES, device=device)
+    # Another folder for other code, which may score otherwise; decoded images are the same for all.
+    folder = root / SCORES
+    scores = score(plan, cards, out=folder / code_version(), canvas=folder / CANVAS, device=device)
     found = content(plan, cards, scores) | {"environment": environment()}
     root.mkdir(parents=True, exist_ok=True)
     write_json(root / "results.json", found)

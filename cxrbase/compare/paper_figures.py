@@ -1,5 +1,6 @@
 """Draws the paper's figures from results.json alone."""
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxrbase.compare.paper_numbers import METRICS
 from cxrbase.evaluation.chart_styles import styles
+from cxrbase.evaluation.defined import unlike, usual_classes
 from cxrbase.evaluation.score_text import gap_text, score_text
 
 if TYPE_CHECKING:
@@ -140,7 +142,8 @@ def _few_labels(axes: "Axes", content: Content, name: str, task: str, metric: st
             axes.text(shots.index(row["shots"]), 0.03, "undefined", transform=axes.get_xaxis_transform(),
                       fontsize=_SMALL, color=_GREY, rotation=90, ha="center")  # fmt: skip
         _interval(axes, row, at=shots.index(row["shots"]), style=style[row["encoder"]], lying=False)
-    known = [row for row in few if row["value"] is not None]
+    usual = usual_classes(row["classes"] for row in rows if row["value"] is not None)
+    known = [row for row in few if row["value"] is not None and not unlike(row["classes"], usual)]
     axes.plot([shots.index(row["shots"]) for row in known], [row["value"] for row in known], lw=1.2,
               color=style[content["ours"]]["color"] if few else _GREY)  # fmt: skip
     whole = [row for row in rows if row["shots"] is None and row["value"] is not None]
@@ -214,7 +217,22 @@ def _notes(content: Content, name: str) -> list[str]:
         "Dotted: AUC 0.5, and the accuracy of always giving the commonest answer. "
         f"Threshold: best {content['threshold']} on validation.",
     ]
+    lines += _off_the_line(content, name) if name == "figure4" else []
     return [wrapped for line in lines + _missing(content, name) for wrapped in textwrap.wrap(line, 190)]
+
+
+def _off_the_line(content: Content, name: str) -> list[str]:
+    """A sentence on the points whose mean is over other classes than that of most in their panel."""
+    found, said = content["figures"][name], []
+    for task, metric in itertools.product(found["tasks"], METRICS):
+        rows = [row for row in found["values"] if (row["task"], row["metric"]) == (task, metric)]
+        rows = [row for row in rows if row["value"] is not None]
+        usual = usual_classes(row["classes"] for row in rows)
+        for row in rows:
+            if how := unlike(row["classes"], usual):
+                few = "all labels" if row["shots"] is None else f"{row['shots']} per class"
+                said.append(f"{task} {METRICS[metric]}, {row['encoder']} with {few} ({how})")
+    return [f"On no line, as the mean is over other classes there: {'; '.join(said)}."] if said else []
 
 
 def _missing(content: Content, name: str) -> list[str]:

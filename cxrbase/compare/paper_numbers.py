@@ -9,6 +9,7 @@ from cxrbase.compare.paper_plan import FIGURES, ROLES, Paper
 from cxrbase.compare.paper_scores import Scores
 from cxrbase.compare.verdict import row_of, score_of
 from cxrbase.evaluation.correction import correct, family_warnings
+from cxrbase.evaluation.defined import unlike, usual_classes
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
@@ -33,7 +34,11 @@ def content(plan: Paper, cards: Mapping[str, dict[str, Any]], scores: Scores) ->
     }
     figures = {name: _figure(name, plan, scores) for name in FIGURES}
     limits = family_warnings(dict(family for figure in figures.values() for family in figure.pop("families")))
-    return said | {"missing": missing(said), "warnings": [*_warnings(plan, scores), *limits], "figures": figures}
+    return said | {
+        "missing": missing(said),
+        "warnings": [*_warnings(plan, scores), *_not_compared(plan, scores), *limits],
+        "figures": figures,
+    }
 
 
 def missing(said: Mapping[str, Any]) -> list[str]:
@@ -111,11 +116,12 @@ def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence
     for slot in plan.given:
         for amount in [None, *(shots if slot is plan.ours else [])]:
             results = _of(scores, task, slot.name, amount)
-            runs = _runs(results, _measured(scores, task, metric))
+            measured = _measured(scores, task, metric)
+            runs, classes = _runs(results, measured), _classes(results, measured)
             empty: dict[str, Any] = {"seeds": 0, "value": None, "low": None, "high": None, "by_seed": []}
             images = float(np.mean([result.row["train_images"] for result in results]))
-            row = {"task": task, "encoder": slot.name, "shots": amount, "metric": metric, "train_images": images}
-            yield row | (score_of(runs) if runs else empty)
+            about = {"task": task, "encoder": slot.name, "shots": amount, "metric": metric, "train_images": images}
+            yield about | {"classes": classes} | (score_of(runs) if runs else empty)
 
 
 def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: int | None) -> Iterable[dict[str, Any]]:
@@ -126,11 +132,39 @@ def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: in
     assert plan.ours is not None
     measured = _measured(scores, task, metric)
     for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
-        one = _runs(_of(scores, task, plan.ours.name, amount), measured)
-        two = _runs(_of(scores, task, slot.name, None), measured)
-        if one and two:
+        mine, its = _of(scores, task, plan.ours.name, amount), _of(scores, task, slot.name, None)
+        one, two = _runs(mine, measured), _runs(its, measured)
+        if one and two and not _apart(mine, its, measured):
             row = {"task": task, "metric": metric, "ours": plan.ours.name, "shots": amount, "against": slot.name}
             yield row | row_of(hierarchical_difference(one, two))
+
+
+def _not_compared(plan: Paper, scores: Scores) -> Iterable[str]:
+    """A sentence for each difference that would be one of means over different classes."""
+    asked = [(task.name, metric, amount) for path, task in scores.tasks.items() if path not in scores.absent
+             for metric in METRICS for amount in (None, *plan.shots)]  # fmt: skip
+    for task, metric, amount in asked if plan.ours else []:
+        assert plan.ours is not None
+        mine = _of(scores, task, plan.ours.name, amount)
+        for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
+            if how := _apart(mine, _of(scores, task, slot.name, None), _measured(scores, task, metric)):
+                few = "all labels" if amount is None else f"{amount} labelled patients per class"
+                yield (
+                    f"{task}, {METRICS[metric]}: {plan.ours.name} with {few} is not compared with {slot.name}, as the "
+                    f"means are over different classes ({how})"
+                )
+
+
+def _apart(one: Sequence[Result], two: Sequence[Result], metric: str) -> str:
+    """How the classes of some runs differ from those of others, where any does."""
+    usual = usual_classes(_classes([result], metric) for result in two)
+    return next((how for result in (*one, *two) if (how := unlike(_classes([result], metric), usual))), "")
+
+
+def _classes(results: Sequence[Result], metric: str) -> list[str]:
+    """Classes that the mean is over in all of some results; none of a metric that is of all classes together."""
+    found = [result.row["metrics"].get(metric, {}).get("classes", []) for result in results]
+    return [name for name in found[0] if all(name in one for one in found)] if found else []
 
 
 def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> list[Result]:

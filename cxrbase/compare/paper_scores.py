@@ -32,13 +32,14 @@ class Scores:
     results: dict[tuple[str, str], list[Result]] = field(default_factory=lambda: defaultdict(list))
 
 
-def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device: str) -> Scores:
+def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, canvas: Path, device: str) -> Scores:
     """Scores what an earlier run did not.
 
     Args:
         plan: Encoders and tasks.
         cards: Of `read_cards`.
-        out: Folder of the suite's rows, features and decoded images.
+        out: Folder of the suite's rows and features.
+        canvas: Folder of decoded images.
         device: Where encoders run.
 
     Raises:
@@ -56,6 +57,8 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, device
         for seeds, encoder in networks(slot, cards[slot.name], plan.seeds):
             settings = plan.settings(few=ours, seeds=seeds)
             for one in data:
-                found = score_encoder(encoder, one, settings, out=out, device=device, bad_option="--max_bad")
+                found = score_encoder(
+                    encoder, one, settings, out=out, canvas=canvas, device=device, bad_option="--max_bad"
+                )
                 scores.results[one.task.name, slot.name] += found
     return scores

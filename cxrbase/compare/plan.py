@@ -5,12 +5,12 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import cxrbase
+from cxrbase.code_hash import code_hash
 from cxrbase.config_files import read_config, read_value
 from cxrbase.errors import ConfigError
 
@@ -209,12 +209,7 @@ class Cell:
 
 def code_version() -> str:
     """The version, and a hash of the package's files, so that changed code is not taken for the same."""
-    package = Path(cxrbase.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if not any(fnmatch(path.relative_to(package).as_posix(), pattern) for pattern in _WITHOUT_EFFECT):
-            digest.update(path.read_bytes())
-    return f"{cxrbase.__version__}+{digest.hexdigest()[:10]}"
+    return f"{cxrbase.__version__}+{code_hash(without=_WITHOUT_EFFECT)[:10]}"
 
 
 def folder_name(cell: Cell, key: str) -> str:

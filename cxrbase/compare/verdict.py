@@ -45,9 +45,17 @@ def values(results: Results) -> list[dict[str, Any]]:
             runs = samples(results, arm, task, protocol)
             if not runs:
                 continue
-            row = {"arm": arm, "task": task, "protocol": protocol, "metric": METRIC}
+            row: dict[str, Any] = {"arm": arm, "task": task, "protocol": protocol, "metric": METRIC}
+            row["classes"] = _classes(results, arm, task, protocol)
             rows.append(row | score_of(list(runs.values())))
     return rows
+
+
+def _classes(results: Results, arm: str, task: str, protocol: str) -> list[str]:
+    """Classes that the macro mean of an arm is over with every seed and draw."""
+    rows = [r["tasks"].get(task, {}).get("protocols", {}).get(protocol) for r in results if r["cell"]["arm"] == arm]
+    found = [row["metrics"][METRIC]["classes"] for row in rows if row and METRIC in row.get("metrics", {})]
+    return [name for name in found[0] if all(name in one for one in found)] if found else []
 
 
 def score_of(runs: Sequence[Run]) -> dict[str, Any]:

@@ -181,7 +181,12 @@ def _predicted(logits: Tensor, found: Features) -> Predicted:
 
 
 def validation_score(logits: NDArray[np.float64], truth: NDArray[Any]) -> float:
-    """What chooses an epoch: macro AUROC over the classes that validation can judge; minus the log loss without any."""
+    """What chooses an epoch: macro AUROC over the classes that validation can judge; minus the log loss without any.
+
+    Args:
+        logits: (V, K) log-odds.
+        truth: (V, K) labels, 1 present, 0 absent, NaN unknown or of a class that is not to count.
+    """
     area = macro(auroc(logits, truth))
     if not np.isnan(area):
         return area

@@ -67,7 +67,9 @@ def finetune(
     network = with_drop_path(encoder, card, settings.drop_path)
     material = Material.of(data, settings, size, read)
     classifier = _classifier(network, data, settings)
-    best = BestEpoch(material.splits.val.labels, identity(settings, said, data.split_checksum, data.label_checksum))
+    # How a class that nothing was learnt of fares on validation is chance, and chooses nothing.
+    judged_by = np.where(material.learnt, material.splits.val.labels, np.nan)
+    best = BestEpoch(judged_by, identity(settings, said, data.split_checksum, data.label_checksum))
     module = material.module(settings, card, size)
     if not fit_classifier(classifier, module, settings, run_dir, best, checkpoint=checkpoint):
         return None
@@ -91,7 +93,7 @@ def _write_model(
     """Leaves the model folder in place of the checkpoint."""
     # What the model learnt from is what it is to be fed, also where its encoder learnt from other brightness.
     fed = encoder | {"intensity": material.store.intensity, **material.store.reading.values()}
-    card = model_card(row, fed, settings, judged.found, material.canvas)
+    card = model_card(row, fed, settings, judged.found, material.canvas, material.learnt.tolist())
     save_model(run_dir / "model", Model(fitted.classifier.cpu(), card, fitted.range(), judged.check))
     # As large as three models, and a finished run is not gone on with.
     (run_dir / CHECKPOINT).unlink(missing_ok=True)

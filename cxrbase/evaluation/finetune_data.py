@@ -117,11 +117,16 @@ def _few(settings: FineTune, train: Cohort, rows: NDArray[np.int64], data: TaskD
             )
         return targets
     place, labels = k_shot(train, settings.shots, seed=settings.seed)
-    # A softmax needs the whole answer, which a drawn image of one of several classes has.
-    targets[rows[place]] = data.targets[rows[place]] if data.task.kind == "multiclass" else labels
-    if not len(place):
+    exclusive = data.task.kind == "multiclass"
+    if exclusive:
+        # A softmax needs the whole answer. That of an image drawn as one without a class would be a label more of
+        # another class, so each class has its own k alone, and the others' are those without it.
+        place = place[(labels == 1).any(1)]
+        labels = data.targets[rows[place]]
+    targets[rows[place]] = labels
+    if not _told_apart(targets[rows]).any():
         raise ConfigError(
             f"no class has {settings.shots} patients with and without it in train: set finetune.shots to at most "
-            f"{most_shots(train)}"
+            f"{most_shots(train, exclusive=exclusive)}"
         )
     return targets

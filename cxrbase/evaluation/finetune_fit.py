@@ -36,7 +36,7 @@ class BestEpoch(Callback):
     """Scores validation after every epoch and keeps the weights of the best, the first on a tie.
 
     Args:
-        truth: (V, K) labels of the validation images.
+        truth: (V, K) labels of the validation images, NaN for classes that are not learnt.
         identity: What makes a run this one and no other; kept in checkpoints.
     """
 

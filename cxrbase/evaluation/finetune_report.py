@@ -1,5 +1,7 @@
 """What a fine-tuning run says of itself: its result row, and the card of its model folder."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -54,7 +56,8 @@ def result_row(
         "counts": splits.counts(),
         "train_images": images,
         "best_epoch": best.epoch + 1,
-        "validation_score": plain(best.score),
+        # None where validation has no label of a class that was learnt, so that all epochs were alike.
+        "validation_score": plain(best.score) if math.isfinite(best.score) else None,
         "test_opened": 1,
         "undefined": unscored.undefined,
         "uncalibrated": unscored.uncalibrated,
@@ -79,8 +82,9 @@ def _task_card(data: TaskData) -> dict[str, Any]:
 
 
 def model_card(
-    row: dict[str, Any], encoder: dict[str, Any], settings: FineTune, found: Measured, canvas: int
-) -> dict[str, Any]:
+    row: dict[str, Any], encoder: dict[str, Any], settings: FineTune, found: Measured, canvas: int,
+    learnt: Sequence[bool],
+) -> dict[str, Any]:  # fmt: skip
     """What a model folder tells of its model, to those who use it.
 
     Args:
@@ -89,11 +93,13 @@ def model_card(
         settings: How was fitted.
         found: Temperatures and thresholds.
         canvas: Longest side that is kept of an image, in pixels.
+        learnt: Which classes had something to tell apart in training, (K,).
     """
     kept = (*_FED, "timm_args", "intensity", "format", "name", "hash")
     return {
         "encoder": {key: encoder[key] for key in kept if key in encoder},
         "classes": list(found.classes),
+        "learnt": [name for name, one in zip(found.classes, learnt, strict=True) if one],
         "kind": row["task"]["kind"],
         "mode": settings.mode,
         "temperatures": found.temperatures.tolist(),

@@ -17,7 +17,8 @@ class FineTune:
 
     Args:
         mode: `finetune` everything, or a `probe` (linear) or `attentive` probe on the frozen encoder.
-        shots: Learn from this many patients with and without each class; None takes all.
+        shots: Learn from this many patients with and without each class; where an image has exactly one class, from
+            this many of each; None takes all.
         fraction: Learn from this share of the training patients, in (0, 1].
         epochs: Passes over the training images.
         batch_size: Images per step and device.

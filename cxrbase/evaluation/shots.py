@@ -42,13 +42,19 @@ def k_shot(train: Cohort, k: int, *, seed: int) -> tuple[npt.NDArray[np.int64], 
     return rows, labels[rows]
 
 
-def most_shots(train: Cohort) -> int:
-    """Largest k for which some class has k patients with and k without it."""
-    both = [
-        min(len(np.unique(train.patients[train.labels[:, column] == value].astype(str))) for value in (0.0, 1.0))
-        for column in range(train.labels.shape[1])
-    ]
-    return max(both, default=0)
+def most_shots(train: Cohort, *, exclusive: bool = False) -> int:
+    """Largest k for which some class has k patients with and k without it.
+
+    Args:
+        train: The images to draw from.
+        exclusive: Whether those without a class are the k of another one, as where an image has exactly one class.
+    """
+    with_it, without = (
+        [len(np.unique(train.patients[column == value].astype(str))) for column in train.labels.T]
+        for value in (1.0, 0.0)
+    )
+    both = [min(pair) for pair in zip(with_it, without, strict=True)]
+    return max(sorted(both)[:-1] if exclusive else both, default=0)
 
 
 def fraction(train: Cohort, share: float, *, seed: int) -> npt.NDArray[np.int64]:

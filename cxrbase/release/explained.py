@@ -1,6 +1,6 @@
 """One interface to everything that can be explained: a fine-tuned model with findings, or an encoder alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Explained:
         probabilities: (B, K) of the input.
         warnings: Words for what is odd about each image of the input.
         unproven: Findings that the model did not tell better than chance on its test patients, as of `unproven`.
+        unlearnt: Findings that its training images could not teach, which have no probability and no map.
     """
 
     network: Encoder
@@ -45,6 +46,7 @@ class Explained:
     probabilities: Callable[[Tensor], Tensor] | None = None
     warnings: Callable[[Tensor], list[tuple[str, ...]]] | None = None
     unproven: tuple[str, ...] = ()
+    unlearnt: tuple[str, ...] = ()
 
     def choose(self, view: Tensor, finding: str | None) -> tuple[str | None, Score | None]:
         """The finding to explain and its score; the most probable where none is named.
@@ -60,10 +62,20 @@ class Explained:
             return None, None
         if finding is not None and finding not in self.findings:
             raise ConfigError(f"the model has no finding {finding!r}; it has {', '.join(self.findings)}")
-        with torch.inference_mode():
-            best = int(self.probabilities(view)[0].argmax())
-        index = best if finding is None else self.findings.index(finding)
+        known = [name for name in self.findings if name not in self.unlearnt]
+        if finding in self.unlearnt or not known:
+            raise ConfigError(
+                f"the model learnt nothing of {finding or 'any finding'}, as its training images had no examples with "
+                f"and without it: choose another; it learnt {', '.join(known) or 'none'}"
+            )
+        index = self.findings.index(finding or self._likeliest(view, known))
         return self.findings[index], self.score_of(index)
+
+    def _likeliest(self, view: Tensor, known: Sequence[str]) -> str:
+        assert self.probabilities is not None
+        with torch.inference_mode():
+            chances = self.probabilities(view)[0].tolist()
+        return max(known, key=lambda name: chances[self.findings.index(name)])
 
 
 def is_model(name: str) -> bool:
@@ -108,5 +120,5 @@ def _of_model(model: Model) -> Explained:
     canvas = int(model.card.get("canvas_size") or 2 * longest(model.image_size))
     return Explained(
         classifier.encoder, canvas, model.reading, model.view, model.classes, score_of, model.probabilities, warnings,
-        tuple(unproven(model.card)),
+        tuple(unproven(model.card)), tuple(name for name in model.classes if name not in model.learnt),
     )  # fmt: skip

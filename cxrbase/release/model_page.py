@@ -122,6 +122,9 @@ def _scores(card: dict[str, Any]) -> Iterator[str]:
         (name, interval(score), number(thresholds.get(name))) for name, score in metrics["auroc"]["per_class"].items()
     ]
     yield table(("Finding", "AUROC, 95 % interval over patients", "Threshold chosen by validation"), rows)
+    if unlearnt := [name for name in card["classes"] if name not in card.get("learnt", card["classes"])]:
+        names = ", ".join(unlearnt)
+        yield f"**Not learnt, as the training images could not teach it:** {names}. No probability is given."
     if doubtful := unproven(card):
         yield f"**Not shown to be better than chance on these patients:** {', '.join(doubtful)}. Do not rely on them."
     yield from subgroups(part_of(card, "subgroups"), scored="the model")

@@ -27,15 +27,17 @@ class Prediction:
 
     Attributes:
         path: As named.
-        probabilities: Calibrated, by finding; None where the image could not be read.
-        present: Whether each probability reaches the threshold that validation chose; None where it chose none.
+        probabilities: Calibrated, by finding, None of one that training could not teach; None where the image could
+            not be read.
+        present: Whether each probability reaches the threshold that validation chose; None where it chose none, or
+            there is no probability.
         distance: Of the features to those of the training images, about 1 for images like them.
         warnings: What is odd about the image.
         error: Why it could not be read, "" where it could.
     """
 
     path: str
-    probabilities: dict[str, float] | None
+    probabilities: dict[str, float | None] | None
     present: dict[str, bool | None] | None
     distance: float | None
     warnings: tuple[str, ...]
@@ -118,9 +120,11 @@ def _bad(item: Item, error: str) -> Prediction:
 
 
 def _one(model: Model, image: Loaded, probabilities: list[float], distance: float, odd: tuple[str, ...]) -> Prediction:
-    named = dict(zip(model.classes, probabilities, strict=True))
-    limits = zip(model.classes, model.thresholds, strict=True)
-    present = {name: None if limit is None else named[name] >= limit for name, limit in limits}
+    # What the head gives for a class that it never learnt is where it started, and no probability.
+    known = [value if name in model.learnt else None for name, value in zip(model.classes, probabilities, strict=True)]
+    judged = zip(model.classes, known, model.thresholds, strict=True)
+    present = {name: None if value is None or limit is None else value >= limit for name, value, limit in judged}
+    named = dict(zip(model.classes, known, strict=True))
     return Prediction(image.item.name, named, present, distance, (*image.warnings, *odd), "")
 
 
@@ -169,7 +173,7 @@ def _row(prediction: Prediction, classes: Sequence[str]) -> list[Any]:
     distance = "" if prediction.distance is None else f"{prediction.distance:.3f}"
     return [
         prediction.path,
-        *(f"{chances[name]:.6f}" if name in chances else "" for name in classes),
+        *("" if (chance := chances.get(name)) is None else f"{chance:.6f}" for name in classes),
         *("" if present.get(name) is None else int(bool(present[name])) for name in classes),
         distance,
         "; ".join(prediction.warnings),

@@ -50,6 +50,20 @@ def test_a_chart_of_ten_arms_holds_ten_looks_and_ten_names():
     assert all(f">{arm}</text>" in svg for arm in arms)
 
 
+def test_points_of_few_labels_over_other_classes_are_left_out_and_named():
+    def row(arm, shots, classes):
+        return {"arm": arm, "task": "made", "protocol": f"linear-{shots}shot", "value": 0.6, "low": 0.5, "high": 0.7,
+                "classes": classes}  # fmt: skip
+
+    rows = [row("mae", shots, ["a", "b"]) for shots in (4, 16)]
+    assert "Left out" not in charts.few_labels(rows, ["mae"], "made")
+    svg = charts.few_labels([row("mae", 1, ["b"]), *rows], ["mae"], "made")
+    assert "Left out, as the mean is over other classes there: linear-1shot (without a)." in " ".join(
+        re.findall(r"<text[^>]*>([^<]*)", svg)
+    )
+    assert len(points(svg)) == len(points(charts.few_labels(rows, ["mae"], "made")))
+
+
 def test_precision_is_set_against_score_where_two_were_run(plan, tmp_path):
     plan = replace(plan, precisions=["32-true", "bf16-mixed"])
     places = lay_out(plan, tmp_path / "made", data="data")

@@ -53,6 +53,14 @@ def test_the_interval_of_a_score_holds_the_spread_of_draws():
     assert wide["high"] - wide["low"] > 5 * (narrow["high"] - narrow["low"])
 
 
+def test_the_classes_of_a_score_are_those_that_all_draws_and_seeds_have():
+    found = compared([0.0] * 3)
+    assert [row["classes"] for row in values(found)] == [["a", "b"]] * 2
+    draws = [drawn(0.6, 0), drawn(0.7, 1, classes=("a",))]
+    found[0]["tasks"]["made"]["protocols"] = _protocols(draws)
+    assert [row["classes"] for row in values(found[:1])] == [["a"]]
+
+
 def test_metrics_are_means_over_draws_and_not_those_of_the_first():
     draws = [drawn(0.6, 0, accuracy=0.5), drawn(0.7, 1, accuracy=0.8, classes=("a",)), drawn(0.8, 2, accuracy=0.8)]
     found = _protocols([*draws, drawn(0.9, 0, protocol="linear")])

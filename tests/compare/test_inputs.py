@@ -1,6 +1,5 @@
 """What a cell read is part of its key: images, labels, splits, patients, lists, weights, and the code that counts."""
 
-import ast
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.lineage import lineage
 from cxrbase.weights import load_any_encoder
 from packs import make_pack
+from reaching import reached
 
 PACKAGE = Path(cxrbase.__file__).parent
 PATIENTS, SHAPE = 12, {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -186,23 +186,6 @@ def test_two_tasks_of_one_name_are_refused_and_one_file_twice_is_one_task(plan, 
     content["task"]["data"]["root"] = str(write_images(tmp_path / "there"))
     first.write_text(yaml.safe_dump(content))
     assert without_absent(replace(plan, tasks=[str(first), str(first)]))[0].tasks == [str(first)]
-
-
-def reached(module: str) -> set[str]:
-    """Files of the package that a module imports, or that these import, also within functions."""
-    found, waiting = set(), [module]
-    while waiting:
-        path = PACKAGE.joinpath(*waiting.pop().split(".")[1:])
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if not file.is_file() or file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("cxrbase"):
-                waiting += [str(node.module), *(f"{node.module}.{name.name}" for name in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [name.name for name in node.names if name.name.startswith("cxrbase")]
-    return {file.relative_to(PACKAGE).as_posix() for file in found}
 
 
 def test_the_code_version_leaves_out_only_what_no_worker_imports(tmp_path):

@@ -16,6 +16,7 @@ from cxrbase.compare.paper_encoders import networks, read_cards
 from cxrbase.compare.paper_figures import draw, p_text
 from cxrbase.compare.paper_numbers import METRICS
 from cxrbase.compare.paper_plan import FIGURES, Paper, Slot
+from cxrbase.compare.plan import code_version
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
@@ -200,6 +201,12 @@ def test_a_second_run_computes_nothing_and_gives_the_same(made, words, world, fo
     before = (folder / "results.json").read_bytes(), (folder / "figure4.pdf").read_bytes()
     assert main(words(OURS.format(world), out=folder.parent)) == 0
     assert ((folder / "results.json").read_bytes(), (folder / "figure4.pdf").read_bytes()) == before
+
+
+def test_scores_lie_in_a_folder_of_their_code_and_decoded_images_in_one_for_all(made, folder):
+    assert sorted(path.name for path in (folder / "scores").iterdir()) == sorted([code_version(), "canvas"])
+    assert list((folder / "scores" / code_version() / "results").glob("*.json"))
+    assert made["environment"]["code"] == code_version()
 
 
 def test_files_of_one_name_are_training_seeds_and_weights_from_imagenet_go_before_scratch(made, words, world, folder):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from cxrbase.compare.paper_figures import draw
 from cxrbase.compare.paper_numbers import METRICS, content
 from cxrbase.compare.paper_plan import Paper, Slot
 from cxrbase.compare.paper_scores import Scores
@@ -21,20 +22,23 @@ def paper(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text(yaml.safe_dump({"task": {"name": "made", "title": "Made", "data": {"root": "nowhere"}}}))
 
-    def make(levels, *, resamples):
+    def make(levels, *, resamples, classes=None, usual=("a",)):
         plan = Paper("p", [OURS, BLANK], *[[str(task)]] * 3, shots=[4], few=4, seeds=[0, 1], resamples=resamples)
         scores = Scores({str(task): read_task(str(task))}, {})
         patients = np.random.default_rng(0).normal(0, 0.02, resamples)
         for (encoder, protocol), values in levels.items():
             for seed, value in enumerate(values):
-                scores.results["made", encoder].append(result(protocol, seed, np.array([value, *(value + patients)])))
+                own = (classes or {}).get((encoder, protocol), [usual] * len(values))[seed]
+                samples = np.array([value, *(value + patients)])
+                scores.results["made", encoder].append(result(protocol, seed, samples, own))
         return content(plan, {}, scores)
 
     return make
 
 
-def result(protocol, seed, samples):
+def result(protocol, seed, samples, classes=("a",)):
     row = {"protocol": protocol, "seed": seed, "train_images": 8, "warnings": []}
+    row["metrics"] = {name: {"classes": list(classes)} for name in METRICS}
     counts = {"test": {"images": 4, "patients": 4}}
     empty, labels = np.zeros((4, 1)), np.array([[0.0], [0.0], [1.0], [1.0]])
     return Result(row | {"counts": counts}, empty, empty, labels, np.arange(4), dict.fromkeys(METRICS, samples))
@@ -83,3 +87,31 @@ def test_few_resamples_for_the_tests_of_a_figure_are_told(paper, resamples, said
     if said:
         assert limits[0].startswith("figure2 AUC ")
         assert set(found["figures"]["figure2"]) == {"tasks", "absent", "values", "differences"}
+
+
+def test_means_over_different_classes_are_not_compared_and_this_is_said(paper):
+    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6, 0.8]}
+    found = paper(levels, resamples=500, classes={("ours", "linear-4shot"): [("a",), ("a", "b")]}, usual=("a", "b"))
+    for figure in found["figures"].values():
+        assert {row["shots"] for row in figure["differences"]} == {None}
+    said = [warning for warning in found["warnings"] if "not compared" in warning]
+    assert said == [
+        f"made, {metric}: ours with 4 labelled patients per class is not compared with untrained, as the means are "
+        "over different classes (without b)"
+        for metric in METRICS.values()
+    ]
+    rows = {(row["encoder"], row["shots"]): row for row in found["figures"]["figure4"]["values"]}
+    assert rows["ours", 4]["classes"] == ["a"]
+    assert rows["ours", None]["classes"] == ["a", "b"]
+    assert not [warning for warning in paper(levels, resamples=500)["warnings"] if "not compared" in warning]
+
+
+def test_points_over_other_classes_are_on_no_line_and_named_below_the_figure(paper):
+    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6], ("untrained", "linear"): [0.6]}
+    said = "made AUC, ours with 4 per class (without b); made ACC, ours with 4 per class (without b)."
+    for classes, off in (({}, False), ({("ours", "linear-4shot"): [("a",)]}, True)):
+        figure = draw(paper(levels, resamples=20, classes=classes, usual=("a", "b")), "figure4")
+        assert (said in " ".join(figure.get_supxlabel().split())) == off
+        # The line through few labels has no mark; a point of an interval has one.
+        (line,) = [line for line in figure.axes[0].lines if line.get_lw() == 1.2]
+        assert len(line.get_xdata()) == (0 if off else 1)

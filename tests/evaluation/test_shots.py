@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cxrbase.evaluation.cohort import Cohort
 from cxrbase.evaluation.shots import fraction, k_shot, most_shots
 from evaluation.worlds import cohort
 
@@ -34,6 +35,13 @@ def test_the_most_shots_that_a_class_has_are_found():
     most = most_shots(train)
     assert not np.isnan(k_shot(train, most, seed=0)[1]).all()
     assert not len(k_shot(train, most + 1, seed=0)[0])
+
+
+def test_of_exclusive_classes_the_most_are_those_that_two_have():
+    one_of = np.eye(3)[np.repeat([0, 1, 2], [9, 5, 2])]
+    train = Cohort(one_of, np.arange(len(one_of)).astype(str))
+    assert most_shots(train, exclusive=True) == 5
+    assert most_shots(train) == 7
 
 
 def test_a_class_with_too_few_patients_gets_no_label():

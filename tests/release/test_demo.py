@@ -179,6 +179,19 @@ def test_the_page_in_a_browser(server, phantom, tmp_path):
         assert "note.txt was not read" in page.inner_text("#said")
 
 
+def test_the_page_says_what_was_not_learnt(encoder_folder, tmp_path):
+    folder = make_model(encoder_folder, tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text()) | {"learnt": ["effusion"]}
+    (folder / "model.json").write_text(json.dumps(card))
+    Image.fromarray(smooth(3)).save(tmp_path / "smooth.png")
+    with serving(tmp_path, "--model", str(folder)) as (port, _), browsing(port) as (page, problems, _):
+        page.set_input_files("#file", tmp_path / "smooth.png")
+        (effusion, nodule) = chances(page)
+        assert effusion[1].endswith(" %")
+        assert nodule == ["nodule", "not learnt"]
+        assert problems == []
+
+
 def chances(page):
     """The table of probabilities as the page shows it."""
     page.wait_for_selector("#result:not([hidden])", timeout=60_000)

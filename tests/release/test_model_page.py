@@ -68,6 +68,12 @@ def test_each_section_of_the_card_of_a_model(section, said):
         assert words in sections(text)[section]
 
 
+def test_a_finding_that_was_not_learnt_is_named():
+    found = sections(model_page(CARD | {"learnt": ["hernia"]}))["Results on test patients"]
+    assert "**Not learnt, as the training images could not teach it:** mass. No probability is given." in found
+    assert "Not learnt" not in model_page(CARD)
+
+
 def test_what_is_not_known_is_said():
     new = ("data", "compute", "settings", "train_images", "best_epoch", "subgroups")  # a folder of an earlier version
     text = model_page({key: value for key, value in CARD.items() if key not in new})

@@ -127,6 +127,37 @@ def test_findings_that_were_not_told_from_chance_are_named(model, images, tmp_pa
     assert unproven({}) == []
 
 
+def test_a_finding_that_was_not_learnt_has_no_probability(model, images, tmp_path):
+    from cxrbase.models import load_model
+    from cxrbase.release.demo.analysis import Analysis
+
+    loaded, image = load_model(model), str(images / "00.png")
+    folder = save_model(tmp_path / "model", dataclasses.replace(loaded, card=loaded.card | {"learnt": ["nodule"]}))
+    (before,) = predict(model, [image], device="cpu")
+    for suffix in ("csv", "json"):
+        out = tmp_path / f"out.{suffix}"
+        assert main(["predict", image, "--model", str(folder), "--out", str(out), "--device", "cpu"]) == 0
+    (row,) = csv.DictReader((tmp_path / "out.csv").open())
+    assert (row["effusion"], row["present_effusion"]) == ("", "")
+    assert float(row["nodule"]) == pytest.approx(before.probabilities["nodule"], abs=1e-6)
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert found["probabilities"] == {"effusion": None, "nodule": before.probabilities["nodule"]}
+    assert found["present"]["effusion"] is None
+    shown = Analysis(str(folder))((images / "00.png").read_bytes())
+    assert shown["probabilities"][0] == {"finding": "effusion", "value": None}
+    assert shown["probabilities"][1]["value"] > 0
+    assert shown["explained"] == "nodule"
+    whole = Analysis(str(model))((images / "00.png").read_bytes())["probabilities"]
+    assert all(row["value"] is not None for row in whole)
+    with pytest.raises(ConfigError, match=r"learnt nothing of effusion.*; it learnt nodule"):
+        explain_image(str(folder), image, out=tmp_path / "maps", finding="effusion")
+    for wrong in (["gout"], 3):
+        card = json.loads((folder / "model.json").read_text()) | {"learnt": wrong}
+        (folder / "model.json").write_text(json.dumps(card))
+        with pytest.raises(ModelError, match="does not fit"):
+            load_model(folder)
+
+
 @pytest.mark.parametrize("name", ["gradient.png", "overview.png"])
 def test_maps_that_are_there_are_kept(name, model, images, tmp_path):
     (tmp_path / name).write_text("mine")

@@ -32,7 +32,8 @@ def compare_results(results: Sequence[Result], *, metric: str = "auroc") -> list
         p_holm is not below 0.05), and delong where there is one class and one seed.
 
     Raises:
-        ConfigError: If two encoders were scored on other test images, or a metric is not there.
+        ConfigError: If two encoders were scored on other test images, in other ways or for other classes, or a metric
+            is not there.
     """
     cells: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in sorted(results, key=lambda one: one.row["seed"]):
@@ -65,12 +66,14 @@ def _pair(task: str, protocol: str, first: list[Result], second: list[Result], m
     one, two = ([run for run in runs if run.row["seed"] in seeds] for runs in (first, second))
     if not seeds:
         raise ConfigError(f"{names[0]} and {names[1]} have no seed of {protocol} on {task} in common")
-    for other in (*one[1:], *two):
-        if differ := _differs(one[0], other, metric):
-            raise ConfigError(
-                f"{names[0]} and {names[1]} cannot be compared on {task}: their {differ} differ; score both in one run "
-                "or with the same settings"
-            )
+    differ = [_differs(one[0], other, metric) for other in (*one[1:], *two)]
+    # The draws of one encoder may differ in their classes, but not two encoders on one draw.
+    differ += [_differs_in_classes(*pair, metric) for pair in zip(one, two, strict=True)]
+    if reason := next(filter(None, differ), ""):
+        raise ConfigError(
+            f"{names[0]} and {names[1]} cannot be compared on {task}: their {reason} differ; score both in one run "
+            "or with the same settings"
+        )
     first_draws, second_draws = (np.stack([run.macro[metric] for run in runs]) for runs in (one, two))
     found = hierarchical_difference([first_draws], [second_draws])
     return {
@@ -92,7 +95,15 @@ def _differs(first: Result, second: Result, metric: str) -> str:
         return "test images"
     if metric not in first.macro or metric not in second.macro:
         return "metrics"
-    return "" if len(first.macro[metric]) == len(second.macro[metric]) else "numbers of resamples"
+    if len(first.macro[metric]) != len(second.macro[metric]):
+        return "numbers of resamples"
+    return "" if first.row["protocol_text"] == second.row["protocol_text"] else "ways of scoring (protocol_text)"
+
+
+def _differs_in_classes(first: Result, second: Result, metric: str) -> str:
+    """Means over other classes are no difference; top-1 accuracy has no classes, as it needs all."""
+    mine, its = (one.row["metrics"][metric].get("classes") for one in (first, second))
+    return "" if mine == its else f"classes that {metric} is defined for"
 
 
 def _delong(first: Result, second: Result) -> dict[str, Any] | None:

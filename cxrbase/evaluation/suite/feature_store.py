@@ -16,6 +16,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.evaluation.features import extract_features
+from cxrbase.evaluation.suite.scoring_code import features_code
 from cxrbase.states import state_hash
 from cxrbase.weights_fit import Encoder
 from cxrbase.whole_files import written_whole
@@ -50,7 +51,7 @@ class FeatureStore:
         card: Its image_size, mean, std and, where it has them, window and crop_borders.
         manifest: The images.
         images: Their pixels, row by row.
-        folder: Where features are kept; one folder for each encoder and data set is made in it.
+        folder: Where features are kept; one folder for each encoder, data set and code is made in it.
         device: Where the encoder runs.
     """
 
@@ -66,7 +67,7 @@ class FeatureStore:
     ) -> None:
         self.encoder, self.card, self.images, self.device = encoder, card, images, torch.device(device)
         self.encoder_hash, self.data_hash = encoder_hash(encoder, card), data_hash(manifest, images)
-        self.folder = folder / f"{self.encoder_hash[:16]}-{self.data_hash[:16]}"
+        self.folder = folder / f"{self.encoder_hash[:16]}-{self.data_hash[:16]}-{features_code()}"
 
     def features(self, rows: NDArray[np.int64], *, name: str) -> NDArray[np.float32]:
         """Features of some rows of the manifest, (N, D) float32; only those that are not there yet are computed.

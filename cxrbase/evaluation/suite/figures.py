@@ -10,6 +10,7 @@ import numpy as np
 
 from cxrbase.evaluation.calibration import reliability
 from cxrbase.evaluation.chart_styles import styles
+from cxrbase.evaluation.defined import left_out_note, unlike, usual_classes
 from cxrbase.evaluation.protocols import Protocol
 from cxrbase.evaluation.suite.results import Result, file_part
 
@@ -225,12 +226,10 @@ def _label_efficiency(results: Sequence[Result], style: _Styles) -> Any:
 
     shots: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     shares: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        protocol = Protocol.parse(result.row["protocol"])
+    drawn, note = _of_usual_classes(results)
+    for result in drawn:
+        protocol, name = Protocol.parse(result.row["protocol"]), result.row["encoder"]["name"]
         value = result.row["metrics"]["auroc"]["macro"]["value"]
-        if protocol.head != "linear" or value is None:
-            continue
-        name = result.row["encoder"]["name"]
         if protocol.shots is not None:
             shots[name][protocol.shots].append(value)
         else:
@@ -245,7 +244,18 @@ def _label_efficiency(results: Sequence[Result], style: _Styles) -> Any:
     right.legend(fontsize=8, loc="lower right")
     seeds = len({result.row["seed"] for result in results})
     figure.suptitle(f"{results[0].row['task']['title']}: linear probe, mean and range of {seeds} seeds", fontsize=11)
+    figure.supxlabel(textwrap.fill(note, 130), fontsize=8)
     return figure
+
+
+def _of_usual_classes(results: Sequence[Result]) -> tuple[list[Result], str]:
+    """Results of the linear probe whose macro AUROC is over the classes that most have, and a note on the others."""
+    known = [one for one in results if Protocol.parse(one.row["protocol"]).head == "linear"]
+    known = [one for one in known if one.row["metrics"]["auroc"]["macro"]["value"] is not None]
+    usual = usual_classes(one.row["metrics"]["auroc"]["classes"] for one in known)
+    differ = [unlike(one.row["metrics"]["auroc"]["classes"], usual) for one in known]
+    others = [(one.row["protocol"], how) for one, how in zip(known, differ, strict=True) if how]
+    return [one for one, how in zip(known, differ, strict=True) if not how], left_out_note(others)
 
 
 def _bands(axis: Any, curves: Any, style: _Styles, label: str) -> None:

@@ -43,4 +43,4 @@ def _read(text: str) -> Result:
         raise ConfigError(f"{folder} is no finished run of cxrbase fit on a task: give the folder that holds model/")
     row = results[0].row
     encoder = row["encoder"] | {"name": name if named else folder.resolve().name}
-    return replace(results[0], row=row | {"encoder": encoder, "protocol": FINE_TUNED})
+    return replace(results[0], row=row | {"encoder": encoder, "protocol": FINE_TUNED, "protocol_text": FINE_TUNED})

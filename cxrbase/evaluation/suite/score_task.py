@@ -17,6 +17,7 @@ from cxrbase.evaluation.metrics import cluster_weights
 from cxrbase.evaluation.protocols import Features, Protocol, Scored, check_features, score, standard_protocols
 from cxrbase.evaluation.subgroups import subgroup_report
 from cxrbase.evaluation.suite.results import Result, git_commit, row_key
+from cxrbase.evaluation.suite.scoring_code import features_code, scores_code
 from cxrbase.evaluation.suite.seen import Look, Seen, seen_warnings
 from cxrbase.evaluation.suite.shortcut import label_by_origin, origin_from_features, shortcut_warnings
 from cxrbase.evaluation.task_data import TaskData
@@ -136,11 +137,12 @@ def score_task(
     }
     said = [*task["warnings"], *shortcut_warnings(origin), *seen_warnings(seen)]
     runs = [(p, seed) for p in settings.chosen() for seed in (settings.seeds if p.drawn else settings.seeds[:1])]
+    code = [scores_code(), features_code()]
     for protocol, seed in tqdm(runs, desc=f"{encoder['name']} on {task['name']}", unit="run", mininterval=1.0):
         key = row_key(
             encoder=[encoder["name"], encoder["hash"]], task=task, splits=splits.checksum, counts=common["counts"],
-            seen=common["seen_before"], seed=seed, protocol=protocol.name,
-            settings=settings.shared(),
+            seen=common["seen_before"], seed=seed,
+            protocol=[protocol.name, _protocol_text(protocol, settings)], settings=settings.shared(), code=code,
         )  # fmt: skip
         if done and key in done:
             yield done[key]

@@ -16,8 +16,10 @@ from cxrbase.cores import available_cores
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.audit_verify import near_pairs
-from cxrbase.data.images import is_packed
+from cxrbase.data.images import default_cache, index_path, is_packed, names_of
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.selection import Selection
+from cxrbase.data.shard_index import ShardIndex
 from cxrbase.errors import ConfigError, ManifestError, ShardError
 from cxrbase.evaluation.suite.lineage import config_of, lineage
 
@@ -78,14 +80,29 @@ def training_set(encoder: str | Path) -> AuditSet | str:
         root, splits = data["root"], tuple(data.get("pretrain_on") or ("train",))
         if not isinstance(root, str):
             raise TypeError(f"data.root is {root!r}")
+        select = Selection(**(data.get("select") or {}))
         found = open_set(root if is_packed(root) else Path(root, data.get("manifest") or ""))
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
     except (ManifestError, ShardError) as error:
         return f"the images that the encoder was pretrained on are not there: {error}"
     table = found.manifest if found.packed else Manifest(found.manifest.table, Path(root))
     rows = np.flatnonzero(np.isin(found.splits.astype(str), splits))
+    try:
+        rows = _drawn(found, table, rows, select, names=(root, data.get("manifest")))
+    except (ConfigError, ManifestError) as error:
+        return f"which images data.select of {config} took cannot be told any more: {error}"
     return AuditSet("pretraining", Manifest(table.table.take(rows), table.root), found.splits[rows], found.packed)
+
+
+def _drawn(
+    images: AuditSet, table: Manifest, rows: NDArray[np.int64], select: Selection, *, names: tuple[str, str | None]
+) -> NDArray[np.int64]:
+    """Which rows of the splits a run took, as its data module does; `names` are its folder and manifest."""
+    # The index of packed images knows by what names their sources went before.
+    index = ShardIndex(index_path(images.packed, default_cache(images.packed))) if images.packed else table
+    parts = select.parts(table, rows, called=names_of(*names, index))
+    return np.sort(np.concatenate([part.rows for part in parts]))
 
 
 def training_sets(encoder: str | Path) -> tuple[list[AuditSet], str]:

@@ -71,7 +71,8 @@ class Analysis:
             return []
         with torch.inference_mode():
             values = self.model.probabilities(view)[0].tolist()
-        return [{"finding": name, "value": value} for name, value in zip(self.model.findings, values, strict=True)]
+        named = zip(self.model.findings, values, strict=True)
+        return [{"finding": name, "value": None if name in self.model.unlearnt else value} for name, value in named]
 
     def _odd(self, view: torch.Tensor) -> tuple[str, ...]:
         if self.model.warnings is None:

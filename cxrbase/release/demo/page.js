@@ -19,6 +19,9 @@ function fill(id, rows) {
   at(id).closest("section").hidden = rows.length === 0;
 }
 
+// A finding that the model never learnt has no probability.
+const percent = (value) => (value === null ? "not learnt" : `${(100 * value).toFixed(1)} %`);
+
 async function analyse(file) {
   at("result").hidden = true;
   say(`Reading ${file.name} ...`);
@@ -28,7 +31,7 @@ async function analyse(file) {
     if (!answer.ok) throw new Error(found.detail);
     for (const id of ["input", "map"]) at(id).src = found[id];
     at("explained").textContent = found.explained;
-    fill("probabilities", found.probabilities.map((row) => [row.finding, `${(100 * row.value).toFixed(1)} %`]));
+    fill("probabilities", found.probabilities.map((row) => [row.finding, percent(row.value)]));
     fill("neighbours", found.neighbours.map((row) => [row.name, row.similarity.toFixed(3)]));
     at("result").hidden = false;
     say(found.warnings.length ? `Look at the image: ${found.warnings.join(", ")}.` : `${file.name} is read.`);

@@ -1,11 +1,13 @@
 """Features are those of the encoder, computed once, and told apart by encoder and by data."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import cxrbase
 from cxrbase.backbones import create_backbone
 from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.datamodule import CXRDataModule
@@ -126,3 +128,14 @@ def test_an_encoder_of_oblong_images_gives_features_of_oblong_views(phantom, tmp
     want = extract_features(network, data.centre.batches(rows, device=torch.device("cpu")), device="cpu")
     found = store(phantom, tmp_path, network, image_size=[32, 48]).features(rows, name="x")
     np.testing.assert_allclose(found, want, atol=1e-6)
+
+
+def test_features_of_other_code_are_computed_again_and_those_of_the_same_are_not(phantom, tmp_path, monkeypatch):
+    copied = tmp_path / "cxrbase"
+    shutil.copytree(Path(cxrbase.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cxrbase, "__file__", str(copied / "__init__.py"))
+    first = store(phantom, tmp_path).folder
+    (copied / "release" / "card.py").write_text("# other\n")
+    assert store(phantom, tmp_path).folder == first
+    (copied / "weights_fit.py").write_text("# other\n")
+    assert store(phantom, tmp_path).folder != first

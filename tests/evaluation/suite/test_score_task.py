@@ -257,8 +257,45 @@ def test_the_better_encoder_is_told_from_noise_and_twins_are_not():
     assert {p["metric"] for p in other} == {"brier"}
     with pytest.raises(ConfigError, match="cannot be compared"):
         compare_results([*run(), *run(name="f", patients=60)])
+    other = run(name="f", settings=Settings(protocols=["linear"], resamples=200, threshold="f1"))
+    with pytest.raises(ConfigError, match=r"their ways of scoring \(protocol_text\) differ"):
+        compare_results([*run(), *other])
     with pytest.raises(ConfigError, match="no seed"):
         compare_results([*run(), *run(name="f", settings=Settings(protocols=["linear"], seeds=[1], resamples=200))])
+
+
+def without_nodule_in_training(features, splits):
+    labels = splits.train.labels.copy()
+    labels[:, 1] = 0
+    train = Cohort(labels, splits.train.patients, splits.train.groups)
+    return features, Splits(splits.classes, train, splits.val, splits.test, splits.checksum)
+
+
+def test_means_over_other_classes_are_not_compared():
+    (whole,), (part,) = run(), run(name="f", changed=without_nodule_in_training)
+    assert part.row["metrics"]["auroc"]["classes"] == ["effusion"]
+    with pytest.raises(ConfigError, match="their classes that auroc is defined for differ"):
+        compare_results([whole, part])
+    (twin,) = run(name="g", changed=without_nodule_in_training)
+    assert len(compare_results([part, twin])) == 1
+
+
+def test_points_of_a_curve_are_over_the_same_classes_and_others_are_named(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr("cxrbase.evaluation.suite.figures._save", lambda pictures, *_: drawn.update(pictures))
+    settings = Settings(protocols=["linear", "linear-2shot", "linear-4shot", "linear-8shot"], seeds=[0], resamples=5)
+    results = run(settings=settings)
+    write_figures(results, tmp_path)
+    whole = drawn["label_efficiency"]
+    assert whole.get_supxlabel() == ""
+    assert whole.axes[0].lines[0].get_xdata().tolist() == [2, 4, 8]
+    few = run(settings=Settings(protocols=["linear-2shot"], seeds=[0], resamples=5), changed=without_nodule_in_training)
+    write_figures([results[0], *few, *results[2:]], tmp_path)
+    figure = drawn["label_efficiency"]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [4, 8]
+    assert figure.get_supxlabel() == (
+        "Left out, as the mean is over other classes there: linear-2shot (without nodule)."
+    )
 
 
 def test_few_resamples_for_many_pairs_are_told():

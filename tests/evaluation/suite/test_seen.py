@@ -18,6 +18,7 @@ from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.images import default_cache
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
+from cxrbase.data.selection import Selection
 from cxrbase.evaluation.suite.seen import seen_before, seen_by, seen_warnings, training_set, training_sets
 
 
@@ -153,12 +154,54 @@ def test_a_folder_without_splits_is_dealt_as_the_data_module_deals_it(phantom, t
     assert found.manifest.column("path").tolist() == want.column("path").tolist()
 
 
+def test_images_that_pretraining_left_out_were_not_seen(phantom, packed, tmp_path):
+    table = Manifest.read(phantom / "manifest.parquet")
+    test = table.select("test")
+    names = test.column("path")
+    gone = tmp_path / "exclude.csv"
+    gone.write_text("path\n" + "".join(f"{name}\n" for name in names[:3]))
+    exclude = {"exclude": [str(gone)], "sources": None, "weights": {"phantom": 2.0}}
+    run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["train", "val", "test"], select=exclude)
+    seen = seen_by(str(run), test, look="exact", cache=tmp_path / "p.parquet")
+    assert np.flatnonzero(~seen.exact).tolist() == [0, 1, 2]
+    assert seen.training_images == len(table) - 3
+    frontal = run_folder(tmp_path / "pa", root=str(phantom), pretrain_on=["test"], select={"view_positions": ["PA"]})
+    seen = seen_by(str(frontal), test, look="exact", cache=tmp_path / "p.parquet")
+    assert seen.exact.tolist() == (test.column("view_position") == "PA").tolist()
+    of_pack = training_set(run_folder(tmp_path / "of_pack", root=str(packed), pretrain_on=["test"], select=exclude))
+    assert len(of_pack.manifest) == len(test) - 3
+
+
+def test_without_its_exclusion_list_it_is_not_known_what_a_run_has_seen(phantom, tmp_path):
+    select = {"exclude": [str(tmp_path / "gone.csv")]}
+    run = run_folder(tmp_path / "run", root=str(phantom), pretrain_on=["test"], select=select)
+    test = Manifest.read(phantom / "manifest.parquet").select("test")
+    seen = seen_by(str(run), test, look="exact", cache=tmp_path / "p.parquet")
+    assert seen.training_images is None
+    (said,) = seen_warnings(seen)
+    assert "cannot be told any more: no exclusion list" in said
+
+
+def test_the_images_of_a_run_are_those_that_its_data_module_draws(phantom, packed, tmp_path):
+    gone = tmp_path / "exclude.csv"
+    names = Manifest.read(phantom / "manifest.parquet").column("path")[:9]
+    gone.write_text("source,path\n" + "".join(f"phantom,{name}\n" for name in names))
+    for root in (phantom, packed):
+        data = CXRDataModule(str(root), image_size=32, batch_size=4, select=Selection(exclude=[str(gone)]))
+        data.prepare_data()
+        data.setup("fit")
+        drawn = data.manifest.column("path")[data.train_dataloader().sampler.source.rows]
+        run = run_folder(tmp_path / root.name, root=str(root), select={"exclude": [str(gone)]})
+        assert sorted(training_set(run).manifest.column("path")) == sorted(drawn)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         (None, "no config.yaml"),
         ("data: [", "does not say"),
         ("data: {}", "does not say"),
+        ("data: {root: /nowhere/at/all, select: {colour: red}}", "does not say"),
         ("data: {root: /nowhere/at/all}", "are not there"),
     ],
 )
