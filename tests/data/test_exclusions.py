@@ -68,10 +68,12 @@ def drawn(root, run_dir, *words, exclude, data="folder"):
 def test_the_audit_of_a_folder_is_heeded_by_packing_and_training_under_any_name(tmp_path, capfd):
     names = {f"{number}.png": image for number, image in enumerate(PHOTOGRAPHS[:10])}
     images = write(tmp_path / "images", names | {"copy.png": PHOTOGRAPHS[0]})
-    assert audit(tmp_path / "audit", images) == [("images", "copy.png", "1")]
+    # Without official splits patients are dealt; of the two, one is for training and the other is not, which is kept.
+    assert audit(tmp_path / "audit", images) == [("images", "0.png", "1")]
     exclude = tmp_path / "audit" / "exclude.csv"
     assert packed(tmp_path / "without", ("mine=folder", images), exclude=exclude) == [
-        f"mine/{n}.png" for n in range(10)
+        *(f"mine/{n}.png" for n in range(1, 10)),
+        "mine/copy.png",
     ]
     assert len(packed(tmp_path / "all", ("mine=folder", images))) == 11
     assert drawn(images, tmp_path / "one", exclude=exclude) == 10
@@ -81,7 +83,7 @@ def test_the_audit_of_a_folder_is_heeded_by_packing_and_training_under_any_name(
     assert said.count("1 of 1 entries name images of mine, which are left out") == 2
     assert "name no image" not in said
     images.rename(tmp_path / "moved")
-    assert "mine/copy.png" not in packed(tmp_path / "again", ("mine=folder", tmp_path / "moved"), exclude=exclude)
+    assert "mine/0.png" not in packed(tmp_path / "again", ("mine=folder", tmp_path / "moved"), exclude=exclude)
     assert "nothing here is called images, so its entries are taken by their paths alone" in capfd.readouterr().err
 
 
