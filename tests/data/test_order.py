@@ -88,6 +88,35 @@ def test_no_patient_is_twice_in_a_batch_and_the_order_stays_shuffled():
     assert (apart == order.epoch(1, Plan(256))).all()
 
 
+@pytest.mark.parametrize("group", [64, 256])
+def test_patients_are_kept_apart_within_the_shards_at_hand(group):
+    patients, shards = (ROWS // 5).astype(np.int32), (ROWS // 500).astype(np.int32)  # as they lie in a pack
+    order = Order(ROWS, seed=4, patients=patients, shards=shards)
+    for epoch in range(3):
+        assert twice(order.epoch(epoch, Plan(0, 8)), patients, group) > 10
+        drawn = order.epoch(epoch, Plan(group, 8))
+        assert twice(drawn, patients, group) == 0
+        assert sorted(drawn) == ROWS.tolist()
+        windows, ends = order.windows(epoch, Plan(group, 8))
+        for window, start, end in zip(windows, [0, *ends], ends, strict=False):
+            assert set(shards[drawn[start:end]]) == set(window)
+
+
+def test_patients_whom_a_window_cannot_keep_apart_are_and_few_rows_leave_it():
+    patients, shards = (ROWS // 5).astype(np.int32), (ROWS // 500).astype(np.int32)
+    patients[ROWS % 1000 < 20] = 4001 + ROWS[ROWS % 1000 < 20] // 1000  # more images than a window has batches
+    order = Order(ROWS, seed=4, patients=patients, shards=shards)
+    drawn = order.epoch(0, Plan(256, 8))
+    assert twice(drawn, patients, 256) == 0
+    assert sorted(drawn) == ROWS.tolist()
+    windows, ends = order.windows(0, Plan(256, 8))
+    home = {shard: number for number, window in enumerate(windows) for shard in window.tolist()}
+    away = np.abs([home[shard] for shard in shards[drawn].tolist()] - np.searchsorted(ends, ROWS, side="right"))
+    assert 0.9 < (away == 0).mean() < 1
+    # The shards of the next window are at hand too.
+    assert (away > 1).mean() < 0.002
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 9), st.integers(0, 3))
 def test_tight_sets_are_kept_apart_or_refused(counts, group, epoch):
