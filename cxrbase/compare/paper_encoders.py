@@ -46,7 +46,10 @@ def read_cards(plan: Paper) -> dict[str, Card]:
 
 
 def networks(slot: Slot, card: Card, seeds: list[int]) -> Iterator[tuple[list[int], NamedEncoder]]:
-    """Each network of a slot with the seeds of draws that are scored with it; all seeds together are used once.
+    """Each network of a slot with the seeds of draws that are scored with it.
+
+    Every training learns from all draws: then neither is taken for the other, and no training is left out. The weights
+    of an untrained network are of its seed.
 
     Args:
         slot: The encoder.
@@ -58,8 +61,9 @@ def networks(slot: Slot, card: Card, seeds: list[int]) -> Iterator[tuple[list[in
             yield [seed], _untrained(slot, card, seed=seed)
         return
     for place, path in enumerate(slot.paths):
-        if own := seeds[place :: len(slot.paths)]:
-            yield own, NamedEncoder(slot.name, path, *load_any_encoder(path))
+        # Rows of two encoders of one name would be written over each other.
+        name = f"{slot.name} training {place + 1}" if place else slot.name
+        yield seeds, NamedEncoder(name, path, *load_any_encoder(path))
 
 
 def _untrained(slot: Slot, like: Card, *, seed: int) -> NamedEncoder:

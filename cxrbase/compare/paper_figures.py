@@ -171,7 +171,7 @@ def _against(content: Content, found: Row, task: str, metric: str) -> str:
 
 
 def _interval(axes: "Axes", row: Row, *, at: float, style: Mapping[str, Any], lying: bool) -> None:
-    """A point with its 95 % interval, hollow for few labels, and the seeds behind it."""
+    """A point with its 95 % interval, hollow for few labels, and the trainings and draws behind it."""
     if row["value"] is None:
         return
     error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
@@ -212,8 +212,9 @@ def _plain(axes: "Axes", content: Content, task: str, metric: str) -> None:
 def _notes(content: Content, name: str) -> list[str]:
     """What a reader must know, below the figure."""
     lines = [
-        f"Frozen encoders, linear probe. Points: mean of seeds (small dots); bars: 95 % intervals over patients and "
-        f"seeds; hollow: few labels, {len(content['seeds'])} draws. p: paired difference to our encoder, after Holm.",
+        f"Frozen encoders, linear probe. Points: mean of trainings and draws of labels (small dots); bars: 95 % "
+        f"intervals over them and patients; hollow: few labels, {len(content['seeds'])} draws for each training. "
+        "p: difference to our encoder on the same patients, after Holm.",
         "Dotted: AUC 0.5, and the accuracy of always giving the commonest answer. "
         f"Threshold: best {content['threshold']} on validation.",
     ]

@@ -17,7 +17,8 @@ from cxrbase.evaluation.suite.results import Result
 METRICS = {"auroc": "AUC", "accuracy": "ACC"}
 # Where exactly one class is true; else each is asked for by itself, and the mean over them is taken.
 _ONE_OF = {"accuracy": "top1_accuracy"}
-Runs = list[np.ndarray[Any, Any]]
+Runs = list[np.ndarray[Any, Any]]  # for each training, (D, R + 1): by draw, on all test patients and on each resample
+Trainings = Sequence[Sequence[Result]]
 
 
 def content(plan: Paper, cards: Mapping[str, dict[str, Any]], scores: Scores) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _task(path: str, plan: Paper, scores: Scores) -> dict[str, Any]:
     task = scores.tasks[path]
     about: dict[str, Any] = {"name": task.name, "title": task.title, "file": path, "absent": scores.absent.get(path)}
     for slot in plan.given:
-        for result in scores.results.get((task.name, slot.name), [])[:1]:
+        for result in _flat(scores.results.get((task.name, slot.name), []))[:1]:
             count = result.row["counts"]["test"]
             about |= {"test_images": count["images"], "test_patients": count["patients"]}
             about["majority"] = _majority(result, task.kind)
@@ -81,14 +82,15 @@ def _majority(result: Result, kind: str) -> float:
 
 
 def _warnings(plan: Paper, scores: Scores) -> list[str]:
-    alone = [slot.name for slot in plan.given if len(slot.paths) == 1 and not slot.random]
+    trainings = {slot.name: len(plan.seeds) if slot.random else len(slot.paths) for slot in plan.given}
+    alone = [name for name, count in trainings.items() if count == 1]
     said = [f"one training each of {', '.join(alone)}: no interval or p-value covers the spread between trainings"] * (
         len(alone) > 0
     )
     said += [
         f"{task}, {encoder}: {warning}" if "encoder" in warning else f"{task}: {warning}"
-        for (task, encoder), results in scores.results.items()
-        for result in results
+        for (task, encoder), trainings_of in scores.results.items()
+        for result in _flat(trainings_of)
         if not Protocol.parse(result.row["protocol"]).drawn
         for warning in result.row["warnings"]
     ]
@@ -115,27 +117,36 @@ def _figure(name: str, plan: Paper, scores: Scores) -> dict[str, Any]:
 def _values(plan: Paper, scores: Scores, task: str, metric: str, shots: Sequence[int]) -> Iterable[dict[str, Any]]:
     for slot in plan.given:
         for amount in [None, *(shots if slot is plan.ours else [])]:
-            results = _of(scores, task, slot.name, amount)
+            trainings = _of(scores, task, slot.name, amount)
             measured = _measured(scores, task, metric)
-            runs, classes = _runs(results, measured), _classes(results, measured)
-            empty: dict[str, Any] = {"seeds": 0, "value": None, "low": None, "high": None, "by_seed": []}
-            images = float(np.mean([result.row["train_images"] for result in results]))
+            images = float(np.mean([result.row["train_images"] for result in _flat(trainings)]))
             about = {"task": task, "encoder": slot.name, "shots": amount, "metric": metric, "train_images": images}
-            yield about | {"classes": classes} | (score_of(runs) if runs else empty)
+            classes = {"classes": _classes(_flat(trainings), measured)}
+            yield about | classes | _scored(_runs(trainings, measured))
+
+
+def _scored(runs: Runs) -> dict[str, Any]:
+    """Mean and interval of some runs, how many trainings (seeds) and draws there are, and the value of each."""
+    if not runs:
+        return {"seeds": 0, "draws": 0, "value": None, "low": None, "high": None, "by_seed": []}
+    each = [float(value) for run in runs for value in run[:, 0]]
+    return score_of(runs) | {"draws": len(runs[0]), "by_seed": each}
 
 
 def _differences(plan: Paper, scores: Scores, task: str, metric: str, amount: int | None) -> Iterable[dict[str, Any]]:
     """Ours, learnt from an amount of labels, less every other encoder, learnt from all.
 
-    Seeds are not paired: a draw of few labels has nothing in common with another encoder's training of that number.
+    Trainings are not paired, as those of one number have nothing in common. What learns from all labels is the same for
+    every draw of few.
     """
     assert plan.ours is not None
     measured = _measured(scores, task, metric)
     for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
         mine, its = _of(scores, task, plan.ours.name, amount), _of(scores, task, slot.name, None)
         one, two = _runs(mine, measured), _runs(its, measured)
-        if one and two and not _apart(mine, its, measured):
+        if one and two and not _apart(_flat(mine), _flat(its), measured):
             row = {"task": task, "metric": metric, "ours": plan.ours.name, "shots": amount, "against": slot.name}
+            two = [np.repeat(run, len(one[0]), axis=0) for run in two]
             yield row | row_of(hierarchical_difference(one, two))
 
 
@@ -147,7 +158,8 @@ def _not_compared(plan: Paper, scores: Scores) -> Iterable[str]:
         assert plan.ours is not None
         mine = _of(scores, task, plan.ours.name, amount)
         for slot in (slot for slot in plan.given if slot.name != plan.ours.name):
-            if how := _apart(mine, _of(scores, task, slot.name, None), _measured(scores, task, metric)):
+            its = _of(scores, task, slot.name, None)
+            if how := _apart(_flat(mine), _flat(its), _measured(scores, task, metric)):
                 few = "all labels" if amount is None else f"{amount} labelled patients per class"
                 yield (
                     f"{task}, {METRICS[metric]}: {plan.ours.name} with {few} is not compared with {slot.name}, as the "
@@ -167,11 +179,17 @@ def _classes(results: Sequence[Result], metric: str) -> list[str]:
     return [name for name in found[0] if all(name in one for one in found)] if found else []
 
 
-def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> list[Result]:
-    """Results of an encoder with one amount of labels, by seed."""
+def _of(scores: Scores, task: str, encoder: str, shots: int | None) -> Trainings:
+    """Results of each training of an encoder with one amount of labels, by seed of the draw."""
     name = Protocol(shots=shots).name
-    found = [result for result in scores.results[task, encoder] if result.row["protocol"] == name]
-    return sorted(found, key=lambda result: int(result.row["seed"]))
+    return [
+        sorted((one for one in results if one.row["protocol"] == name), key=lambda one: int(one.row["seed"]))
+        for results in scores.results[task, encoder]
+    ]
+
+
+def _flat(trainings: Trainings) -> list[Result]:
+    return [result for results in trainings for result in results]
 
 
 def _measured(scores: Scores, task: str, metric: str) -> str:
@@ -180,7 +198,16 @@ def _measured(scores: Scores, task: str, metric: str) -> str:
     return _ONE_OF.get(metric, metric) if kind == "multiclass" else metric
 
 
-def _runs(results: Sequence[Result], metric: str) -> Runs:
-    """Of each seed that has the metric; top-1 accuracy needs scores of all classes."""
-    found = [result.macro[metric] for result in results if metric in result.macro]
-    return [run for run in found if not np.isnan(run[0])]
+def _runs(trainings: Trainings, metric: str) -> Runs:
+    """Of each training that has the metric, (D, R + 1): the draws that all of them have it with.
+
+    Top-1 accuracy needs scores of all classes.
+    """
+    found = []
+    for results in trainings:
+        known = [one for one in results if metric in one.macro and not np.isnan(one.macro[metric][0])]
+        # With all labels there is no draw, and the seed may be that of the weights.
+        found.append({one.row["seed"] * Protocol.parse(one.row["protocol"]).drawn: one.macro[metric] for one in known})
+    found = [draws for draws in found if draws]
+    common = [seed for seed in (found[0] if found else ()) if all(seed in draws for draws in found)]
+    return [np.stack([draws[seed] for seed in common]) for draws in found] if common else []

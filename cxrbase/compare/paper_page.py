@@ -11,8 +11,8 @@ from cxrbase.evaluation.score_text import gap_text, score_text
 
 Content = Mapping[str, Any]
 
-_COLUMNS = ("figure", "kind", "task", "metric", "encoder", "shots", "against", "seeds", "train_images", "value", "low",
-            "high", "p", "p_holm")  # fmt: skip
+_COLUMNS = ("figure", "kind", "task", "metric", "encoder", "shots", "against", "seeds", "draws", "train_images",
+            "value", "low", "high", "p", "p_holm")  # fmt: skip
 
 
 def write_csv(content: Content, path: Path) -> None:
@@ -44,12 +44,14 @@ def _how(content: Content) -> list[str]:
     return [
         "Every encoder is frozen and scored on the same splits by logistic regression on its features. With all labels "
         "the solution is unique, so there is one run for each file of weights, and one for each seed of an untrained "
-        f"network. With few labels there are {len(content['seeds'])} draws, the same for all encoders; regularisation, "
-        f"threshold (best {content['threshold']}) and temperature are chosen on the whole validation split even then. "
-        f"Intervals (95 %) are of {content['resamples']} resamples of patients, and of seeds where there are several. "
-        "p-values are of paired differences of our encoder to every other, corrected by Holm over the encoders and "
-        "tasks of a figure, metric and amount of labels. ACC is the share of right answers: of the likeliest class "
-        "where an image has exactly one, otherwise of each finding at its threshold, and the mean over findings.",
+        f"network. With few labels there are {len(content['seeds'])} draws, the same for all encoders and for each of "
+        f"their trainings; regularisation, threshold (best {content['threshold']}) and temperature are chosen on the "
+        "whole validation split even then. "
+        f"Intervals (95 %) are of {content['resamples']} resamples of patients, and cover trainings and draws where "
+        "there are several. p-values are of differences of our encoder to every other on the same patients, corrected "
+        "by Holm over the encoders and tasks of a figure, metric and amount of labels. ACC is the share of right "
+        "answers: of the likeliest class where an image has exactly one, otherwise of each finding at its threshold, "
+        "and the mean over findings.",
         "",
         f"Our encoder: {said}.",
         "",
@@ -69,7 +71,7 @@ def _weights(encoder: Mapping[str, Any]) -> str:
 
 def _scores(content: Content, name: str) -> list[str]:
     """Task x encoder, AUC and ACC."""
-    lines = ["| task | encoder | labels | seeds | AUC | ACC |", "|---|---|---|---|---|---|"]
+    lines = ["| task | encoder | labels | trainings | draws | AUC | ACC |", "|---|---|---|---|---|---|---|"]
     values = content["figures"][name]["values"]
     for row in (row for row in values if row["metric"] == "auroc"):
         twin = pick(values, task=row["task"], encoder=row["encoder"], shots=row["shots"], metric="accuracy")
@@ -79,6 +81,7 @@ def _scores(content: Content, name: str) -> list[str]:
             row["encoder"],
             _labels(row["shots"]),
             str(row["seeds"]),
+            str(row["draws"]),
             score_text(row),
             score_text(twin),
         ]

@@ -24,12 +24,12 @@ class Scores:
     Args:
         tasks: Every task by its file.
         absent: Why a task was not scored, by its file.
-        results: By name of the task and of the encoder.
+        results: By name of the task and of the encoder, a list for each of its trainings.
     """
 
     tasks: dict[str, Task]
     absent: dict[str, str]
-    results: dict[tuple[str, str], list[Result]] = field(default_factory=lambda: defaultdict(list))
+    results: dict[tuple[str, str], list[list[Result]]] = field(default_factory=lambda: defaultdict(list))
 
 
 def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, canvas: Path, device: str) -> Scores:
@@ -60,5 +60,5 @@ def score(plan: Paper, cards: Mapping[str, dict[str, Any]], *, out: Path, canvas
                 found = score_encoder(
                     encoder, one, settings, out=out, canvas=canvas, device=device, bad_option="--max_bad"
                 )
-                scores.results[one.task.name, slot.name] += found
+                scores.results[one.task.name, slot.name].append(found)
     return scores

@@ -119,7 +119,7 @@ def test_every_number_drawn_is_that_of_the_json(made, name):
     assert bars == sorted(
         (round(row["value"], 9), round(row["low"], 9), round(row["high"], 9)) for row in found["values"]
     )
-    assert len(dots) == sum(len(row["by_seed"]) for row in found["values"] if row["seeds"] > 1)
+    assert len(dots) == sum(len(row["by_seed"]) for row in found["values"] if len(row["by_seed"]) > 1)
     seeds = {round(value, 9) for row in found["values"] for value in row["by_seed"]}
     assert all({round(x, 9), round(y, 9)} & seeds for x, y in dots)
     written = texts(figure)
@@ -168,9 +168,10 @@ def test_files_are_there_and_page_and_table_hold_the_numbers_of_the_json(made, f
 
 def test_lines_are_those_that_were_asked_for(made):
     values = made["figures"]["figure4"]["values"]
-    assert {(row["encoder"], row["shots"], row["seeds"]) for row in values} == {
-        ("from_scratch", None, 1), ("from_scratch", 1, 2), ("from_scratch", 2, 2), ("untrained", None, 2),
+    assert {(row["encoder"], row["shots"], row["seeds"], row["draws"]) for row in values} == {
+        ("from_scratch", None, 1, 1), ("from_scratch", 1, 1, 2), ("from_scratch", 2, 1, 2), ("untrained", None, 2, 1),
     }  # fmt: skip
+    assert all(len(row["by_seed"]) == row["seeds"] * row["draws"] for row in values)
     for row in made["figures"]["figure2"]["differences"]:
         assert (row["ours"], row["against"]) == ("from_scratch", "untrained")
         assert row["p_holm"] >= row["p"]
@@ -217,9 +218,25 @@ def test_files_of_one_name_are_training_seeds_and_weights_from_imagenet_go_befor
     assert found["ours"] == "from_imagenet"
     rows = {(row["encoder"], row["shots"]): row for row in found["figures"]["figure3"]["values"]}
     assert rows["from_imagenet", None]["seeds"] == rows["from_imagenet", 2]["seeds"] == 2
+    assert (rows["from_imagenet", None]["draws"], rows["from_imagenet", 2]["draws"]) == (1, 2)
+    assert found["warnings"][0].startswith("one training each of from_scratch: ")
     assert rows["from_scratch", None]["seeds"] == 1
     assert ("from_scratch", 2) not in rows
     assert {row["against"] for row in found["figures"]["figure4"]["differences"]} == {"from_scratch", "untrained"}
+
+
+def test_more_trainings_than_draws_are_all_scored_and_none_is_computed_twice(words, world, folder, monkeypatch):
+    given = [f"--encoder=from_scratch={world}/encoder{number}" for number in (0, 1)]
+    asked = words(*given, out=folder.parent, name="surplus", seeds=[0], figure2=[f"{world}/pneumonia.yaml"])
+    assert main(asked) == 0
+    found = json.loads((folder.parent / "surplus" / "results.json").read_text())
+    rows = {(row["encoder"], row["shots"]): row for row in found["figures"]["figure3"]["values"]}
+    assert (rows["from_scratch", None]["seeds"], rows["from_scratch", 2]["seeds"]) == (2, 2)
+    assert len(set(rows["from_scratch", None]["by_seed"])) == 2
+    assert found["warnings"][0].startswith("one training each of untrained: ")
+    monkeypatch.setattr("cxrbase.evaluation.suite.score_task.score", None)
+    assert main(asked) == 0
+    assert json.loads((folder.parent / "surplus" / "results.json").read_text()) == found
 
 
 def test_without_an_encoder_of_radiographs_nothing_is_tested_and_a_figure_without_images_says_so(
@@ -259,7 +276,7 @@ def test_an_untrained_network_is_made_like_ours_once_for_each_seed(world):
     (_, one), *_ = networks(blank, wide, [0])
     assert one.network.patch_embed.grid_size == (2, 3)
     exported = Slot("untrained", "untrained", [f"{world}/encoder0", f"{world}/encoder1"])
-    assert [seeds for seeds, _ in networks(exported, {}, [0, 1, 2])] == [[0, 2], [1]]
+    assert [seeds for seeds, _ in networks(exported, {}, [0, 1, 2])] == [[0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize(

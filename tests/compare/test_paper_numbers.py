@@ -10,6 +10,7 @@ from cxrbase.compare.paper_figures import draw
 from cxrbase.compare.paper_numbers import METRICS, content
 from cxrbase.compare.paper_plan import Paper, Slot
 from cxrbase.compare.paper_scores import Scores
+from cxrbase.evaluation.significance import hierarchical_difference
 from cxrbase.evaluation.suite.results import Result
 from cxrbase.evaluation.task import read_task
 
@@ -18,7 +19,7 @@ OURS, BLANK = Slot("ours", "ssl_cxr", "somewhere"), Slot("untrained", "untrained
 
 @pytest.fixture
 def paper(tmp_path):
-    """Makes the plan and scores of one task from the metric of each seed, by encoder and protocol."""
+    """Makes the plan and scores of one task from the metric of each training and draw, by encoder and protocol."""
     task = tmp_path / "task.yaml"
     task.write_text(yaml.safe_dump({"task": {"name": "made", "title": "Made", "data": {"root": "nowhere"}}}))
 
@@ -26,11 +27,14 @@ def paper(tmp_path):
         plan = Paper("p", [OURS, BLANK], *[[str(task)]] * 3, shots=[4], few=4, seeds=[0, 1], resamples=resamples)
         scores = Scores({str(task): read_task(str(task))}, {})
         patients = np.random.default_rng(0).normal(0, 0.02, resamples)
-        for (encoder, protocol), values in levels.items():
-            for seed, value in enumerate(values):
-                own = (classes or {}).get((encoder, protocol), [usual] * len(values))[seed]
-                samples = np.array([value, *(value + patients)])
-                scores.results["made", encoder].append(result(protocol, seed, samples, own))
+        for (encoder, protocol), trainings in levels.items():
+            made = scores.results["made", encoder]
+            for number, draws in enumerate(trainings):
+                made += [[]] if number == len(made) else []
+                own = (classes or {}).get((encoder, protocol), [usual] * len(draws))
+                for seed, value in enumerate(draws):
+                    samples = np.array([value, *(value + patients)])
+                    made[number].append(result(protocol, seed, samples, own[seed]))
         return content(plan, {}, scores)
 
     return make
@@ -57,8 +61,7 @@ def test_accuracy_of_exclusive_classes_is_that_of_the_likeliest_one(tmp_path):
         one.macro["top1_accuracy"] = np.array([0.9, 0.8, 1.0])
         labels = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 1, 0]])
         scores.results[name, "ours"] = [
-            replace(one, labels=labels),
-            replace(one, row=one.row | {"protocol": "linear-4shot"}),
+            [replace(one, labels=labels), replace(one, row=one.row | {"protocol": "linear-4shot"})]
         ]
     found = content(plan, {}, scores)
     values = {row["task"]: row["value"] for row in found["figures"]["figure2"]["values"]
@@ -69,7 +72,11 @@ def test_accuracy_of_exclusive_classes_is_that_of_the_likeliest_one(tmp_path):
 
 
 def test_draws_of_few_labels_are_not_paired_with_trainings_of_the_same_number(paper):
-    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6, 0.8]}
+    levels = {
+        ("ours", "linear"): [[0.9]],
+        ("ours", "linear-4shot"): [[0.6, 0.8]],
+        ("untrained", "linear"): [[0.6], [0.8]],
+    }
     rows = paper(levels, resamples=500)["figures"]["figure4"]["differences"]
     few = next(row for row in rows if row["shots"] == 4)
     assert few["difference"] == pytest.approx(0)
@@ -80,7 +87,7 @@ def test_draws_of_few_labels_are_not_paired_with_trainings_of_the_same_number(pa
 
 @pytest.mark.parametrize(("resamples", "said"), [(20, True), (500, False)])
 def test_few_resamples_for_the_tests_of_a_figure_are_told(paper, resamples, said):
-    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6]}
+    levels = {("ours", "linear"): [[0.9]], ("ours", "linear-4shot"): [[0.6, 0.8]], ("untrained", "linear"): [[0.6]]}
     found = paper(levels, resamples=resamples)
     limits = [warning for warning in found["warnings"] if "counted among 20 resamples" in warning]
     assert bool(limits) == said
@@ -90,7 +97,11 @@ def test_few_resamples_for_the_tests_of_a_figure_are_told(paper, resamples, said
 
 
 def test_means_over_different_classes_are_not_compared_and_this_is_said(paper):
-    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6, 0.8], ("untrained", "linear"): [0.6, 0.8]}
+    levels = {
+        ("ours", "linear"): [[0.9]],
+        ("ours", "linear-4shot"): [[0.6, 0.8]],
+        ("untrained", "linear"): [[0.6], [0.8]],
+    }
     found = paper(levels, resamples=500, classes={("ours", "linear-4shot"): [("a",), ("a", "b")]}, usual=("a", "b"))
     for figure in found["figures"].values():
         assert {row["shots"] for row in figure["differences"]} == {None}
@@ -107,7 +118,7 @@ def test_means_over_different_classes_are_not_compared_and_this_is_said(paper):
 
 
 def test_points_over_other_classes_are_on_no_line_and_named_below_the_figure(paper):
-    levels = {("ours", "linear"): [0.9], ("ours", "linear-4shot"): [0.6], ("untrained", "linear"): [0.6]}
+    levels = {("ours", "linear"): [[0.9]], ("ours", "linear-4shot"): [[0.6]], ("untrained", "linear"): [[0.6]]}
     said = "made AUC, ours with 4 per class (without b); made ACC, ours with 4 per class (without b)."
     for classes, off in (({}, False), ({("ours", "linear-4shot"): [("a",)]}, True)):
         figure = draw(paper(levels, resamples=20, classes=classes, usual=("a", "b")), "figure4")
@@ -115,3 +126,23 @@ def test_points_over_other_classes_are_on_no_line_and_named_below_the_figure(pap
         # The line through few labels has no mark; a point of an interval has one.
         (line,) = [line for line in figure.axes[0].lines if line.get_lw() == 1.2]
         assert len(line.get_xdata()) == (0 if off else 1)
+
+
+def test_draws_are_no_trainings_and_every_training_has_all_draws(paper):
+    ours = [[0.70, 0.71, 0.72], [0.74, 0.75, 0.76]]
+    levels = {("ours", "linear"): [[0.9], [0.91]], ("ours", "linear-4shot"): ours, ("untrained", "linear"): [[0.6]] * 2}
+    found = paper(levels, resamples=500)
+    row = next(row for row in found["figures"]["figure4"]["values"] if row["shots"] == 4)
+    assert (row["seeds"], row["draws"], row["by_seed"]) == (2, 3, [*ours[0], *ours[1]])
+    assert row["value"] == pytest.approx(np.mean(ours))
+    gap = next(row for row in found["figures"]["figure4"]["differences"] if row["shots"] == 4)
+    assert (gap["seeds"], gap["draws"]) == (2, 3)
+    # Two trainings leave one degree of freedom, and six would leave five.
+    wanted = hierarchical_difference([runs_of(draws) for draws in ours], [runs_of([0.6] * 3) for _ in range(2)])
+    assert (gap["low"], gap["high"], gap["p"]) == pytest.approx((wanted.low, wanted.high, wanted.p_value))
+    assert gap["high"] - gap["low"] > 0.3
+
+
+def runs_of(draws):
+    patients = np.random.default_rng(0).normal(0, 0.02, 500)
+    return np.array([[value, *(value + patients)] for value in draws])
