@@ -81,7 +81,7 @@ def training_set(encoder: str | Path) -> AuditSet | str:
         if not isinstance(root, str):
             raise TypeError(f"data.root is {root!r}")
         select = Selection(**(data.get("select") or {}))
-        found = open_set(root if is_packed(root) else Path(root, data.get("manifest") or ""))
+        found = open_set(root if is_packed(root) else Path(data.get("manifest") or root))
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         return f"{config} does not say what the encoder was pretrained on ({' '.join(str(error).split())})"
     except (ManifestError, ShardError) as error:

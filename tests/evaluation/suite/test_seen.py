@@ -57,6 +57,14 @@ def planted(phantom, tmp_path):
     return Manifest.from_columns({"path": names, "split": ["test"] * len(names)}, root=folder)
 
 
+def test_a_manifest_of_a_run_is_found_from_where_the_run_was_started(phantom, tmp_path, monkeypatch):
+    shutil.copy(phantom / "manifest.parquet", tmp_path / "mine.parquet")
+    run = run_folder(tmp_path / "run", root=str(phantom), manifest="mine.parquet", pretrain_on=["train"])
+    monkeypatch.chdir(tmp_path)
+    train = Manifest.read(phantom / "manifest.parquet").select("train")
+    assert training_set(run).manifest.paths == train.paths
+
+
 @pytest.mark.parametrize("near", [True, False])
 def test_planted_copies_are_found_and_nothing_else(phantom, tmp_path, near):
     run = run_folder(tmp_path / "run", root=str(phantom), manifest=None, pretrain_on=["train"])
