@@ -61,8 +61,8 @@ compare: setup ## compare the objectives at equal compute: ARGS="--budget images
 paper: setup ## draw figures 2 to 4 of the paper: ARGS="--encoder from_scratch=runs/..."
 	$(BIN)/cxrbase paper --config experiments/paper.yaml $(ARGS)
 
-test: setup ## run the tests, in three processes of one thread each, as some wait for what they start
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## run the tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

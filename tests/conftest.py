@@ -13,6 +13,12 @@ from PIL import Image
 from commands import REPOSITORY, command
 
 
+def pytest_collection_modifyitems(items):
+    """Files whose tests run whole commands come first, so that no process is left with a long one at the end."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent not in (here, here / "compare"))
+
+
 @pytest.fixture(scope="session")
 def cxr_root() -> Path:
     """Folder of real radiographs with a manifest; tests that need it skip where it is absent."""

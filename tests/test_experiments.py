@@ -41,7 +41,8 @@ def test_size_runs_a_step(fit, size):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_runs_a_step_as_it_stands(fit, recipe):
     objective, size = recipe.split("_", 1)
-    summary = fit(objective, "--trainer.max_steps=1", "--data.batch_size=2", size=size, small=False)
+    words = ["--trainer.max_steps=1", "--data.batch_size=2", "--data.num_workers=0"]
+    summary = fit(objective, *words, size=size, small=False)
     assert summary["steps"] == 1
 
 

@@ -98,11 +98,10 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
 def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
     from cxrbase.cli import main as command
 
-    words = [f"--config={layer}" for layer in cell.layers] + list(cell.words)
+    # Test images are scored once, by the suite, and for all cells alike.
+    words = [*(f"--config={layer}" for layer in cell.layers), "--probe.test=false", *cell.words]
     words += [f"--run_dir={run}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1"]
     words += [f"--probe.every_n_steps={max(1, steps // plan.points)}", f"--probe.resamples={plan.resamples}"]
-    # Test images are scored once, by the suite, and for all cells alike.
-    words += ["--probe.test=false"]
     words += ["--trainer.callbacks+=cxrbase.compare.heartbeat.Heartbeat", "--trainer.enable_progress_bar=false"]
     if (run / "last.ckpt").is_file():
         words.append(f"--ckpt_path={run}")
