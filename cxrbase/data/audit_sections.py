@@ -115,7 +115,8 @@ def _set_text(result: dict[str, Any]) -> str:
     dealt = [f"{x['dealt']} images of {x['name']}" for x in result["sets"] if x["dealt"]]
     if not dealt:
         return "What was audited."
-    return f"What was audited. Official splits are missing, so {', '.join(dealt)} have those that a run deals by patient."
+    named = ", ".join(dealt)
+    return f"What was audited. Official splits are missing, so {named} have those that a run deals by patient."
 
 
 def _set_rows(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:

@@ -130,7 +130,8 @@ class Quarantine:
         # A loader that is made again takes the same state up again.
         if not self._told[rows].all():
             logger.warning(
-                "%d images that were unreadable before the stop stay left out, %d whose shard was missing are tried again",
+                "%d images that were unreadable before the stop stay left out, "
+                "%d whose shard was missing are tried again",
                 kept.sum(), (~kept).sum(),
             )  # fmt: skip
         self._told[rows] = True

@@ -27,7 +27,7 @@ def picture(number):
 
 @pytest.fixture
 def without_splits(tmp_path):
-    """A folder without splits, in which a training image is a copy of a test image; gives the folder and their names."""
+    """A folder without splits, in which a training image is a copy of a test image, and the names of both."""
     root = tmp_path / "set"
     root.mkdir()
     for number, name in enumerate(NAMES):

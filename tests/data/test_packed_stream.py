@@ -131,7 +131,8 @@ def test_an_image_that_is_drawn_twice_is_seen_in_two_ways(pack, crop_on):
     """Of what is drawn once, and of the first time, views are as without weights."""
     seen = {}
     for name, weights in (("once", {}), ("twice", {"brax": 2.0})):
-        data = ready(pack, views=RandomViews(crop_on=crop_on), select=Selection(weights=weights), batch_size=4, drop_last=False)
+        words = {"views": RandomViews(crop_on=crop_on), "select": Selection(weights=weights)}
+        data = ready(pack, **words, batch_size=4, drop_last=False)
         for batch in data.train_dataloader():
             made = data.on_after_batch_transfer(batch, 0)
             for number, row in enumerate((batch[2] % REPEAT).tolist()):
@@ -142,7 +143,7 @@ def test_an_image_that_is_drawn_twice_is_seen_in_two_ways(pack, crop_on):
         (one, key), (two, other) = found
         assert not torch.equal(one, two)
         assert key != other
-        (alone, own), = seen["once", row]
+        ((alone, own),) = seen["once", row]
         assert own in (key, other)
         assert any(torch.equal(alone, image) for image in (one, two))
     assert {len(found) for found in seen.values()} == {1, 2}
