@@ -69,6 +69,7 @@ def test_a_run_leaves_an_encoder_that_reads_back_the_same(name, fit, image_folde
         assert drawn.size == (grey.shape[1], grey.shape[0])
 
 
+@pytest.mark.slow
 def test_an_encoder_is_scored_and_fine_tuned(fit, tmp_path):
     fit("mae", f"--data.image_size=[{HEIGHT},{WIDTH}]", "--probe.enabled=false")
     (tmp_path / "encoder").symlink_to(fit.run_dir)

@@ -341,6 +341,7 @@ def test_another_batch_is_refused(fit, image_folder, tmp_path, capfd):
         assert part in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_other_weights_is_compared_to_those_also_when_resumed(
     fit, image_folder, tmp_path, capsys
 ):

@@ -38,7 +38,12 @@ def go_on(name, words, root, whole, other, *, step):
 
 @pytest.mark.parametrize(
     ("name", "drop", "step", "splits"),
-    [("mae", True, 2, [4, 2]), ("dino", True, 3, [4]), ("mae", False, 4, [4, 2]), ("dino", False, 5, [2])],
+    [
+        ("mae", True, 2, [4, 2]),
+        ("dino", True, 3, [4]),
+        pytest.param("mae", False, 4, [4, 2], marks=pytest.mark.slow),
+        ("dino", False, 5, [2]),
+    ],
 )
 def test_a_step_may_be_split_into_other_batches(name, drop, step, splits, image_folder, tmp_path):
     words = [f"--data.drop_last={str(drop).lower()}"]
@@ -57,6 +62,7 @@ def test_a_step_may_be_split_into_other_batches(name, drop, step, splits, image_
         assert_same_to_rounding(back, whole)
 
 
+@pytest.mark.slow
 def test_half_the_processes_go_on_with_twice_the_accumulation(image_folder, tmp_path):
     whole, other = tmp_path / "whole", tmp_path / "other"
     words = [*SPLIT, "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]

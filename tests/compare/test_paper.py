@@ -197,6 +197,7 @@ def test_a_missing_baseline_and_a_missing_task_are_named_in_figure_and_page_and_
     assert "far" not in draw(made, "figure2").get_supxlabel()
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_gives_the_same(made, words, world, folder, monkeypatch):
     monkeypatch.setattr(feature_store, "extract_features", None)
     before = (folder / "results.json").read_bytes(), (folder / "figure4.pdf").read_bytes()
@@ -210,6 +211,7 @@ def test_scores_lie_in_a_folder_of_their_code_and_decoded_images_in_one_for_all(
     assert made["environment"]["code"] == code_version()
 
 
+@pytest.mark.slow
 def test_files_of_one_name_are_training_seeds_and_weights_from_imagenet_go_before_scratch(made, words, world, folder):
     more = ["--encoder=from_imagenet={}/encoder0", "--encoder=from_imagenet={}/encoder1", OURS]
     given = [word.format(world) for word in more]
@@ -320,6 +322,7 @@ def test_images_that_are_there_and_malformed_are_an_error_and_not_missing(words,
     assert "needs" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_answered_by_the_option_that_allows_for_them(words, world, capsys, tmp_path):
     root = shutil.copytree(world / "phantom", tmp_path / "phantom", ignore=shutil.ignore_patterns(".canvas"))
     for path in Manifest.read(root / "manifest.parquet").paths[:9]:

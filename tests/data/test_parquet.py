@@ -85,6 +85,7 @@ def write_manifests(folder):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_small_file_takes_little_memory_whatever_it_holds(tmp_path):
     files = [("manifest", path) for path in write_manifests(tmp_path).values()]

@@ -96,6 +96,7 @@ print(joined - before, peak() - joined)
 """
 
 
+@pytest.mark.slow
 def test_neither_joining_nor_searching_takes_many_times_the_features(tmp_path):
     one = part(1024, width=1024)  # 8 MB
     parts = write_parts(tmp_path / "parts", [one] * 24)
