@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/learning.py --images 60000
 
-For each objective and seed, and for MAE with each mask and decoder. It is a `cxrbase compare` with a grid of its own,
+For each objective and seed, and for MAE with each mask and decoder, one of which asks the visible patches alone
+("across", the decoding of CrossMAE). It is a `cxrbase compare` with a grid of its own,
 so a stopped run goes on with the same command and does only what is missing. Real radiographs are read from a folder
 beside the checkout, where it is; the simulated set is made. On the tiny backbone (128 wide) the decoders 512x8, 512x2
 and 256x4 of a ViT-B (768 wide) are 96x8, 96x2 and 48x4; on larger ones they are what their names say.
@@ -21,8 +22,13 @@ from cxrbase.compare.compare import compare
 from cxrbase.compare.plan import Axis, Plan
 
 MASKS = (0.75, 0.9)
-DECODERS = {"512x8": (512, 8), "512x2": (512, 2), "256x4": (256, 4)}
-TINY = {"512x8": (96, 8), "512x2": (96, 2), "256x4": (48, 4)}
+DECODERS = {
+    "512x8": (512, 8, "self"), "512x2": (512, 2, "self"), "256x4": (256, 4, "self"),
+    "512x2 across": (512, 2, "cross"),
+}  # fmt: skip
+TINY = {
+    "512x8": (96, 8, "self"), "512x2": (96, 2, "self"), "256x4": (48, 4, "self"), "512x2 across": (96, 2, "cross"),
+}  # fmt: skip
 TASKS = {"phantom": ["phantom"], "cxr": ["cxr_pneumonia_nih", "cxr_view_nih"]}
 
 
@@ -34,8 +40,9 @@ def axes(size: str) -> dict[str, Axis]:
         f"decoder {name}": [
             f"--model.objective.init_args.decoder_dim={width}",
             f"--model.objective.init_args.decoder_depth={depth}",
+            f"--model.objective.init_args.decoder={attention}",
         ]
-        for name, (width, depth) in shapes.items()
+        for name, (width, depth, attention) in shapes.items()
     }
     return {"mask": Axis(masks, ["mae"]), "decoder": Axis(decoders, ["mae"])}
 

@@ -131,12 +131,14 @@ def launch_nodes(words, count):
 
 
 @pytest.mark.slow
-def test_two_nodes_of_torchrun_on_one_host_are_one_process_which_goes_on_where_they_stopped(image_folder, tmp_path):
+def test_nodes_of_torchrun_on_one_host_are_one_process_and_any_number_goes_on_where_others_stopped(
+    image_folder, tmp_path
+):
     words = ["--probe.enabled=false", "--figures.enabled=false", "--trainer.max_epochs=9"]
 
-    def run(name, *more, nodes):
-        said = command("mae", *words, *more, f"--data.batch_size={8 // nodes}", root=image_folder,
-                       run_dir=tmp_path / name)  # fmt: skip
+    def run(name, *more, nodes, workers=0):
+        said = command("mae", *words, *more, f"--data.batch_size={8 // nodes}", f"--data.num_workers={workers}",
+                       root=image_folder, run_dir=tmp_path / name)  # fmt: skip
         if nodes == 1:
             assert main(said) == 0
         else:
@@ -146,14 +148,15 @@ def test_two_nodes_of_torchrun_on_one_host_are_one_process_which_goes_on_where_t
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
 
     # The third step is within the second epoch.
-    for name, nodes in (("two", 2), ("one", 1)):
-        run(name, "--trainer.max_steps=3", nodes=nodes)
+    for name, nodes, workers in (("two", 2, 2), ("one", 1, 0)):
+        run(name, "--trainer.max_steps=3", nodes=nodes, workers=workers)
     assert held("two")["batch"] == held("one")["batch"] == {"images": 8, "accumulated": 1}
     torch.testing.assert_close(held("two")["state_dict"], held("one")["state_dict"], rtol=1e-3, atol=1e-4)
-    shutil.copytree(tmp_path / "one", tmp_path / "grown")
-    for name, nodes in (("two", 1), ("one", 1), ("grown", 2)):
-        run(name, "--trainer.max_steps=7", f"--ckpt_path={tmp_path / name}", nodes=nodes)
-    for name in ("two", "grown"):
+    for name, parent in (("grown", "one"), ("four", "two")):
+        shutil.copytree(tmp_path / parent, tmp_path / name)
+    for name, nodes, workers in (("two", 1, 0), ("one", 1, 0), ("grown", 2, 0), ("four", 4, 1)):
+        run(name, "--trainer.max_steps=7", f"--ckpt_path={tmp_path / name}", nodes=nodes, workers=workers)
+    for name in ("two", "grown", "four"):
         assert held(name)["global_step"] == 7
         assert held(name)["CXRDataModule"] == held("one")["CXRDataModule"]
         torch.testing.assert_close(held(name)["state_dict"], held("one")["state_dict"], rtol=1e-3, atol=2e-4)

@@ -219,6 +219,42 @@ def test_a_position_is_the_same_for_another_number_of_ranks(store):
     assert sorted(drawn[0] + drawn[1]) == sorted(row for _, _, rows in alone for row in rows.tolist())
 
 
+def global_batches(store, position, *, world, num_workers, stop=None):
+    """Rows of each global batch from a position on, with a crop of each, and the position of every rank at the end."""
+    crop = CPUCrop(16, scale=(0.2, 1.0), ratio=(0.75, 4 / 3))
+    batches, positions = {}, []
+    for rank in range(world):
+        share = sampler(batch_size=8 // world, rank=rank, world_size=world, rows=store.rows)
+        ranked = StreamLoader(
+            StreamDataset(store, seed=5, crop=crop), batch_size=8 // world, sampler=share, num_workers=num_workers
+        )
+        if position is not None:
+            ranked.load_state_dict(position)
+        for number, (images, _, rows) in enumerate(ranked):
+            seen = batches.setdefault(number, {})
+            assert not seen.keys() & set(rows.tolist())
+            seen |= {row: image.numpy().tobytes() for row, image in zip(rows.tolist(), images, strict=True)}
+            if number + 1 == stop:
+                break
+        positions.append(ranked.state_dict())
+        del ranked
+    assert all(there == positions[0] for there in positions)
+    return list(batches.values()), positions[0]
+
+
+@pytest.mark.parametrize("after", [[(1, 0)], [(4, 1)], [(4, 1), (1, 2), (8, 0)]], ids=["1x0", "4x1", "several stops"])
+def test_two_ranks_of_two_workers_go_on_as_any_others(store, after):
+    whole, _ = global_batches(store, None, world=1, num_workers=0)
+    assert len(whole) == 6
+    seen, position = global_batches(store, None, world=2, num_workers=2, stop=2)
+    for world, workers in after:
+        stop = None if (world, workers) == after[-1] else 1
+        more, position = global_batches(store, position, world=world, num_workers=workers, stop=stop)
+        seen += more
+    assert seen == whole
+    assert position["images"] == 48
+
+
 def test_a_position_of_another_run_is_refused(store):
     state = loader(store).state_dict()
     with pytest.raises(ConfigError, match="seed_everything was 5 in the checkpoint and is 6 now"):
