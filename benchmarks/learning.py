@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/learning.py --images 60000
 
 For each objective and seed, and for MAE with each mask and decoder, one of which asks the visible patches alone
-("across", the decoding of CrossMAE). It is a `cxrbase compare` with a grid of its own,
-so a stopped run goes on with the same command and does only what is missing. Real radiographs are read from a folder
-beside the checkout, where it is; the simulated set is made. On the tiny backbone (128 wide) the decoders 512x8, 512x2
-and 256x4 of a ViT-B (768 wide) are 96x8, 96x2 and 48x4; on larger ones they are what their names say.
+("across", the decoding of CrossMAE). It is a `cxrbase compare` with a grid of its own, so a stopped run goes on with
+the same command and does only what is missing. Real radiographs are read from a folder beside the checkout, where it
+is; the simulated set is made. On the tiny backbone (128 wide) the decoders 512x8, 512x2 and 256x4 of a ViT-B (768 wide)
+are 96x8, 96x2 and 48x4; on larger ones they are what their names say.
 """
 
 import json
@@ -155,7 +155,7 @@ def learning(
         content = compare(plan_of(name, data, place, **grid), out=place, jobs=jobs)
         lines += rows(name, content)
         missing += [cell["title"] for cell in content["cells"] if cell["state"] != "done"]
-    decoders = {key: "x".join(map(str, shape)) for key, shape in (TINY if size == "tiny" else DECODERS).items()}
+    decoders = {key: f"{width}x{depth}" for key, (width, depth, _) in (TINY if size == "tiny" else DECODERS).items()}
     result = {"table": lines, "images": images, "seeds": seeds, "size": size, "decoders": decoders, "missing": missing}
     path = save(f"learning_{size}", result, packages=("torch", "timm", "lightly"), out=out)
     print(table(lines), *missing, path, sep="\n")
