@@ -30,6 +30,18 @@ def row_of(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def besides_scores(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each encoder and task: images seen before, gaps between subgroups, and how well features tell the origin."""
+    made = []
+    for row in rows:
+        if row["protocol"] == "linear" and row["seed"] == min(other["seed"] for other in rows):
+            gaps = {name: found["gap"] and rounded(found["gap"]) for name, found in (row["subgroups"] or {}).items()}
+            origin = {name: rounded(found["auroc"]) for name, found in row["shortcut"]["origin_from_features"].items()}
+            made.append({"task": row["task"]["name"], "encoder": row["encoder"]["name"], "subgroup_gaps": gaps,
+                         "origin_from_features": origin, "seen_before": row["seen_before"]})  # fmt: skip
+    return made
+
+
 def main() -> None:
     """Reads a run and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,6 +58,7 @@ def main() -> None:
         "differences": [{key: pair[key] for key in ("task", "protocol", "encoders", "value", "low", "high", "p_holm")}
                         for pair in pairs],
         "rows": [row_of(row) for row in rows],
+        "besides_scores": besides_scores(rows),
     }  # fmt: skip
     save(options.out.stem, measured, packages=("torch", "timm", "numpy"), out=str(options.out))
 
