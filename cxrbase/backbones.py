@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = json.loads(card_path.read_text())
         lacking = {"timm_name", "timm_args", "image_size", "mean", "std"} - card.keys()
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise EncoderError(f"{card_path} is not an encoder description: {error}") from error
     if lacking:
         raise EncoderError(f"{card_path} lacks {', '.join(sorted(lacking))}")
@@ -136,9 +137,10 @@ def load_encoder(path: str | Path) -> Encoder:
     """
     card = read_card(Path(path))
     weights = _weights(Path(path), card)
-    overlay = {"input_size": (1, *height_width(card["image_size"])), "mean": (card["mean"],), "std": (card["std"],)}
     try:
         check_description(card, weights)
+        size = height_width(card["image_size"])
+        overlay = {"input_size": (1, *size), "mean": (card["mean"],), "std": (card["std"],)}
         vit = timm.create_model(card["timm_name"], pretrained_cfg_overlay=overlay, **card["timm_args"])
         vit.load_state_dict(_read_state(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -147,10 +149,10 @@ def load_encoder(path: str | Path) -> Encoder:
 
 
 def check_description(card: dict[str, Any], weights: Path) -> None:
-    """Refuses a description that would fetch something, is of a far larger network, or reads images in no known way.
+    """Refuses a description that would fetch something, is of a far larger network, or knows no way to read images.
 
     Args:
-        card: Holds timm_name and timm_args, and perhaps window and crop_borders.
+        card: Holds timm_name, timm_args, image_size, mean and std, and perhaps window and crop_borders.
         weights: The file that they describe.
 
     Raises:
@@ -158,6 +160,7 @@ def check_description(card: dict[str, Any], weights: Path) -> None:
         OSError: There is no such file.
     """
     name, arguments = card["timm_name"], card["timm_args"]
+    _check_input(card)
     try:
         Reading.of(card)
     except ConfigError as error:
@@ -174,6 +177,20 @@ def check_description(card: dict[str, Any], weights: Path) -> None:
     # No format stores more than two parameters in a byte.
     if parameters > 2 * weights.stat().st_size:
         raise EncoderError(f"{weights} cannot be loaded as {name}: it is too small for {parameters:,} parameters")
+
+
+def _check_input(card: dict[str, Any]) -> None:
+    size = card["image_size"]
+    sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+    if not all(type(side) is int and 0 < side <= _MOST["img_size"] for side in sides):
+        raise EncoderError(
+            f"image_size must be pixels of a side, or of height and width, at most {_MOST['img_size']}, got "
+            f"{str(size)[:80]!r}"
+        )
+    for name, above in (("mean", -math.inf), ("std", 0.0)):
+        value = card[name]
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > above):
+            raise EncoderError(f"{name} must be a number{' above 0' if name == 'std' else ''}, got {str(value)[:80]!r}")
 
 
 def _weights(path: Path, card: dict[str, Any]) -> Path:

@@ -35,6 +35,8 @@ class _Command(NamedTuple):
     stopped: str = "run it again to start over"  # what to do after Ctrl-C
 
 
+_PARTIAL = "--out holds only a part: remove it and run the command again"
+
 _COMMANDS = {
     "fit": _Command(
         "fit_cli",
@@ -74,8 +76,12 @@ _COMMANDS = {
     ),
     "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
     "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
-    "explain": _Command("explain_cli", "explain", "where a model or an encoder looks, as pictures over the image"),
-    "predict": _Command("predict_cli", "predict", "calibrated probabilities of a fine-tuned model, with warnings"),
+    "explain": _Command(
+        "explain_cli", "explain", "where a model or an encoder looks, as pictures over the image", _PARTIAL
+    ),
+    "predict": _Command(
+        "predict_cli", "predict", "calibrated probabilities of a fine-tuned model, with warnings", _PARTIAL
+    ),
     "demo": _Command("demo_cli", "demo", "a page on this machine to try a model on one radiograph", "start it again"),
     "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
 }

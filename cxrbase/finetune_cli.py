@@ -57,7 +57,7 @@ def fit_task(words: list[str]) -> int:
     data.check()
     if made.encoder is None and "RANK" in os.environ:
         raise ConfigError("processes that are started together need one encoder: name it by --encoder")
-    name = made.encoder or str(_own_encoder(task, configs(words)))
+    name = made.encoder or str(_own_encoder(task, configs(words), accelerator=settings.accelerator))
     logger.info("encoder %s", name)
     encoder, card = load_any_encoder(
         name, image_size=settings.image_size, patch_size=made.patch_size, mean=made.mean, std=made.std,
@@ -106,6 +106,7 @@ def _place(run_dir: str | None, ckpt_path: str | None, name: str) -> tuple[Path,
     checkpoint = Path(ckpt_path) / CHECKPOINT if Path(ckpt_path).is_dir() else Path(ckpt_path)
     if not checkpoint.is_file():
         raise ConfigError(f"no checkpoint at {checkpoint}: give the folder of a stopped run with --ckpt_path")
+    refuse_used(run_dir, resumed=checkpoint)
     return Path(run_dir or checkpoint.parent), checkpoint
 
 
@@ -174,7 +175,7 @@ def _parser() -> TrainingParser:
     return parser
 
 
-def _own_encoder(task: Task, configs: list[Path]) -> Path:
+def _own_encoder(task: Task, configs: list[Path], *, accelerator: str) -> Path:
     """The newest run on the phantom, or a short one made now; only for tasks of the phantom."""
     if task.data.phantom is None:
         raise ConfigError(f"task {task.name} is not of the phantom, so it needs an encoder: --encoder=runs/<run>")
@@ -182,7 +183,7 @@ def _own_encoder(task: Task, configs: list[Path]) -> Path:
     for card in cards:
         if _is_of_phantom(card.with_name("config.yaml")):
             return card.parent
-    return _pretrained(task.data.root, task.data.phantom, configs[0].parent.parent)
+    return _pretrained(task.data.root, task.data.phantom, configs[0].parent.parent, accelerator=accelerator)
 
 
 def _is_of_phantom(config: Path) -> bool:
@@ -194,7 +195,7 @@ def _is_of_phantom(config: Path) -> bool:
     return isinstance(data, dict) and data.get("phantom") is not None
 
 
-def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
+def _pretrained(root: str, phantom: Phantom, experiments: Path, *, accelerator: str) -> Path:
     layers = ["base", "objective/mae", "size/tiny", "data/phantom", "recipe/mae_tiny"]
     if lacking := [layer for layer in layers if not (experiments / f"{layer}.yaml").is_file()]:
         raise ConfigError(f"no encoder: give one with --encoder, as {experiments} has no {lacking[0]}.yaml to make one")
@@ -203,5 +204,7 @@ def _pretrained(root: str, phantom: Phantom, experiments: Path) -> Path:
     words = [f"--config={experiments / layer}.yaml" for layer in layers]
     words += [f"--data.root={root}", f"--data.phantom={json.dumps(dataclasses.asdict(phantom))}"]
     words += [f"--trainer.max_epochs={_SHORT_EPOCHS}", "--probe.enabled=false", "--figures.enabled=false"]
+    # Further devices would each start this whole command and make an encoder of their own.
+    words += [f"--trainer.accelerator={accelerator}", "--trainer.devices=1"]
     fit([*words, f"--run_dir={run_dir}"])
     return run_dir

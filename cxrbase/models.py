@@ -194,6 +194,8 @@ def load_model(path: str | Path) -> Model:
         laterals = _laterals(card.get("lateral_check"), state, width=int(encoder.embed_dim))
         if not len(card["classes"]) == len(card["temperatures"]) == len(card["thresholds"]):
             raise ValueError("classes, temperatures and thresholds differ in number")
+        if any(not isinstance(value, int | float | None) for value in card["thresholds"]):
+            raise ValueError(f"thresholds must be numbers or null, got {str(card['thresholds'])[:80]}")
         if not set(card.get("learnt", ())) <= set(card["classes"]):
             raise ValueError(f"what was learnt must be some of the classes, got {card['learnt']}")
         if any(not (isinstance(value, int | float) and value > 0) for value in card["temperatures"]):

@@ -74,6 +74,8 @@ class CXRBaseCLI(LightningCLI):
             # The one command that a scheduler can start again and again: it begins where there is no checkpoint.
             begun = (Path(config["run_dir"]) / "last.ckpt").is_file()
             path = config["ckpt_path"] = config["run_dir"] if begun else None
+        elif path == "last":
+            raise ConfigError("--ckpt_path=last needs --run_dir, the folder whose last checkpoint is meant")
         if not path:
             refuse_used(config.get("run_dir"))
         if not path or path in _NAMED_BY_PATH:
@@ -90,6 +92,7 @@ class CXRBaseCLI(LightningCLI):
         config["ckpt_path"] = str(checkpoint)
         if config.get("run_dir") is None:
             config["run_dir"] = str(checkpoint.parent)
+        refuse_used(config["run_dir"], resumed=checkpoint)
         refuse_mismatch(checkpoint, config["model"].as_dict())
 
     def before_instantiate_classes(self) -> None:
@@ -181,8 +184,15 @@ def found_precision(accelerator: str) -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def refuse_used(run_dir: str | None) -> None:
-    """Raises a ConfigError where a new run would overwrite another one."""
+def refuse_used(run_dir: str | None, *, resumed: Path | None = None) -> None:
+    """Raises a ConfigError where a run would overwrite another one.
+
+    Args:
+        run_dir: Folder of the run; None for a new one.
+        resumed: Checkpoint to go on from, whose own folder may be used.
+    """
+    if resumed is not None and run_dir and Path(run_dir).resolve() == resumed.parent.resolve():
+        return
     if run_dir and (Path(run_dir) / "last.ckpt").is_file():
         raise ConfigError(
             f"{run_dir} holds a run already: go on with it by --ckpt_path={run_dir}, or set --run_dir to a new folder"

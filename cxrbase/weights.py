@@ -41,7 +41,7 @@ def load_any_encoder(
         name_or_path: One of: a run folder, its encoder.safetensors or encoder.json; a .safetensors, .pth, .pt, .bin,
             .ckpt or .tar file of timm, MAE, DINO, DINOv2, Medical MAE, EVA-X or Hugging Face's ViT and Dinov2
             (RAD-DINO); a folder with model.safetensors or pytorch_model.bin; `timm:<name>`, untrained;
-            `timm:<name>=<file>`, where the network cannot be told from the file.
+            `timm:<name>=<file>`, where heads or statistics are to be those of a network that timm knows.
         image_size: Side, or height and width, of the images in pixels; None takes what the encoder was trained at.
         patch_size: Side of a patch in pixels; None takes the encoder's own.
         mean: Mean, in [0, 1], that the original network expects, where its file does not say; None takes what its
@@ -106,7 +106,7 @@ def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: f
 
 def _is_ours(path: Path) -> bool:
     card = (path / "encoder.safetensors" if path.is_dir() else path).with_suffix(".json")
-    return path.suffix in ("", ".json", ".safetensors") and card.is_file()
+    return (path.is_dir() or path.suffix in ("", ".json", ".safetensors")) and card.is_file()
 
 
 def _ours(path: Path, image_size: Size | None, patch_size: int | None) -> tuple[Encoder, dict[str, Any]]:
@@ -153,7 +153,8 @@ def _load(
     report = fit_weights(network, found.state, stats=stats, to=to, skipped=found.skipped)
     logger.info("%s (%s as %s): %s", found.path, found.family, name, report)
     if not known:
-        logger.warning("%s does not say its mean and std; ImageNet's are taken: give mean and std if not", found.path)
+        whose = "those of NIH's radiographs" if found.stats == NIH else "ImageNet's"
+        logger.warning("%s does not say its mean and std; %s are taken: give mean and std if not", found.path, whose)
     card = _card(name, arguments, to, str(found.path), found.family)
     return network.eval(), card | Reading.of(found.reading).values()
 
@@ -208,7 +209,10 @@ def _card(name: str, arguments: dict[str, Any], to: tuple[float, float], source:
 
 
 def _stats_of(name: str) -> Stats:
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # of a tag that is none of the network's
+        raise EncoderError(f"timm knows no network {name!r}: {error}") from error
     if config is None:
         raise EncoderError(f"timm knows no network {name!r}")
     return tuple(config.mean), tuple(config.std)

@@ -121,19 +121,35 @@ def fit_weights(
     if tuple(weight.shape[-2:]) != size:
         changed.append(f"patches of {weight.shape[-1]} pixels resampled to {size[0]}")
         weight = resample_patch_embed(weight, list(size))
-    state["patch_embed.proj.weight"], state["patch_embed.proj.bias"] = weight, bias
+    state["patch_embed.proj.weight"] = weight
+    if network.patch_embed.proj.bias is not None:
+        state["patch_embed.proj.bias"] = bias
+    elif bias.any():
+        raise EncoderError(
+            f"the network's patch embedding has no bias to take up another mean than that of the weights, {stats[0]}: "
+            f"give images of that mean, not of {to[0]}"
+        )
+    if network.pos_embed is not None:
+        changed += _fit_positions(network, state, grid)
+    used = _load(network, state)
+    return WeightReport(used, skipped, tuple(changed))
+
+
+def _fit_positions(network: Encoder, state: dict[str, Tensor], grid: tuple[int, int] | None) -> list[str]:
+    """Resamples the positions in `state` to the network's grid, where it differs, and says so."""
+    if "pos_embed" not in state:
+        raise EncoderError("the weights have no positions, and the network does: it was trained without them")
     rows, prefix = (None, 0) if grid else position_grid(state)
     old = grid or (rows, rows)
     new = network.patch_embed.grid_size
     if grid:
         prefix = state["pos_embed"].shape[1] - grid[0] * grid[1]
-    if tuple(old) != tuple(new):
-        changed.append(f"positions of {old[0]} x {old[1]} patches resampled to {new[0]} x {new[1]}")
-        state["pos_embed"] = resample_abs_pos_embed(
-            state["pos_embed"].float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix
-        )
-    used = _load(network, state)
-    return WeightReport(used, skipped, tuple(changed))
+    if tuple(old) == tuple(new):
+        return []
+    state["pos_embed"] = resample_abs_pos_embed(
+        state["pos_embed"].float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix
+    )
+    return [f"positions of {old[0]} x {old[1]} patches resampled to {new[0]} x {new[1]}"]
 
 
 def _load(network: Encoder, state: dict[str, Tensor]) -> tuple[str, ...]:

@@ -198,8 +198,8 @@ def _refuse(inner: dict[str, Tensor], path: Path) -> None:
     for part, name in _REFUSED.items():
         if any(part in key for key in inner):
             raise EncoderError(
-                f"{path} has {name}, which cannot be told from the file alone: name its network with "
-                f"timm:<name>={path} if timm has it"
+                f"{path} has {name}, which no encoder here has: take weights of a plain Vision Transformer, with one "
+                "class token or none and learnt positions, such as those of MAE, DINO or DINOv2"
             )
 
 

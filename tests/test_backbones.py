@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from cxrbase.backbones import create_backbone, encode_visible, load_encoder, save_encoder
 from cxrbase.errors import ConfigError, EncoderError
+from cxrbase.weights import load_any_encoder
 
 MODELS = ["test_vit", "test_vit2", "vit_tiny_patch16_224", "deit3_small_patch16_224"]
 
@@ -94,6 +95,14 @@ def test_broken_encoders_are_refused_in_a_sentence(tmp_path):
         path.with_suffix(".json").write_text(text)
         with pytest.raises(EncoderError, match=message):
             load_encoder(path)
+    deep = json.dumps(card() | {"more": 0}).replace(": 0}", ": " + "[" * 100_000 + "]" * 100_000 + "}")
+    changes = [{"image_size": size} for size in (None, "x", [1, 2, 3], [64], 0, 9000, True, 64.0)]
+    changes += [{"mean": value} for value in (None, "x", [0.5], float("nan"))] + [{"std": 0}, {"std": float("inf")}]
+    for text in [deep, *(json.dumps(card() | change) for change in changes)]:
+        path.with_suffix(".json").write_text(text)
+        for load in (load_encoder, lambda given: load_any_encoder(str(given))):
+            with pytest.raises(EncoderError, match="encoder|^(image_size|mean|std) must be"):
+                load(path)
     path.with_suffix(".json").write_text(json.dumps(card()))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(EncoderError, match="cannot be loaded as test_vit"):

@@ -1,5 +1,6 @@
 """Fine-tuning that was killed goes on to the same model; two processes fit as one; other settings are refused."""
 
+import shutil
 import signal
 import subprocess
 
@@ -77,6 +78,10 @@ def test_a_killed_run_refuses_another_rate_and_goes_on_to_the_same_model(place, 
     assert main([*elsewhere, f"--ckpt_path={killed}", "--finetune.lr=1e-4"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "--finetune.lr was 0.02, now it is 0.0001" in last
+    taken = place / "taken"
+    shutil.copytree(killed, taken)
+    assert main([*long_words(place, "taken"), f"--ckpt_path={killed}"]) == 1
+    assert f"{taken} holds a run already" in capsys.readouterr().err
     stood = torch.load(killed / "last.ckpt", weights_only=True)
     assert 0 <= stood["epoch"] < EPOCHS - 1
     # Neither the number of workers nor how it is asked for changes what comes out.

@@ -231,6 +231,23 @@ def test_new_run_does_not_overwrite_another(fit, image_folder, capfd):
     assert "holds a run already" in capfd.readouterr().err
 
 
+def test_a_run_that_goes_on_elsewhere_does_not_overwrite_another_either(fit, image_folder, tmp_path, capfd):
+    fit("mae")
+    taken = tmp_path / "taken"
+    assert main(command("mae", root=image_folder, run_dir=taken)) == 0
+    before = (taken / "last.ckpt").read_bytes()
+    words = command("mae", "--trainer.max_steps=6", f"--ckpt_path={fit.run_dir}", root=image_folder, run_dir=taken)
+    assert main(words) == 1
+    assert f"{taken} holds a run already" in capfd.readouterr().err
+    assert (taken / "last.ckpt").read_bytes() == before
+
+
+def test_the_last_checkpoint_of_no_folder_is_refused(image_folder, tmp_path, capfd):
+    words = command("mae", "--ckpt_path=last", root=image_folder, run_dir=tmp_path)
+    assert main([word for word in words if not word.startswith("--run_dir")]) == 1
+    assert "--ckpt_path=last needs --run_dir" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

@@ -153,6 +153,35 @@ def test_own_encoders_keep_their_card_and_change_size(tmp_path):
     assert larger.pos_embed.shape[1] == 1 + 36
 
 
+def test_a_folder_with_a_dot_in_its_name_is_ours_too(tmp_path):
+    card = {"timm_name": "test_vit", "timm_args": {"in_chans": 1, "num_classes": 0, "img_size": 64}}
+    card |= {"image_size": 64, "mean": 0.4, "std": 0.3, "window": "dicom"}
+    save_encoder(create_backbone("test_vit", image_size=64), tmp_path / "mae_0.9", card)
+    for place in (tmp_path / "mae_0.9", tmp_path / "mae_0.9" / "encoder.json"):
+        _, found = load_any_encoder(str(place))
+        assert (found["mean"], found["window"], found["format"]) == (0.4, "dicom", "cxrbase")
+
+
+@pytest.mark.parametrize("options", [{"pos_embed": "none"}, {"pre_norm": True}], ids=["no positions", "no bias"])
+def test_own_encoders_without_positions_or_a_bias_in_the_stem_are_read(options, tmp_path):
+    network = create_backbone("test_vit", image_size=64, options=options).eval()
+    arguments = {"in_chans": 1, "num_classes": 0, "img_size": 64, **options}
+    card = {"timm_name": "test_vit", "timm_args": arguments, "image_size": 64, "mean": 0.4, "std": 0.3}
+    save_encoder(network, tmp_path, card)
+    same, _ = load_any_encoder(str(tmp_path))
+    image = torch.randn(1, 1, 64, 64)
+    torch.testing.assert_close(same.forward_features(image), network.forward_features(image), atol=1e-5, rtol=1e-4)
+    start = create_backbone("test_vit", image_size=32, options=options)
+    initialise(start, str(tmp_path), mean=0.4, std=0.3)
+    assert torch.equal(start.blocks[0].attn.qkv.weight, network.blocks[0].attn.qkv.weight)
+    if "pre_norm" in options:
+        with pytest.raises(EncoderError, match=r"no bias to take up another mean"):
+            initialise(start, str(tmp_path), mean=0.5, std=0.3)
+    else:
+        with pytest.raises(EncoderError, match="the weights have no positions"):
+            initialise(create_backbone("test_vit", image_size=64), str(tmp_path), mean=0.4, std=0.3)
+
+
 def test_a_run_on_a_backbone_as_timm_has_it_has_its_heads(tmp_path):
     network = create_backbone("vit_tiny_patch16_224", image_size=32, options={"depth": 1})
     settings = {"backbone": "vit_tiny_patch16_224", "backbone_options": {"depth": 1}}
@@ -271,12 +300,14 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
     torch.save([1], path)
     with pytest.raises(EncoderError, match="holds a list"):
         load_any_encoder(str(path))
+    torch.save(state, path)
     for name, message in [
         ("vit_small_patch16_224", "write timm:vit_small_patch16_224"),
         ("/no/such.pth", "no weights at"),
         (str(tmp_path), "neither encoder.json nor model.safetensors nor pytorch_model.bin"),
         ("timm:resnet18", "must be a Vision Transformer|cannot make"),
         ("timm:vit_enormous", "cannot make 'vit_enormous'"),
+        (f"timm:vit_small_patch16_224.no_such_tag={path}", "knows no network 'vit_small_patch16_224.no_such_tag'"),
         (__file__, "not a weight file"),
     ]:
         with pytest.raises(EncoderError, match=message):

@@ -198,8 +198,11 @@ class Embedder:
 
 
 def _key(items: Sequence[Item], reader: Embedder, part: int) -> dict[str, Any]:
-    names = hashlib.sha256(json.dumps([[i.name, i.path, i.offset, i.size] for i in items]).encode()).hexdigest()
-    return {"images": names, "weights": reader.about["weights_sha256"], "part": part}
+    told = [[item.name, item.path, item.offset, item.size, item.crc32] for item in items]
+    names = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    # As it is read back, so that the two can be compared.
+    key: dict[str, Any] = json.loads(json.dumps({"images": names, "encoder": reader.about, "part": part}))
+    return key
 
 
 def _open_parts(out: Path, key: dict[str, Any]) -> Path:

@@ -25,6 +25,7 @@ PROGRAM = "encoder.pt2"
 OPSET = 20
 # Batch sizes that a program is compared at; it is traced at 2.
 _BATCHES = (1, 2, 5)
+_MOST_IN_ONNX = 1_500_000_000  # bytes, above which torch writes a second file
 
 
 def write_onnx(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -45,6 +46,12 @@ def write_onnx(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str
     lacking = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if lacking:
         raise ConfigError(f"--to onnx needs {', '.join(lacking)}: pip install 'cxrbase[export]'")
+    large = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if large > _MOST_IN_ONNX:
+        raise EncoderError(
+            f"the network has {large / 1e9:.1f} GB of weights, and one ONNX file can hold {_MOST_IN_ONNX / 1e9:.1f}: "
+            "take --to torch"
+        )
     module = Features(network).eval()
     with _explained("ONNX"), _silent():
         torch.onnx.export(

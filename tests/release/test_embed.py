@@ -1,7 +1,9 @@
 """Features of whatever is named, in order, the same as the encoder gives, and resumed after a kill."""
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -97,6 +99,12 @@ def test_a_killed_job_goes_on_and_gives_the_same_table(encoder_folder, image_fol
     job.kill()
     assert job.wait() == -signal.SIGKILL
     assert not out.exists()
+    other = tmp_path / "other"
+    shutil.copytree(encoder_folder, other)
+    card = json.loads((other / "encoder.json").read_text())
+    (other / "encoder.json").write_text(json.dumps(card | {"mean": card["mean"] + 0.1}))
+    with pytest.raises(ConfigError, match="other images or another encoder"):
+        embed(str(other), [str(image_folder)], out=out, part=2, batch_size=2)
     done = embed(str(encoder_folder), [str(image_folder)], out=out, part=2, batch_size=2)
     assert (done.resumed, done.images) == (6, 40)
     embed(str(encoder_folder), [str(image_folder)], out=whole, part=2, batch_size=2)

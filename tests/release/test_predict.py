@@ -183,16 +183,22 @@ def test_a_new_folder_is_made_and_a_device_or_image_that_is_not_there_leaves_non
     assert len((tmp_path / "new" / "folder" / "p.csv").read_text().splitlines()) == 25
 
 
-def test_a_killed_job_keeps_the_rows_that_it_has_made(model, images, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_job_that_is_stopped_keeps_the_rows_that_it_has_made(sent, model, images, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(400):
         os.link(images / f"{number % 24:02}.png", tmp_path / "images" / f"{number:03}.png")
     out, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
     words = ["predict", tmp_path / "images", "--model", model, "--batch_size=1", "--threads=1", "--device=cpu", "--out"]
-    job = warm.Process(["-m", "cxrbase", *words, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = warm.Process(["-m", "cxrbase", *words, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     until(lambda: out.exists() and len(out.read_text().splitlines()) > 3, job)
-    job.kill()
-    assert job.wait() == -signal.SIGKILL
+    job.send_signal(sent)
+    _, said = job.communicate(timeout=60)
+    if sent == signal.SIGKILL:
+        assert job.returncode == -sent
+    else:
+        assert job.returncode == 130
+        assert said.splitlines()[-1].endswith("stopped; --out holds only a part: remove it and run the command again")
     kept = out.read_text()
     assert 3 < len(kept.splitlines()) < 400
     assert main([str(word) for word in (*words, whole)]) == 0
