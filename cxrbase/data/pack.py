@@ -15,7 +15,7 @@ from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.pack_engines import run_local, run_ray
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_index import Records, finished, refused_of, withdraw_index, write_index, write_refused
-from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan
+from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan, warn_of_other_code
 from cxrbase.data.pack_report import write_reports
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ShardError
@@ -79,6 +79,7 @@ def pack(
         agree(storage, plans)
         records: Records = {plan.name: finished(storage, plan.name, plan.manifest.root) for plan in plans}
         again = [shards.shard_name(plan.name, block) for plan in plans for block in plan.left(records[plan.name])]
+        warn_of_other_code(storage, [plan for plan in plans if plan.left(records[plan.name])])
         withdraw_index(storage, again)
         before = _tried(records)
         _run(plans, records, storage, max_bad, jobs or available_cores(), engine)

@@ -206,6 +206,27 @@ def test_other_images_and_fewer_sources_are_refused(folder, tmp_path):
         pack(pair, tmp_path, options=SMALL, max_bad=1, jobs=1, partial=True)
 
 
+def test_going_on_with_other_code_is_warned_of(folder, tmp_path, package, caplog):
+    def images(out):
+        caplog.clear()
+        return pack([("mine=folder", str(folder))], out, options=SMALL, max_bad=1, jobs=1, block_rows=8).new
+
+    assert images(tmp_path / "a") == 40
+    for path in ("decode_dicom.py", "pack_image.py"):
+        (package / "data" / path).write_text("# other\n")
+        assert images(tmp_path / "a") == 0
+        assert not caplog.messages
+        (tmp_path / "a/blocks/mine-000001.parquet").unlink()
+        assert images(tmp_path / "a") == 8
+        assert "begun for mine with another version of the code" in caplog.text
+    # As earlier versions wrote them.
+    plan = tmp_path / "a/plans/mine.json"
+    plan.write_text(json.dumps({key: value for key, value in json.loads(plan.read_text()).items() if key != "code"}))
+    (tmp_path / "a/blocks/mine-000001.parquet").unlink()
+    assert images(tmp_path / "a") == 8
+    assert not caplog.messages
+
+
 def test_a_source_is_added_to_a_finished_pack(folder, tmp_path):
     pack([("csv-manifest", str(folder))], tmp_path / "a", options=SMALL, max_bad=1, jobs=1)
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a" / "shards").iterdir()}
