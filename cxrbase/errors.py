@@ -11,6 +11,10 @@ _OUT_OF_REACH = frozenset({
 })  # fmt: skip
 
 
+def _out_of_reach(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _OUT_OF_REACH
+
+
 class CXRBaseError(Exception):
     """A problem with what the user gave us; the command line shows it as one sentence."""
 
@@ -49,10 +53,14 @@ class DecodeError(CXRBaseError):
     def unreachable(self) -> bool:
         """Whether the operating system failed and not the file, which a later try may find in order."""
         cause = self.__cause__
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return True
+        return (isinstance(cause, OSError) and cause.errno is not None) or self.may_pass
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the operating system failed in a way that may be over in a moment, which a missing file is not."""
         # What a reader puts into words of its own may still be that its scratch file found no room.
-        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _OUT_OF_REACH):
+        cause = self.__cause__
+        while cause is not None and not _out_of_reach(cause):
             cause = cause.__cause__
         return cause is not None
 
@@ -77,6 +85,11 @@ class CorruptError(ShardError):
     def __init__(self, message: str, *, reason: str = "damaged", whole_shard: bool = False) -> None:
         super().__init__(message)
         self.reason, self.whole_shard = reason, whole_shard
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the operating system failed in a way that may be over in a moment; a fetch was tried again before."""
+        return _out_of_reach(self.__cause__)
 
     def __reduce__(self) -> Any:
         # The default would lose what is not the message.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cxrbase
 from commands import REPOSITORY, command
 
 
@@ -26,6 +28,15 @@ def cxr_root() -> Path:
     if not (root / "manifest.csv").is_file():
         pytest.skip("the folder of real radiographs is absent; set CXRBASE_CXR to it")
     return root
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A copy of the package that its code is hashed from."""
+    copied = tmp_path / "cxrbase"
+    shutil.copytree(Path(cxrbase.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cxrbase, "__file__", str(copied / "__init__.py"))
+    return copied
 
 
 @pytest.fixture(scope="session")

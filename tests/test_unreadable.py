@@ -1,17 +1,24 @@
 """Images that become unreadable do not end a run: not in its stream, nor where its encoder is looked at and scored."""
 
+import contextlib
 import json
 import logging
+import resource
+import threading
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from commands import command
 from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.cli import main
+from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.centre import Centre, few_rows, read_canvases
+from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.images import open_packed
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.errors import CorruptError
 from packs import make_pack
@@ -115,3 +122,52 @@ def test_the_images_for_the_look_at_features_are_read_once(pack, tmp_path, monke
     words = ["--probe.monitor_every=2", "--probe.enabled=false", "--figures.enabled=false"]
     assert fit(pack, tmp_path / "run", *words) == 0
     assert looks == ["look", "read", "look", "look", "look"]
+
+
+@pytest.fixture
+def light(tmp_path):
+    """A data set of a folder whose images are decoded on access; others stand in for what cannot be read."""
+    for number in range(8):
+        Image.fromarray(np.full((20, 24), 20 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    store = CanvasStore.open(
+        Manifest.from_folder(tmp_path), size=24, cache_dir=tmp_path / ".canvas", limit_gb=0, max_bad=0
+    )
+    return StreamDataset(store, on_corrupt="skip", quarantine=Quarantine(8, limit=1, names=store.names))
+
+
+@contextlib.contextmanager
+def no_more_files(seconds):
+    """Nothing can be opened for a while, as on a network disk that is away."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    again = threading.Timer(seconds, resource.setrlimit, (resource.RLIMIT_NOFILE, before))
+    again.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        again.join()
+
+
+def test_an_image_that_is_out_of_reach_for_a_moment_is_waited_for(light, caplog):
+    with no_more_files(0.7):
+        assert light[3][2] == 3
+    assert "Too many open files" in caplog.text
+    assert not len(light.quarantine.rows)
+
+
+@pytest.mark.parametrize("away", ["gone", "out of reach"])
+def test_an_image_that_was_out_of_reach_is_read_after_a_restart(light, away, caplog):
+    path = light.store.paths[3]
+    if away == "gone":
+        path.rename(path.with_suffix(".away"))
+        assert light[3][2] != 3
+        assert "trying again" not in caplog.text
+        path.with_suffix(".away").rename(path)
+    else:
+        with no_more_files(3.8):
+            assert light[3][2] != 3
+    light.quarantine.report()
+    assert f"left out: {path}, it or its shard is missing or out of reach" in caplog.text
+    back = StreamDataset(light.store, on_corrupt="skip", quarantine=Quarantine(8, limit=1, names=light.store.names))
+    back.quarantine.restore(light.quarantine.state())
+    assert back[3][2] == 3

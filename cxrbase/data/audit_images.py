@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cxrbase.code_hash import code_hash
 from cxrbase.data.decode import INTENSITY_CONVENTION, decode, to_uint8
 from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
@@ -33,8 +34,8 @@ _FIELDS: dict[str, Any] = {
 _PACKED = {
     "width": "width", "height": "height", "grey_std": "std", "rim_brightness": "border", "extreme_share": "extreme"
 }  # fmt: skip
-# Changes when the same file would give another fingerprint.
-_VERSION = f"1 {INTENSITY_CONVENTION}"
+# What a fingerprint depends on, beside its file.
+_CODE = ("data/decode*.py", "data/fingerprint.py", "data/grey.py")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def measure(sets: Sequence[AuditSet], cache: Path, *, threads: int = 2) -> dict[
 
     Args:
         sets: Sets to read.
-        cache: Parquet file of earlier results; files whose size and time are unchanged are not read again.
+        cache: Parquet file of earlier results of the same code; files whose size and time are unchanged are not read
+            again.
         threads: Threads that decode.
 
     Returns:
@@ -227,6 +229,11 @@ def _dtype(kind: Any) -> Any:
     return object if kind is str else kind
 
 
+def _version() -> str:
+    """Changes when the same file may give another fingerprint."""
+    return f"1 {INTENSITY_CONVENTION} {code_hash(_CODE)}"
+
+
 def _read_cache(cache: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
     if not cache.is_file():
         return {}
@@ -234,7 +241,7 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
         table = pq.ParquetFile(cache).read()
     except (pa.ArrowException, OSError):
         return {}
-    if (table.schema.metadata or {}).get(b"version") != _VERSION.encode():
+    if (table.schema.metadata or {}).get(b"version") != _version().encode():
         return {}
     keys = zip(*(table[name].to_pylist() for name in ("path", "size", "mtime")), strict=True)
     return dict(zip(keys, _rows_of(table), strict=True))
@@ -251,6 +258,6 @@ def _write_cache(cache: Path, keys: list[tuple[str, int, int]], columns: dict[st
     kept = np.array(sizes) >= 0
     kept &= columns["width"] + (columns["error"] != "") > 0
     table = pa.table({"path": paths, "size": sizes, "mtime": times} | {k: pa.array(v) for k, v in columns.items()})
-    table = table.filter(pa.array(kept)).replace_schema_metadata({"version": _VERSION})
+    table = table.filter(pa.array(kept)).replace_schema_metadata({"version": _version()})
     with written_whole(cache) as part:
         pq.write_table(table, part)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxrbase.code_hash import code_hash
 from cxrbase.data.canvas_files import Canvas, CanvasFiles
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
@@ -18,6 +19,8 @@ from cxrbase.errors import ManifestError
 
 logger = logging.getLogger(__name__)
 _SHOWN = 10
+# What the pixels of a canvas depend on, beside its file.
+_CODE = ("data/decode*.py", "data/reading.py", "data/canvas.py")
 
 
 def to_canvas(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -85,7 +88,8 @@ class CanvasStore:
         """Opens the canvases of a manifest and makes them first where they are missing.
 
         All images are decoded once, which finds the unreadable ones before training starts. Files that changed are
-        noticed by their size and time. What the operating system could not reach is tried again at every opening.
+        noticed by their size and time, and canvases of other code are made again under the same name, while runs that
+        have them open keep the old ones. What the operating system could not reach is tried again at every opening.
 
         Args:
             manifest: Images.
@@ -151,7 +155,8 @@ class CanvasStore:
 def _files(manifest: Manifest, size: int, folder: Path, read: Reading, *, kept: bool) -> CanvasFiles:
     stem = f"{_key(manifest, size, read)}-{size}"
     pixels = folder / f"{stem}.npy" if kept else None
-    return CanvasFiles(pixels, folder / f"{stem}-sizes.npy", folder / f"{stem}-unreadable.json", size)
+    sizes, unreadable, made_by = (folder / f"{stem}-{name}" for name in ("sizes.npy", "unreadable.json", "code.txt"))
+    return CanvasFiles(pixels, sizes, unreadable, made_by, size, code_hash(_CODE))
 
 
 def _readable(
@@ -176,7 +181,7 @@ def _readable(
 
 
 def _key(manifest: Manifest, size: int, read: Reading) -> str:
-    """Changes with the files, their order, and how they are decoded."""
+    """Changes with the files, their order, and the settings they are decoded with."""
     digest = hashlib.sha256(json.dumps([2, size, read.convention]).encode())
     for path, name in zip(manifest.paths, manifest.column("path"), strict=True):
         try:

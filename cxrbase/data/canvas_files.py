@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxrbase.cores import available_cores
+from cxrbase.data.canvas_part import mapped_whole
 from cxrbase.errors import DecodeError
 from cxrbase.whole_files import written_whole
 
@@ -27,21 +28,28 @@ class CanvasFiles:
 
     Args:
         pixels: (N, size, size) uint8 as .npy; None where pixels are not kept.
-        sizes: (N, 2) int32 as .npy, the height and width that an image takes; 0 where it is not there. Written last.
+        sizes: (N, 2) int32 as .npy, the height and width that an image takes; 0 where it is not there.
         unreadable: JSON list of the damaged images, with `row`, `path` and `reason`. An image that is neither there nor
             in this list is one that the operating system could not reach, and is tried again.
+        made_by: Text, the code that made these files. Written last.
         size: Side of a canvas in pixels.
+        code: Hash of the code that makes canvases now.
     """
 
     pixels: Path | None
     sizes: Path
     unreadable: Path
+    made_by: Path
     size: int
+    code: str
 
     @property
     def there(self) -> bool:
-        """Whether the images were decoded before."""
-        return self.sizes.is_file() and (self.pixels is None or self.pixels.is_file())
+        """Whether the images were decoded before, by the same code."""
+        if not (self.sizes.is_file() and (self.pixels is None or self.pixels.is_file())):
+            return False
+        # Canvases of earlier versions do not tell.
+        return self.made_by.is_file() and self.made_by.read_bytes() == self.code.encode()
 
     def make(self, paths: list[Path], read: ReadCanvas, judge: Judge) -> list[str]:
         """Decodes all images; nothing is kept where `judge` raises.
@@ -56,17 +64,14 @@ class CanvasFiles:
         """
         self.sizes.parent.mkdir(parents=True, exist_ok=True)
         taken = np.zeros((len(paths), 2), np.int32)
-        with ExitStack() as files:
-            pixels = None
-            if self.pixels is not None:
-                part = files.enter_context(written_whole(self.pixels))
-                pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (len(paths), self.size, self.size))
+        shape = (len(paths), self.size, self.size)
+        with nullcontext() if self.pixels is None else mapped_whole(self.pixels, shape) as pixels:
             errors = _fill(taken, paths, range(len(paths)), read, _nowhere if pixels is None else pixels.__setitem__)
             said = [str(error) for error in errors.values()]
             judge(said)
-            if pixels is not None:
-                pixels.flush()
         self._write(taken, paths, {row: error.reason for row, error in errors.items() if not error.unreachable})
+        with written_whole(self.made_by) as part:
+            part.write_text(self.code)
         return said
 
     def reopen(self, paths: list[Path], read: ReadCanvas | None) -> list[str]:

@@ -1,6 +1,8 @@
 """Images by row for the training stream, with the handling of unreadable ones."""
 
+import logging
 import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
@@ -17,10 +19,14 @@ from cxrbase.data.views import CPUCrop
 from cxrbase.errors import CorruptError, DecodeError, ShardError
 from cxrbase.sizes import longest
 
+logger = logging.getLogger(__name__)
+
 Item = tuple[Tensor, Tensor, int]
 Batch = tuple[Tensor, Tensor, Tensor]
 OnCorrupt = Literal["skip", "raise"]
 _STAND_INS = 100
+# Seconds between tries of an image that a disk failed to give.
+_PAUSES = (0.5, 1.0, 2.0)
 
 
 class ImageStore(Protocol):
@@ -59,7 +65,8 @@ class StreamDataset(Dataset[Item]):
         crop: The CPU crop, if there is one.
         pool: Rows that stand in for unreadable ones; None takes all of the store.
         on_corrupt: `skip` enters an unreadable image into the quarantine and reads another in its place, so that
-            batches keep their size; `raise` ends the run.
+            batches keep their size; `raise` ends the run. What a disk fails to give is tried again for some seconds
+            before.
         quarantine: Where unreadable images are entered; None makes one that tolerates none.
     """
 
@@ -157,7 +164,7 @@ class StreamDataset(Dataset[Item]):
             if self.quarantine.holds(candidate):
                 continue
             try:
-                return self.store.image(candidate), candidate
+                return self._patiently(candidate), candidate
             except (CorruptError, DecodeError) as error:
                 if self.on_corrupt == "raise":
                     raise
@@ -165,6 +172,18 @@ class StreamDataset(Dataset[Item]):
         raise ShardError(
             f"{_STAND_INS} images drawn in place of an unreadable one are unreadable too: see the warnings"
         )
+
+    def _patiently(self, row: int) -> NDArray[np.uint8]:
+        for number, pause in enumerate(_PAUSES):
+            try:
+                return self.store.image(row)
+            except (CorruptError, DecodeError) as error:
+                if not error.may_pass:
+                    raise
+                if not number:
+                    logger.warning("%s; trying again for %g s", error, sum(_PAUSES))
+            time.sleep(pause)
+        return self.store.image(row)
 
     def _candidates(self, row: int) -> Iterator[int]:
         """A row, then those that stand in for it: the same in any worker and after a restart."""

@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageOps
 
-from cxrbase.data.decode_image import Pixels, Refused, check_size, narrow, reduction
+from cxrbase.data.decode_image import Pixels, Refused, check_size, luma, narrow, reduction
 
-_PHOTOMETRIC = 262  # TIFF tag
+_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # TIFF tags
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (b"eXIf", b"adobe.xmp", b"Raw profile")  # chunks of a PNG that Pillow looks into for the tag
 
@@ -36,6 +36,8 @@ def read_raster(path: Path, min_side: int | None = None) -> Pixels:
             if factor > 1:
                 image.draft("L", (image.width // factor, image.height // factor))
                 return _pixels(image)
+        if _is_deep_colour(path, image) and (deep := _grey_of_deep_colour(path, image)) is not None:
+            return _pixels(deep)
         pixels = _sooner(path, image)
         return _pixels(image) if pixels is None else pixels
 
@@ -53,6 +55,36 @@ def _open(path: Path) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _is_deep_colour(path: Path, image: Image.Image) -> bool:
+    """Whether a file has colours or alpha of 16 bits, of which Pillow gives the upper 8 only."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return bool(max(tags.get(_BITS, (8,))) > 8 and tags.get(_PLANAR, 1) == 1)
+    with path.open("rb") as file:
+        return image.format == "PNG" and file.read(25)[24:] == b"\x10"
+
+
+def _grey_of_deep_colour(path: Path, image: Image.Image) -> Image.Image | None:
+    """Brightness in 16 bits; None of a file that OpenCV does not read."""
+    import cv2
+
+    # Pillow finds all damage, where OpenCV may fill up a truncated file.
+    image.load()
+    try:
+        colours = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if colours is None or colours.dtype != np.uint16 or colours.ndim != 3 or colours.shape[:2] != image.size[::-1]:
+        return None
+    grey = Image.fromarray(luma(colours[..., 2::-1]))
+    if image.format == "PNG":
+        # OpenCV turns a TIFF by its tag, as Pillow does, and leaves a PNG as it is.
+        grey.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return grey
 
 
 def _sooner(path: Path, image: Image.Image) -> Pixels | None:

@@ -15,7 +15,7 @@ from cxrbase.data.manifest_exclusions import read_exclusions
 from cxrbase.data.pack_engines import run_local, run_ray
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_index import Records, finished, refused_of, withdraw_index, write_index, write_refused
-from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan
+from cxrbase.data.pack_plan import Plan, agree, check_together, leave_out, make_plan, warn_of_other_code
 from cxrbase.data.pack_report import write_reports
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ShardError
@@ -54,7 +54,8 @@ def pack(
 
     Args:
         sources: Name of each source, see `make_plan`, and its folder.
-        out: Folder or fsspec URL. Finished blocks in it are kept, so that a run that was stopped goes on.
+        out: Folder or fsspec URL. Finished blocks in it are kept, so that a run that was stopped goes on, except
+            for those with refused files that changed since.
         options: How images are made.
         exclude: Exclusion lists, as `audit` writes them.
         max_bad: Largest share of images that may be refused, in [0, 1].
@@ -76,8 +77,9 @@ def pack(
     plans = leave_out(plans, lists)
     with storage.locked():
         agree(storage, plans)
-        records: Records = {plan.name: finished(storage, plan.name) for plan in plans}
+        records: Records = {plan.name: finished(storage, plan.name, plan.manifest.root) for plan in plans}
         again = [shards.shard_name(plan.name, block) for plan in plans for block in plan.left(records[plan.name])]
+        warn_of_other_code(storage, [plan for plan in plans if plan.left(records[plan.name])])
         withdraw_index(storage, again)
         before = _tried(records)
         _run(plans, records, storage, max_bad, jobs or available_cores(), engine)
@@ -122,7 +124,8 @@ def _judge(refused: int, total: int, max_bad: float, storage: Storage, records: 
     write_refused(storage, records)
     raise ShardError(
         f"{refused} of {total} images are refused, more than --max_bad={max_bad:g} allows: see refused.csv in "
-        f"{storage.url}, then run again with a larger --max_bad, or into another folder with it as --exclude"
+        f"{storage.url}, then mend these files and run again, or run with a larger --max_bad, or into another folder "
+        "with it as --exclude"
     )
 
 

@@ -46,14 +46,23 @@ class BlockRecord:
         source: Name of its source.
         block: Number in it.
         table: Its rows of the index.
-        facts: `images` that were tried, `refused` with path and reason, whether any of those was `unreachable`,
-            `bytes` of the shard, `histogram` of 256 counts.
+        facts: `images` that were tried, `refused` with path, reason and state (see `file_state`), whether any of those
+            was `unreachable`, `bytes` of the shard, `histogram` of 256 counts.
     """
 
     source: str
     block: int
     table: pa.Table
     facts: dict[str, Any]
+
+
+def file_state(path: Path) -> list[int]:
+    """Size and time of a file, which change where it is mended; none of one out of reach."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def present(storage: Storage, source: str, block: int, sizes: Mapping[str, int]) -> BlockRecord | None:
@@ -84,14 +93,15 @@ def pack_block(task: BlockTask) -> BlockRecord:
     """
     packed: list[PackedImage] = []
     kept: list[int] = []
-    refused: list[dict[str, str]] = []
+    refused: list[dict[str, Any]] = []
     unreachable = False
     for number, path in enumerate(task.table["path"].to_pylist()):
+        state = file_state(Path(task.root, path))  # before it is read, because it may still be downloaded
         try:
             packed.append(pack_image(Path(task.root, path), task.options, source=task.source))
             kept.append(number)
         except DecodeError as error:
-            refused.append({"path": path, "reason": error.reason})
+            refused.append({"path": path, "reason": error.reason, "state": state})
             unreachable |= error.unreachable
     storage, shard = Storage(task.out), shards.shard_name(task.source, task.block)
     if refused and (before := _with_more(storage, task, len(packed))):

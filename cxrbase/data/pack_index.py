@@ -5,11 +5,12 @@ import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow.compute as pc
 
 from cxrbase.data import shards
-from cxrbase.data.pack_block import BlockRecord, present
+from cxrbase.data.pack_block import BlockRecord, file_state, present
 from cxrbase.data.pack_image import ImageOptions
 from cxrbase.data.pack_plan import join
 from cxrbase.data.storage import Storage
@@ -21,11 +22,16 @@ _BLOCK = re.compile(r"(.+)-(\d{6,})\.parquet")
 _READERS = 16
 
 
-def finished(storage: Storage, source: str) -> dict[int, BlockRecord]:
+def finished(storage: Storage, source: str, root: Path) -> dict[int, BlockRecord]:
     """Records of the blocks of a source that need no more work, by number.
 
-    Left out are blocks whose record or shard is damaged or gone, and those with images that the operating system could
-    not reach, which may have come back.
+    Left out are blocks whose record or shard is damaged or gone, those with images that the operating system could not
+    reach, which may have come back, and those with refused images whose files changed since, which may be mended.
+
+    Args:
+        storage: Where the pack is.
+        source: Name of the source.
+        root: Folder of its originals.
     """
     names = [_BLOCK.fullmatch(name) for name in storage.sizes("blocks")]
     numbers = [int(match[2]) for match in names if match and match[1] == source]
@@ -33,7 +39,14 @@ def finished(storage: Storage, source: str) -> dict[int, BlockRecord]:
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(pool.map(lambda block: present(storage, source, block, sizes), numbers))
-    return {record.block: record for record in found if record is not None and not record.facts["unreachable"]}
+    return {record.block: record for record in found if record is not None and not _worth_another_try(record, root)}
+
+
+def _worth_another_try(record: BlockRecord, root: Path) -> bool:
+    # Records of earlier versions hold no states.
+    return record.facts["unreachable"] or any(
+        entry["state"] != file_state(root / entry["path"]) for entry in record.facts["refused"] if "state" in entry
+    )
 
 
 def withdraw_index(storage: Storage, again: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cxrbase.code_hash import code_hash
 from cxrbase.data import shards
 from cxrbase.data.decode import intensity_convention
 from cxrbase.data.manifest import Manifest
@@ -22,11 +24,15 @@ from cxrbase.data.sources.catalogue import find
 from cxrbase.data.storage import Storage
 from cxrbase.errors import ConfigError, ManifestError, ShardError
 
+logger = logging.getLogger(__name__)
+
 _SHARD_BYTES = 64e6
 # Bytes for each pixel of the square of the shorter side: 100 and 214 kB at 512 pixels.
 _BYTES_PER_PIXEL = {"jpeg": 0.38, "png": 0.82}
 # A set of few images still makes so many blocks, so that many processes find work.
 _BLOCKS = 64
+# What the bytes of a packed image and its columns depend on, beside its file and the options.
+_CODE = tuple(f"data/{name}.py" for name in ("decode*", "reading", "pack_image", "fingerprint", "grey"))
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,26 @@ def agree(storage: Storage, plans: Sequence[Plan]) -> None:
                     raise ShardError(_difference(storage.url, source, key, found.get(key), settings[key]))
         if plan.name not in begun:
             storage.write(f"manifests/{plan.name}.parquet", _parquet(plan.manifest.table))
-            storage.write(f"plans/{plan.name}.json", (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+            plain = json.dumps(settings | {"code": code_hash(_CODE)}, indent=2, sort_keys=True)
+            storage.write(f"plans/{plan.name}.json", (plain + "\n").encode())
+
+
+def warn_of_other_code(storage: Storage, plans: Sequence[Plan]) -> None:
+    """Warns of each plan that was begun with other code, whose images may then be decoded in two ways.
+
+    Args:
+        storage: Where the pack is.
+        plans: Those with blocks left to pack.
+    """
+    code = code_hash(_CODE)
+    for plan in plans:
+        # Plans of earlier versions do not tell.
+        if _settings(storage, f"{plan.name}.json").get("code", code) != code:
+            logger.warning(
+                "%s was begun for %s with another version of the code, so its images may be decoded in two ways: give "
+                "another --out to decode all of them alike",
+                storage.url, plan.name,
+            )  # fmt: skip
 
 
 def _settings(storage: Storage, name: str) -> dict[str, Any]:

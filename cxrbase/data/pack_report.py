@@ -61,7 +61,7 @@ def _source(name: str, blocks: list[BlockRecord]) -> dict[str, Any]:
     for record in blocks:
         views.update(record.table["view_position"].to_pylist())
         splits.update(record.table["split"].to_pylist())
-    counts: NDArray[np.float64] = np.sum([record.facts["histogram"] for record in blocks], axis=0, dtype=float)
+    counts = _counts(blocks)
     return {
         "name": name,
         "images": sum(len(record.table) for record in blocks),
@@ -74,11 +74,16 @@ def _source(name: str, blocks: list[BlockRecord]) -> dict[str, Any]:
     }
 
 
+def _counts(blocks: list[BlockRecord]) -> NDArray[np.float64]:
+    """Pixels of each grey value; a source has no block where exclusion lists name all of it."""
+    return np.asarray(np.sum([np.zeros(256), *(record.facts["histogram"] for record in blocks)], axis=0))
+
+
 def _histogram(blocks: list[BlockRecord], colours: tuple[str, str]) -> str:
     """Share of the pixels of a source by grey value, as the address of a PNG."""
     from matplotlib.figure import Figure
 
-    counts: NDArray[np.float64] = np.sum([record.facts["histogram"] for record in blocks], axis=0, dtype=float)
+    counts = _counts(blocks)
     figure = Figure(figsize=(5, 1.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.fill_between(np.arange(256), 100 * counts / max(1.0, counts.sum()), color=colours[0], linewidth=0, step="mid")

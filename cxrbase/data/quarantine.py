@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # Position in this table is what is stored for a row; 0 is a row that nothing is known against.
 REASONS = {
     "": "",
-    "missing": "its shard is missing or cannot be fetched",
+    "missing": "it or its shard is missing or out of reach",
     "checksum": "its bytes are not those of the index",
     "damaged": "it cannot be decoded",
 }
@@ -66,7 +66,8 @@ class Quarantine:
         """
         whole = isinstance(error, CorruptError) and error.whole_shard
         rows = sharing(row) if whole else np.array([row])
-        self.add(rows, error.reason if isinstance(error, CorruptError) else "damaged")
+        reason = error.reason if isinstance(error, CorruptError) else "missing" if error.unreachable else "damaged"
+        self.add(rows, reason)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -123,7 +124,7 @@ class Quarantine:
         return {"rows": self.rows.tolist(), "reasons": self._state[self.rows].tolist()}
 
     def restore(self, state: dict[str, list[int]]) -> None:
-        """Takes up what another run found, which was reported there; shards that were missing are tried again."""
+        """Takes up what another run found and reported; what was missing or out of reach is tried again."""
         rows, reasons = np.array(state["rows"], np.int64), np.array(state["reasons"], np.uint8)
         kept = reasons != _NAMES.index("missing")
         self._state[rows[kept]] = torch.from_numpy(reasons[kept])
@@ -131,7 +132,7 @@ class Quarantine:
         if not self._told[rows].all():
             logger.warning(
                 "%d images that were unreadable before the stop stay left out, "
-                "%d whose shard was missing are tried again",
+                "%d that were missing or out of reach are tried again",
                 kept.sum(), (~kept).sum(),
             )  # fmt: skip
         self._told[rows] = True

@@ -160,14 +160,17 @@ class ShardStore:
         return self.index.shard_names[int(self.index.shard[row])]
 
     def _bytes(self, row: int) -> bytes:
-        size, offset = int(self.index.size[row]), int(self.index.offset[row])
+        size, offset, shard = (int(part[row]) for part in (self.index.size, self.index.offset, self.index.shard))
         try:
             # The name keeps the file open while this thread reads, whoever drops it from the table meanwhile.
-            file = self._file(int(self.index.shard[row]))
-            data = os.pread(file.fileno(), size, offset)
+            file = self._file(shard)
         except (OSError, ShardError) as error:
-            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            raise self._corrupt(row, "missing", reason, whole_shard=True) from error
+            raise self._corrupt(row, "missing", _said(error), whole_shard=True) from error
+        try:
+            data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            self._forget(shard)
+            raise self._corrupt(row, "missing", _said(error)) from error
         if len(data) != size and not self.verify:
             raise self._corrupt(row, "checksum", f"the shard ends after {len(data)} of its {size} bytes")
         return data
@@ -186,14 +189,22 @@ class ShardStore:
                 self._files.popitem(last=False)
             return file
 
-    def _again(self, row: int) -> bool:
+    def _forget(self, shard: int) -> None:
+        """Opens it anew when it is read next."""
         with self._lock:
-            self._files.pop(int(self.index.shard[row]), None)
+            self._files.pop(shard, None)
+
+    def _again(self, row: int) -> bool:
+        self._forget(int(self.index.shard[row]))
         return self.place.drop(self._name(row))
 
     def _corrupt(self, row: int, reason: str, said: str, *, whole_shard: bool = False) -> CorruptError:
         named = f"cannot read {self.index.key(row)} in {self._name(row)}: {said}"
         return CorruptError(named, reason=reason, whole_shard=whole_shard)
+
+
+def _said(error: OSError | ShardError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def usual_side(index: ShardIndex, share: float = 0.99) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -196,6 +197,20 @@ def test_changed_file_is_read_again(tmp_path):
     assert audit_sets([tmp_path], tmp_path / "out")["exact_pairs"] == 1
     Image.fromarray(texture(2)).save(tmp_path / "b.png")
     assert audit_sets([tmp_path], tmp_path / "out")["exact_pairs"] == 0
+
+
+@pytest.mark.parametrize("file", ["decode_raster.py", "fingerprint.py", "grey.py"])
+def test_fingerprints_of_other_code_are_taken_anew(tmp_path, package, file):
+    path, cache = tmp_path / "images/a.bmp", tmp_path / "hashes.parquet"
+    path.parent.mkdir()
+    Image.fromarray(texture(1)).save(path)
+    before, status = measure([open_set(path.parent)], cache)["sha1"], path.stat()
+    # Other pixels behind the same size and time, which only reading notices.
+    Image.fromarray(texture(2)).save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert measure([open_set(path.parent)], cache)["sha1"] == before
+    (package / "data" / file).write_text("# other\n")
+    assert measure([open_set(path.parent)], cache)["sha1"] != before
 
 
 def test_fingerprints_of_the_packer_are_used(tmp_path):

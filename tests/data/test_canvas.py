@@ -1,14 +1,19 @@
 """Canvases: geometry, the cache on disk, what is done about unreadable images, and workers."""
 
+import fcntl
 import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands import REPOSITORY
 from cxrbase.data.canvas import CanvasStore, to_canvas
 from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
@@ -216,6 +221,85 @@ def test_a_cache_that_cannot_be_written_is_refused_with_the_setting_to_change(tm
     for place in (tmp_path / "file", tmp_path / "file" / "cache"):
         with pytest.raises(ManifestError, match=r"cannot write .* set --data\.cache_dir"):
             CanvasStore.open(manifest, size=64, cache_dir=place)
+
+
+# Makes canvases; with a third word it is killed once it has decoded some.
+_OPENS = """
+import os, signal, sys
+from pathlib import Path
+from cxrbase.data.canvas import CanvasStore
+from cxrbase.data.manifest import Manifest
+from cxrbase.data.reading import Reading
+
+class Killed(Reading):
+    def __call__(self, path, **given):
+        if path.name == "4.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(path, **given)
+
+read = Killed() if len(sys.argv) > 4 else None
+CanvasStore.open(Manifest.from_folder(Path(sys.argv[1])), size=int(sys.argv[3]), cache_dir=sys.argv[2], read=read)
+"""
+
+
+def opens(*words):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    given = [sys.executable, "-c", _OPENS, *map(str, words)]
+    return subprocess.run(given, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_full_disk_is_said_with_the_setting_to_change(tmp_path):
+    fill(tmp_path / "images")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        # 1.5 MB; in a process of its own, because writing to a mapped file on a full disk kills.
+        done = opens(tmp_path / "images", disk / "cache", 512)
+        assert done.returncode == 1
+        assert "No space left on device): set --data.cache_dir to a folder with 0.00 GB" in done.stderr
+        assert list((disk / "cache").iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_a_killed_maker_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path):
+    manifest = fill(tmp_path / "images")
+    cache = tmp_path / "cache"
+    assert opens(tmp_path / "images", cache, 64, "killed").returncode == -signal.SIGKILL
+    (left,) = cache.iterdir()
+    living = left.with_name(f"{left.name.removesuffix('.part')}0.part")
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        store = CanvasStore.open(manifest, size=64, cache_dir=cache)
+        assert [path for path in cache.iterdir() if path.suffix == ".part"] == [living]
+    np.testing.assert_array_equal(store.read(4)[0], expect(manifest, 4, 64)[0])
+
+
+@pytest.mark.parametrize("limit_gb", [8.0, 1e-6])
+def test_other_code_makes_canvases_again_in_the_place_of_the_old_ones(tmp_path, package, limit_gb):
+    manifest = fill(tmp_path / "images")
+    options = {"size": 64, "cache_dir": tmp_path / "cache", "max_bad": 0.5, "limit_gb": limit_gb}
+    running = CanvasStore.open(manifest, **options)
+    seen, status = running.read(2)[0].copy(), manifest.paths[2].stat()
+    names = files(tmp_path / "cache").keys()
+    # Other bytes behind the same size and time, which only decoding notices.
+    manifest.paths[2].write_bytes(bytes(status.st_size))
+    os.utime(manifest.paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert CanvasStore.open(manifest, **options).rows.tolist() == [0, 1, 2, 3, 4, 5]
+    (package / "data/decode_image.py").write_text("# other\n")
+    for _ in range(2):
+        assert CanvasStore.open(manifest, **options).rows.tolist() == [0, 1, 3, 4, 5]
+        assert files(tmp_path / "cache").keys() == names
+    if limit_gb == 8.0:
+        np.testing.assert_array_equal(running.read(2)[0], seen)
+    # As earlier versions left them.
+    (made_by,) = (tmp_path / "cache").glob("*-code.txt")
+    made_by.unlink()
+    assert CanvasStore.open(manifest, **options).rows.tolist() == [0, 1, 3, 4, 5]
+    assert made_by.is_file()
 
 
 def test_a_store_travels_to_workers_without_its_pixels(tmp_path):

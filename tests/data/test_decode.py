@@ -32,6 +32,10 @@ RAMP_12 = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 RAMP_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def photo(height=60, width=48):
     rows, columns = np.mgrid[:height, :width]
     return np.uint8(127 + 80 * np.sin(rows / 9) + 40 * np.cos(columns / 7))
@@ -86,6 +90,54 @@ def test_grey_images_stored_with_colour_or_alpha_lose_nothing(tmp_path, mode):
         image.putalpha(Image.fromarray(RAMP_8.T.copy()))
     image.save(tmp_path / "ramp.png")
     np.testing.assert_array_equal(decode(tmp_path / "ramp.png"), RAMP_8)
+
+
+def deep_png(samples, *, kind, between=b""):
+    """A PNG of (H, W, C) uint16; Pillow writes none of these."""
+    height, width, _ = samples.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + between + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+def deep_tiff(samples):
+    import cv2
+
+    return cv2.imencode(".tiff", samples[..., [2, 1, 0, *range(3, samples.shape[2])]])[1].tobytes()
+
+
+@pytest.mark.parametrize("ramp", [RAMP_16, RAMP_12], ids=["16", "12"])
+def test_no_bit_of_a_deep_image_with_colour_or_alpha_is_clipped(tmp_path, ramp):
+    grey, alpha = ramp[..., None], ramp.T[..., None]
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    files = {
+        "rgb.png": deep_png(np.repeat(grey, 3, 2), kind=2),
+        "alpha.png": deep_png(np.dstack([grey, alpha]), kind=4),
+        "rgba.png": deep_png(np.dstack([grey, grey, grey, alpha]), kind=6),
+        "rgb.tiff": deep_tiff(np.repeat(grey, 3, 2)),
+        "rgba.tiff": deep_tiff(np.dstack([grey, grey, grey, alpha])),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        pixels = decode(tmp_path / name)
+        assert pixels.dtype == np.uint16, name
+        np.testing.assert_array_equal(pixels, ramp, err_msg=name)
+        np.testing.assert_array_equal(decode_uint8(tmp_path / name), decode_uint8(tmp_path / "grey.png"), err_msg=name)
+
+
+def test_deep_colours_are_weighed_as_those_of_8_bits_and_turned_by_their_tag(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (9, 14, 3)).astype(np.uint16) * 257
+    Image.fromarray(np.uint8(colours >> 8)).save(tmp_path / "shallow.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    (tmp_path / "a.png").write_bytes(deep_png(colours, kind=2))
+    (tmp_path / "b.png").write_bytes(deep_png(colours, kind=2, between=turned))
+    (tmp_path / "c.tiff").write_bytes(deep_tiff(colours))
+    upright = decode(tmp_path / "a.png")
+    assert np.abs(upright / 257 - decode(tmp_path / "shallow.png")).max() <= 1
+    np.testing.assert_array_equal(decode(tmp_path / "b.png"), np.rot90(upright, -1))
+    np.testing.assert_array_equal(decode(tmp_path / "c.tiff"), upright)
 
 
 def test_a_palette_is_looked_up_and_not_taken_for_brightness(tmp_path):
@@ -242,10 +294,13 @@ def valid(tmp_path_factory):
     image.save(folder / "a.webp", lossless=True)
     image.save(folder / "a.bmp")
     write_dicom(folder / "a.dcm", photo().astype(np.uint16) * 16)
+    deep = np.repeat(photo()[..., None].astype(np.uint16) * 200, 3, 2)
+    (folder / "deep.png").write_bytes(deep_png(deep, kind=2))
+    (folder / "deep.tiff").write_bytes(deep_tiff(deep))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-NAMES = ["a.png", "b.png", "a.jpg", "a.tiff", "b.tiff", "a.webp", "a.bmp", "a.dcm"]
+NAMES = ["a.png", "b.png", "a.jpg", "a.tiff", "b.tiff", "a.webp", "a.bmp", "a.dcm", "deep.png", "deep.tiff"]
 
 
 def refused(path, reason=None):
@@ -279,12 +334,9 @@ def test_missing_files_and_folders_are_refused(tmp_path):
     refused(tmp_path / "loop.png")
 
 
-def png_header(side):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+def png_header(side, *, bits=8, kind=0):
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("side", [11_000, 30_000])
@@ -292,6 +344,8 @@ def test_a_header_that_declares_too_many_pixels_is_refused_before_they_are_alloc
     (tmp_path / "bomb.png").write_bytes(png_header(side))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(tmp_path / "bomb.png", "pixels")
+    (tmp_path / "deep.png").write_bytes(png_header(side, bits=16, kind=6))
+    refused(tmp_path / "deep.png", "pixels")
     write_dicom(tmp_path / "bomb.dcm", RAMP_12, Rows=side, Columns=side)
     refused(tmp_path / "bomb.dcm", "more than 100,000,000")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB

@@ -206,6 +206,27 @@ def test_other_images_and_fewer_sources_are_refused(folder, tmp_path):
         pack(pair, tmp_path, options=SMALL, max_bad=1, jobs=1, partial=True)
 
 
+def test_going_on_with_other_code_is_warned_of(folder, tmp_path, package, caplog):
+    def images(out):
+        caplog.clear()
+        return pack([("mine=folder", str(folder))], out, options=SMALL, max_bad=1, jobs=1, block_rows=8).new
+
+    assert images(tmp_path / "a") == 40
+    for path in ("decode_dicom.py", "pack_image.py"):
+        (package / "data" / path).write_text("# other\n")
+        assert images(tmp_path / "a") == 0
+        assert not caplog.messages
+        (tmp_path / "a/blocks/mine-000001.parquet").unlink()
+        assert images(tmp_path / "a") == 8
+        assert "begun for mine with another version of the code" in caplog.text
+    # As earlier versions wrote them.
+    plan = tmp_path / "a/plans/mine.json"
+    plan.write_text(json.dumps({key: value for key, value in json.loads(plan.read_text()).items() if key != "code"}))
+    (tmp_path / "a/blocks/mine-000001.parquet").unlink()
+    assert images(tmp_path / "a") == 8
+    assert not caplog.messages
+
+
 def test_a_source_is_added_to_a_finished_pack(folder, tmp_path):
     pack([("csv-manifest", str(folder))], tmp_path / "a", options=SMALL, max_bad=1, jobs=1)
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a" / "shards").iterdir()}
@@ -238,11 +259,52 @@ def test_a_block_with_images_that_were_out_of_reach_is_tried_again(folder, tmp_p
     task = BlockTask(str(tmp_path), "mine", 0, str(folder), table, [0, 1], SMALL)
     (folder / "01.png").rename(folder / "away")
     assert len(pack_block(task).table) == 0
-    assert finished(Storage(tmp_path), "mine") == {}
+    assert finished(Storage(tmp_path), "mine", folder) == {}
     (folder / "away").rename(folder / "01.png")
     assert pack_block(task).table["path"].to_pylist() == ["mine/01.png"]
-    record = finished(Storage(tmp_path), "mine")[0]
+    record = finished(Storage(tmp_path), "mine", folder)[0]
     assert [entry["path"] for entry in record.facts["refused"]] == ["05.png"]
+
+
+def test_refused_files_that_were_mended_are_packed(folder, tmp_path, capfd):
+    words = ["--source", "mine=folder", "--root", folder, "--out", tmp_path / "a", "--size", 32, "--jobs", 1]
+    words += ["--block_rows", 4]
+    assert run(*words, "--max_bad", 0.02) == 1
+    assert "mend these files and run again" in capfd.readouterr().err
+    assert run(*words, "--max_bad", 0.025) == 0
+    before = content(tmp_path / "a")
+    assert run(*words, "--max_bad", 0.025) == 0
+    assert "nothing was left to do" in capfd.readouterr().out
+    assert content(tmp_path / "a") == before
+    (folder / "05.png").write_bytes((folder / "06.png").read_bytes())
+    assert run(*words, "--max_bad", 0.02) == 0
+    index = Manifest.read(tmp_path / "a" / shards.INDEX).column("path").tolist()
+    assert sorted(index) == [f"mine/{number:02}.png" for number in range(40)]
+    changed = {name for name, data in content(tmp_path / "a").items() if before[name] != data}
+    assert {name for name in changed if "/" in name} == {"shards/mine-000001.tar", "blocks/mine-000001.parquet"}
+
+
+def test_a_block_of_an_earlier_version_without_states_stays_finished(folder, tmp_path):
+    pack([("mine=folder", str(folder))], tmp_path, options=SMALL, max_bad=1, jobs=1)
+    for path in (tmp_path / "blocks").iterdir():
+        table = pq.read_table(path)
+        facts = shards.metadata_of(table.schema)
+        for entry in facts["refused"]:
+            del entry["state"]
+        path.write_bytes(shards.parquet_bytes(table, facts))
+    (folder / "05.png").write_bytes((folder / "06.png").read_bytes())
+    assert pack([("mine=folder", str(folder))], tmp_path, options=SMALL, max_bad=1, jobs=1).new == 0
+
+
+def test_a_source_that_is_excluded_whole_stays_in_the_reports(folder, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/a.png").write_bytes((folder / "01.png").read_bytes())
+    (tmp_path / "list.csv").write_text("source,path\nmore,a.png\n")
+    both = [("mine=folder", str(folder)), ("more=folder", str(tmp_path / "more"))]
+    packs = dict(options=SMALL, max_bad=1, jobs=1, exclude=[tmp_path / "list.csv"])
+    assert pack(both, tmp_path / "out", **packs).images == 39
+    assert "| more | 0 | 0 | 0 |" in (tmp_path / "out/report.md").read_text()
+    assert set(Manifest.read(tmp_path / "out" / shards.INDEX).column("source")) == {"mine"}
 
 
 def test_a_later_try_that_reaches_fewer_images_leaves_what_there_is(folder, tmp_path):

@@ -222,7 +222,7 @@ def test_a_shard_that_came_back_is_read_after_a_restart(pack, way, tmp_path, cap
     assert [row for batch in still for row in batch[2].tolist()] == before[16:]
     fewer = loader(opened(pack), max_bad=0.1, **way)
     fewer.load_state_dict(state)
-    with pytest.raises(ShardError, match=r"9 of 40 .*; last: made/3\d\.png in shards/made-000004\.tar, its shard is"):
+    with pytest.raises(ShardError, match=r"9 of 40 .*; last: made/3\d\.png in shards/made-000004\.tar, it or its"):
         list(fewer)
     away.rename(shard)
     caplog.clear()
@@ -231,9 +231,28 @@ def test_a_shard_that_came_back_is_read_after_a_restart(pack, way, tmp_path, cap
         back.load_state_dict(state)
     after = [row for batch in back for row in batch[2].tolist()]
     assert after == wanted[16:] != before[16:]
-    said = "1 images that were unreadable before the stop stay left out, 8 whose shard was missing are tried again"
+    said = "1 images that were unreadable before the stop stay left out, 8 that were missing or out of reach are tried "
+    said += "again"
     assert [record.getMessage() for record in caplog.records] == [said]
     assert back.dataset.quarantine.rows.tolist() == [damaged]
+
+
+def test_an_image_that_the_disk_fails_to_give_costs_no_whole_shard(pack, tmp_path, caplog):
+    shard, away = pack / "shards/made-000004.tar", tmp_path / "away.tar"
+    shard.rename(away)
+    shard.symlink_to("/proc/self/mem")  # opens, and has an input/output error at an address without memory
+    store = opened(pack)
+    with pytest.raises(CorruptError, match="Input/output error") as caught:
+        store.image(34)
+    assert (caught.value.reason, caught.value.whole_shard) == ("missing", False)
+    dataset = loader(store).dataset
+    assert dataset[34][2] != 34
+    assert dataset.quarantine.rows.tolist() == [34]
+    assert "trying again for 3.5 s" in caplog.text
+    # The file that failed is not kept open.
+    shard.unlink()
+    away.rename(shard)
+    assert dataset[35][2] == 35
 
 
 @pytest.mark.parametrize("way", WAYS)

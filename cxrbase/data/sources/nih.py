@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cxrbase.data.sources.base import Columns, Source
 from cxrbase.data.sources.labels import presence, sexes, snake, views, years
-from cxrbase.data.sources.tables import find_table, read_csv, read_lines
+from cxrbase.data.sources.tables import find_table, header, read_csv, read_lines
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 FINDINGS = (
@@ -24,7 +24,9 @@ FINDINGS = (
     "Pneumonia",
     "Pneumothorax",
 )
-COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender")
+COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")
+# The first is in NIH's present file, the other in that of 2017 and its copies.
+SEXES = ("Patient Sex", "Patient Gender")
 
 
 def nih_patient(image: str) -> str:
@@ -33,7 +35,9 @@ def nih_patient(image: str) -> str:
 
 
 def _read(root: Path) -> Columns:
-    table = read_csv(find_table(root, *TABLES), columns=[*COLUMNS, "View Position"])
+    path = find_table(root, *TABLES)
+    sex = SEXES[SEXES[0] not in header(path)]
+    table = read_csv(path, columns=[*COLUMNS, sex, "View Position"])
     images = table["Image Index"]
     homes = _homes(root)
     patients = [f"nih:{patient.zfill(8)}" for patient in table["Patient ID"]]
@@ -43,7 +47,7 @@ def _read(root: Path) -> Columns:
         "study_id": [f"{who}/{number}" for who, number in zip(patients, table["Follow-up #"], strict=True)],
         "view_position": views(table["View Position"], {"PA": "PA", "AP": "AP"}),
         "split": _splits(root, images),
-        "sex": sexes(table["Patient Gender"]),
+        "sex": sexes(table[sex]),
         "age": years(table["Patient Age"]),
         "labels_official": table["Finding Labels"],
         **presence([text.split("|") for text in table["Finding Labels"]], {name: snake(name) for name in FINDINGS}),

@@ -26,6 +26,8 @@ FINDINGS = {
     "pulmonary edema": "edema",
     "pulmonary fibrosis": "fibrosis",
 }
+# Of a report that nobody indexed.
+_UNKNOWN = ("", "no indexing")
 _FOLDERS = ("images/images_normalized", "images_normalized", "images")
 
 
@@ -49,9 +51,10 @@ def _read(root: Path) -> Columns:
 
 def _labels(problems: list[str]) -> Columns:
     lists = [[part.strip().lower() for part in text.split(";")] for text in problems]
-    # A row without a report says nothing, where one with a report says that the rest is absent.
+    # A row without problems says nothing, where one with some says that the rest is absent.
+    known = [text.strip().lower() not in _UNKNOWN for text in problems]
     return {
-        name: [value if text else UNKNOWN for value, text in zip(values, problems, strict=True)]
+        name: [value if said else UNKNOWN for value, said in zip(values, known, strict=True)]
         for name, values in presence(lists, FINDINGS).items()
     }
 
@@ -73,7 +76,8 @@ SOURCE = Source(
         "patient is unverified",
         "views are Frontal and Lateral; whether a frontal one is PA or AP is not told, so it is blank and the text is "
         "in the column projection",
-        "labels are read off the column Problems, whose terms are unverified; a row without a report is unknown",
+        "labels are read off the column Problems, whose terms are unverified; a row without a report, or with "
+        "`no indexing`, is unknown",
         "the copy that circulates with the two tables may list a few images less than the 7,470 published "
         "(unverified): then --partial",
     ),

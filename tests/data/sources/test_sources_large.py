@@ -47,7 +47,7 @@ NEEDED = [
     ("vindr-kaggle", "train.csv", ("image_id", "class_name", "rad_id")),
     ("plco", "selection_880.csv", ("image_file_name",)),
     ("rsna", "stage_2_train_labels.csv", ("patientId", "Target")),
-    ("siim", "train-rle.csv", ("ImageId", "EncodedPixels")),
+    ("siim", "stage_2_train.csv", ("ImageId", "EncodedPixels")),
 ]
 OPTIONAL = [
     ("rsna", "stage_2_detailed_class_info.csv"),
@@ -230,6 +230,22 @@ def test_nih_folders_as_they_unpack(tmp_path):
         manifest = nih.SOURCE.read(tmp_path / str(number), partial=True)
         assert len(manifest) == truth["present"]
         assert [path.name for path in manifest.paths] == [path.name for path in parts.paths]
+
+
+@pytest.mark.parametrize("sex", ["Patient Sex", "Patient Gender"])
+def test_nih_sex_in_the_present_table_and_in_that_of_2017(sex, tmp_path):
+    truth = make_nih(tmp_path, sex=sex)
+    assert nih.SOURCE.read(tmp_path, partial=True).column("sex").tolist() == truth["columns"]["sex"]
+
+
+def test_siim_table_of_stage_2_goes_first(tmp_path):
+    MAKERS["siim"](tmp_path)
+    table(tmp_path / "train-rle.csv", ["ImageId", " EncodedPixels"], [("p1", " -1")])
+    both = siim.SOURCE.read(tmp_path, partial=True)
+    assert both.column("label_pneumothorax")[both.column("path") == "dicom-images-test/studyp7/seriesp7/p7.dcm"] == [1]
+    (tmp_path / "stage_2_train.csv").unlink()
+    first = siim.SOURCE.read(tmp_path, partial=True)
+    assert first.column("masks").tolist() == ["0", "", "", "", ""]
 
 
 def test_chexpert_below_the_folder_of_the_release(tmp_path):

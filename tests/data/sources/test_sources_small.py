@@ -15,7 +15,7 @@ from cxrbase.data.manifest import Manifest
 from cxrbase.data.sources.catalogue import SOURCES, find, merge
 from cxrbase.data.sources.splits import one_split
 from cxrbase.errors import ConfigError, ManifestError
-from data.sources.trees_small import TREES, picture
+from data.sources.trees_small import TREES, mendeley_kermany, picture
 
 TABLES = [(name, place) for name, count in {
     "openi": 2, "covidx-9a": 2, "covidx-9b": 2, "covidx-5": 2, "covid-chestxray": 1, "tbx11k": 2, "object-cxr": 2,
@@ -45,7 +45,18 @@ def test_sources_are_found_by_their_own_name():
 
 
 def test_manifest_is_what_is_known(made):
-    name, root, truth = made
+    says_what_is_known(*made)
+
+
+@pytest.mark.parametrize("inner", ["", "CellData", "CellData/chest_xray"])
+def test_kermany_as_mendeley_publishes_it(inner, tmp_path):
+    truth = mendeley_kermany(tmp_path)
+    below = f"{inner}/" if inner else ""
+    rows = {path.removeprefix(below): row for path, row in truth["rows"].items()}
+    says_what_is_known("kermany", tmp_path / inner, {"rows": rows})
+
+
+def says_what_is_known(name, root, truth):
     manifest = SOURCES[name].read(root, partial=True)
     assert sorted(manifest.column("path")) == sorted(truth["rows"])
     assert set(manifest.column("source")) == {name}

@@ -207,9 +207,12 @@ NIH_IMAGES = (
 )
 
 
-def make_nih(root: Path, *, folders: str = "images_0{:02d}/images") -> dict:
-    """The archives side by side; 00000004_000.png is missing. With `folders` "images" they are in one."""
-    names = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
+def make_nih(root: Path, *, folders: str = "images_0{:02d}/images", sex: str = "Patient Sex") -> dict:
+    """The archives side by side; 00000004_000.png is missing. With `folders` "images" they are in one.
+
+    NIH's present table has a column `Patient Sex`, that of 2017 and Kaggle's copy a `Patient Gender`.
+    """
+    names = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", sex]
     names += ["View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]"]
     rows = [(*row[:7], 2682, 2749, 0.143, 0.143) for row in NIH_IMAGES]
     table(root / "Data_Entry_2017_v2020.csv", names, rows, bom=True)
@@ -458,7 +461,10 @@ def make_rsna(root: Path) -> dict:
 
 
 def make_siim(root: Path) -> dict:
-    """A leading space in a name and in values; two masks of one image; one image without a row; p4 is missing."""
+    """A leading space in a name and in values; two masks of one image; one image without a row; p4 is missing.
+
+    The table of stage 2 labels most of the test images of stage 1, which stay in their folder: here p7, and not p8.
+    """
     rows = [
         ("p1", " 175349 7 1013 12"),
         ("p1", " 3 4"),
@@ -466,23 +472,25 @@ def make_siim(root: Path) -> dict:
         ("p3", "-1"),
         ("p4", " 9 9"),
         ("p5", " 1 2 3 4"),
+        ("p7", "5 6"),
     ]
-    table(root / "train-rle.csv", ["ImageId", " EncodedPixels"], rows)
+    table(root / "stage_2_train.csv", ["ImageId", " EncodedPixels"], rows)
     for name in ("p1", "p2", "p3", "p5", "p9"):
         image(root / f"dicom-images-train/study{name}/series{name}/{name}.dcm", broken=name == "p3")
-    image(root / "dicom-images-test/study7/series7/p7.dcm")
+    for name in ("p7", "p8"):
+        image(root / f"dicom-images-test/study{name}/series{name}/{name}.dcm")
     return {
-        "listed": 6,
-        "present": 5,
+        "listed": 7,
+        "present": 6,
         "published": "12,047",
         "patients": {""},
-        "splits": {"": 5},
-        "views": [""] * 5,
+        "splits": {"": 6},
+        "views": [""] * 6,
         "columns": {
-            "masks": ["2", "0", "0", "1", ""],
-            "study_id": ["siim:studyp1", "siim:studyp2", "siim:studyp3", "siim:studyp5", "siim:studyp9"],
+            "masks": ["2", "0", "0", "1", "1", ""],
+            "study_id": [f"siim:study{name}" for name in ("p1", "p2", "p3", "p5", "p7", "p9")],
         },
-        "labels": {"pneumothorax": [1, 0, 0, 1, None]},
+        "labels": {"pneumothorax": [1, 0, 0, 1, 1, None]},
     }
 
 

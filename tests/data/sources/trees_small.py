@@ -50,7 +50,8 @@ def make_openi(root):
         root,
         "indiana_projections.csv",
         "uid,filename,projection\n1,1_IM-0001-4001.dcm.png,Frontal\n1,1_IM-0001-3001.dcm.png,Lateral\n"
-        "2,2_IM-0652-1001.dcm.png,Frontal\n3,3_IM-1384-1001.dcm.png,Frontal\n4,4_IM-2050-1001.dcm.png,Frontal\n",
+        "2,2_IM-0652-1001.dcm.png,Frontal\n3,3_IM-1384-1001.dcm.png,Frontal\n4,4_IM-2050-1001.dcm.png,Frontal\n"
+        "5,5_IM-2117-1001.dcm.png,Frontal\n",
     )
     write(
         root,
@@ -58,7 +59,8 @@ def make_openi(root):
         "uid,MeSH,Problems,image,indication,comparison,findings,impression\n"
         '1,normal,normal,"Xray Chest PA and Lateral",Positive TB test,None.,"Clear, no effusion.",Normal chest.\n'
         '2,"Cardiomegaly/borderline;Pulmonary Artery/enlarged",Cardiomegaly;Pulmonary Artery,x,"a\nb",,,\n'
-        "4,Pulmonary Atelectasis/base,pulmonary atelectasis; Pleural Effusion,x,,,,\n",
+        "4,Pulmonary Atelectasis/base,pulmonary atelectasis; Pleural Effusion,x,,,,\n"
+        "5,no indexing,no indexing,x,,,,\n",
     )
     below = "images/images_normalized/"
     healthy = {"view_position": "", "patient_id": "openi:1", "study_id": "1", "label_no_finding": 1, "label_edema": 0}
@@ -67,6 +69,8 @@ def make_openi(root):
         f"{below}1_IM-0001-3001.dcm.png": healthy | {"view_position": "LATERAL"},
         f"{below}2_IM-0652-1001.dcm.png": {"patient_id": "openi:2", "label_cardiomegaly": 1, "label_no_finding": 0},
         f"{below}3_IM-1384-1001.dcm.png": {"patient_id": "openi:3", "label_cardiomegaly": NAN, "problems": ""},
+        # Nobody read the report for its problems, so it says nothing of them.
+        f"{below}5_IM-2117-1001.dcm.png": {"label_edema": NAN, "label_no_finding": NAN, "problems": "no indexing"},
     }
     pictures(root, rows)
     return tree(
@@ -210,6 +214,22 @@ def make_kermany(root):
     for junk in ("chest_xray/chest_xray/train/NORMAL/IM-0115-0001.jpeg", "chest_xray/train/NORMAL/._IM-0115-0001.jpeg"):
         picture(root, junk)
     write(root, "chest_xray/train/.DS_Store", "x")
+    return tree(rows)
+
+
+def mendeley_kermany(root):
+    """The zip as published: disease, patient and number of the image in a name, and no folder val."""
+    normal = {"label_pneumonia": 0, "label_bacterial_pneumonia": 0, "label_viral_pneumonia": 0}
+    bacteria = {"label_pneumonia": 1, "label_bacterial_pneumonia": 1, "label_viral_pneumonia": 0}
+    virus = {"label_pneumonia": 1, "label_bacterial_pneumonia": 0, "label_viral_pneumonia": 1}
+    below = "CellData/chest_xray/"
+    rows = {
+        f"{below}train/NORMAL/NORMAL-239549-0001.jpeg": normal | {"patient_id": "kermany:239549", "split": "train"},
+        f"{below}train/PNEUMONIA/BACTERIA-155541-0003.jpeg": bacteria | {"split": "train"},
+        f"{below}train/PNEUMONIA/BACTERIA-155541-0004.jpeg": bacteria | {"patient_id": "kermany:155541"},
+        f"{below}test/PNEUMONIA/VIRUS-614452-0001.jpeg": virus | {"patient_id": "kermany:614452", "split": "test"},
+    }
+    pictures(root, rows)
     return tree(rows)
 
 

@@ -1,12 +1,9 @@
 """Rows and features are those of the code that is there: other code makes its own, the same code uses them again."""
 
-import shutil
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
-import cxrbase
 from cxrbase.evaluation.suite import scoring_code
 from cxrbase.evaluation.suite.score_task import Settings, score_task
 from cxrbase.evaluation.suite.scoring_code import scores_code
@@ -17,15 +14,6 @@ from reaching import reached
 WITHOUT_PIXELS = ["__init__.py", "code_hash.py", "config_files.py", "cores.py", "errors.py", "states.py",
                   "whole_files.py", "data/manifest*", "data/order.py", "data/parquet*", "data/quarantine.py",
                   "data/storage.py", "evaluation/suite/scoring_code.py"]  # fmt: skip
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package that its code is hashed from."""
-    copied = tmp_path / "cxrbase"
-    shutil.copytree(Path(cxrbase.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(cxrbase, "__file__", str(copied / "__init__.py"))
-    return copied
 
 
 def changed(path):
