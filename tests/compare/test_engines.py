@@ -15,6 +15,7 @@ from cxrbase.compare.engines import execute
 from cxrbase.compare.machine import Machine, visible_gpus
 from cxrbase.compare.run_cell import settle
 from cxrbase.compare.slurm import executor_for
+from cxrbase.compare.worker import fit_words
 from cxrbase.errors import ConfigError
 
 
@@ -69,6 +70,17 @@ def test_a_cell_needs_the_devices_that_its_words_ask_for(plan, asked, devices, g
     found = cell(plan, *words)
     assert (found.devices, found.gpus) == (devices, gpus)
     assert replace(plan, words=words).cells()[0].devices == 1  # the untrained network is scored only
+
+
+@pytest.mark.parametrize(("asked", "told"), [("[3]", 1), ("[0, 3, 5]", 3), ("auto", 1), ("2", 2)])
+def test_a_cell_trains_on_the_gpus_it_was_given_whatever_they_are_called(plan, tmp_path, monkeypatch, asked, told):
+    one = cell(plan, f"--trainer.devices={asked}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = fit_words(plan, one, tmp_path, steps=4)
+    share = Machine(None, gpus=["1", "4", "7"]).take(one)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", share["CUDA_VISIBLE_DEVICES"])
+    assert len(share["CUDA_VISIBLE_DEVICES"].split(",")) == told
+    assert fit_words(plan, one, tmp_path, steps=4) == [*words, f"--trainer.devices={told}"]
 
 
 def test_cells_on_this_machine_get_as_many_gpus_as_they_ask_for(plan):
