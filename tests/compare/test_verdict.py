@@ -112,6 +112,18 @@ def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, pla
     assert "told left out, because the source, site or origin" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("device", "said"), [("cuda:0", "of the GPU"), ("cpu", "the peak of the whole process")])
+def test_memory_is_said_to_be_of_the_device_that_cells_were_trained_on(finished, plan, tmp_path, device, said):
+    places = finished(LEVELS)
+    for place in places:
+        result = json.loads((place.folder / RESULT).read_text())
+        result["summary"] |= {"device": device} if result["summary"] else {}
+        (place.folder / RESULT).write_text(json.dumps(result))
+    assert not places[0].result["summary"]  # of the untrained network
+    write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
+    assert f"Memory is {said}." in (tmp_path / "report.html").read_text()
+
+
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
     places = finished(LEVELS, but=("dino 32-true seed 1",))
     content = collect(plan, places, tmp_path, data="data")
