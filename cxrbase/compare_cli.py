@@ -41,7 +41,8 @@ def _where(
 
     Args:
         out: Folder of comparisons.
-        engine: This machine, an existing Ray cluster, or Slurm.
+        engine: This machine, an existing Ray cluster, or Slurm; all nodes of the latter two must see this folder,
+            `out` and the images at the same paths.
         jobs: Cells at once on this machine; by default one per GPU, or one per CPU core.
         slurm: Parameters of submitit for the engine slurm, such as {slurm_partition: gpu, slurm_account: lab,
             timeout_min: 600}. By default 24 hours, and 8 cores for each GPU that trainer.devices asks for.

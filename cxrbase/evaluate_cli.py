@@ -37,8 +37,7 @@ def evaluate(words: list[str]) -> int:
         return _compare_runs(options.results, out, with_encoders=bool(options.encoder or options.config))
     if not options.encoder or not options.config:
         raise ConfigError("give at least one --encoder and one --config, or finished runs with --results")
-    given = {word.partition("=")[0] for word in rest}
-    chosen = {one.name: options.evaluate[one.name] for one in fields(Settings) if f"--evaluate.{one.name}" in given}
+    chosen = chosen_settings(rest)
     device = str(device_of(options.device))
     # Mistakes in any of them are found before hours are spent on the first.
     tasks = read_tasks(options.config, changes=changes)
@@ -76,6 +75,17 @@ def _parser() -> SuggestingParser:
         Settings, "evaluate", help="how tasks are scored; what is given here goes before the task file's section"
     )
     return parser
+
+
+def chosen_settings(words: Sequence[str]) -> dict[str, Any]:
+    """What the words say of how tasks are scored: by --evaluate.<name>, by +=, or by a file or mapping of --evaluate.
+
+    What is said counts where it is the default too, as the task file may say otherwise.
+    """
+    parser = _parser()
+    said = parser.parse_args(words, defaults=False).get("evaluate") or {}
+    whole = parser.parse_args(words).evaluate
+    return {one.name: whole[one.name] for one in fields(Settings) if one.name in said}
 
 
 def _compare_runs(texts: Sequence[str], out: Path, *, with_encoders: bool) -> int:

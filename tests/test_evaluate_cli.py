@@ -19,7 +19,7 @@ from cxrbase.cli import main
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
-from cxrbase.evaluate_cli import settings_of
+from cxrbase.evaluate_cli import chosen_settings, settings_of
 from cxrbase.evaluation.suite import feature_store
 from cxrbase.evaluation.suite.score_task import Settings
 from task_runs import make_place
@@ -256,6 +256,34 @@ def test_settings_come_from_the_task_file_and_the_command_line_goes_before_it(tm
         task.write_text(f"task: {{}}\nevaluate: {wrong}")
         with pytest.raises(ConfigError, match="section evaluate"):
             settings_of(str(task), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([], {}),
+        (["--evaluate.resamples=2000"], {"resamples": 2000}),
+        (["--evaluate.seeds", "[7]"], {"seeds": [7]}),
+        (["--evaluate.seeds+=9"], {"seeds": [0, 1, 2, 9]}),
+        (["--evaluate.seeds=[5]", "--evaluate.seeds+=9"], {"seeds": [5, 9]}),
+        (["--evaluate", '{"resamples": 7}'], {"resamples": 7}),
+        (["--evaluate=settings.yaml"], {"resamples": 2000, "protocols": ["knn"]}),
+        (["--evaluate", "settings.yaml", "--evaluate.resamples=9"], {"resamples": 9, "protocols": ["knn"]}),
+    ],
+)
+def test_settings_count_in_whatever_form_they_are_given(tmp_path, monkeypatch, said, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("resamples: 2000\nprotocols: [knn]\n")
+    assert chosen_settings(["--encoder=timm:vit_tiny_patch16_224", *said, "--config=t.yaml"]) == found
+
+
+def test_settings_of_a_file_are_those_of_the_scores(phantom, encoders, tmp_path):
+    (tmp_path / "settings.yaml").write_text("resamples: 11\nprotocols: [knn]\n")
+    given = [word for word in words(phantom, tmp_path / "out", encoders / "enc0") if not word.startswith("--evaluate")]
+    assert main([*given, "--evaluate", str(tmp_path / "settings.yaml")]) == 0
+    (row,) = rows_of(tmp_path / "out").values()
+    assert row["protocol"] == "knn"
+    assert "95 % intervals of 11 " in row["protocol_text"]
 
 
 @pytest.fixture(scope="module")

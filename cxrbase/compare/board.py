@@ -14,6 +14,7 @@ from cxrbase.whole_files import written_whole
 
 State = Literal["waiting", "running", "done", "failed"]
 SPEC, RESULT, FAILURE, LOG = "cell.json", "result.json", "failed.json", "log.txt"
+AGAIN = "--- another try ---"  # a line of the log
 _QUIET_S = 120.0  # after which the worker of a cell counts as gone
 
 
@@ -74,9 +75,12 @@ def lay_out(plan: Plan, root: Path, *, data: str | Mapping[str, str], tasks: str
 
 
 def forget_failures(places: Sequence[Place]) -> None:
-    """Gives failed cells another try."""
+    """Gives failed cells another try; their logs say so, and that an earlier try's errors are not of this one."""
     for place in places:
         (place.folder / FAILURE).unlink(missing_ok=True)
+        if (place.folder / LOG).is_file() and not (place.folder / RESULT).is_file():
+            with (place.folder / LOG).open("a") as log:
+                log.write(f"{AGAIN}\n")
 
 
 def write_json(path: Path, content: Any) -> None:

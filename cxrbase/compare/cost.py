@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cxrbase.answers import TrainingParser
 from cxrbase.compare.plan import BudgetKind
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
@@ -19,26 +20,32 @@ from cxrbase.views import Views
 
 _COUNTED = 8  # images of the counted batch; FLOPs are proportional to it
 _MEASURED_S = 5.0
+T = TypeVar("T", Pretraining, CXRDataModule)
 
 
 def build(settings: dict[str, Any]) -> tuple[Pretraining, CXRDataModule]:
-    """The module and the data module that `cxrbase fit` would make of these settings."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Pretraining, "model")
+    """The module and the data module that `cxrbase fit` makes of these settings; ConfigError where it makes none."""
     seed = _seed(settings)
     image_size = settings.get("data", {}).get("image_size", 224)
     given = dict(settings.get("model", {})) | {"image_size": image_size, "seed": seed}
     torch.manual_seed(seed)
-    return parser.instantiate(parser.parse_object({"model": given})).model, build_data(settings)
+    return _made(Pretraining, "model", given), build_data(settings)
 
 
 def build_data(settings: dict[str, Any]) -> CXRDataModule:
     """The data module alone."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(CXRDataModule, "data")
-    given = dict(settings.get("data", {})) | {"seed": _seed(settings)}
-    made = parser.instantiate(parser.parse_object({"data": given})).data
-    assert isinstance(made, CXRDataModule)
+    return _made(CXRDataModule, "data", dict(settings.get("data", {})) | {"seed": _seed(settings)})
+
+
+def _made(kind: type[T], section: str, given: dict[str, Any]) -> T:
+    parser = TrainingParser(exit_on_error=False)
+    parser.add_class_arguments(kind, section)
+    try:
+        made = parser.instantiate(parser.parse_object({section: given}))[section]
+    except (ArgumentError, TypeError) as error:
+        answer = parser.answer(str(error))
+        raise ConfigError(f"correct words or axes, which cxrbase fit would not take either: {answer}") from error
+    assert isinstance(made, kind)
     return made
 
 

@@ -1,6 +1,7 @@
 """Engines that run cells: processes on this machine, tasks on a Ray cluster, or an array job of Slurm."""
 
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,14 +80,14 @@ def _ray(places: Sequence[Place], tick: Tick) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     largest = max((node.get("GPU", 0) for node in nodes), default=0)
     # A task whose node dies is tried elsewhere; a cell that is done by then is left alone by `run`.
-    task = ray.remote(max_retries=-1)(run)
+    task: Any = ray.remote(max_retries=-1)(run)
     pending = {}
     for place in places:
         if largest and place.cell.gpus > largest:
             logger.warning("%s waits for a node of %d GPUs: none has more than %d", place.cell.title, place.cell.gpus,
                            largest)  # fmt: skip
         needs = {"num_cpus": place.cell.devices, "num_gpus": place.cell.gpus if largest else 0}
-        pending[task.options(**needs).remote(str(place.folder.resolve()))] = place
+        pending[task.options(**needs).remote(str(place.folder.resolve()), home=os.getcwd())] = place
     try:
         while pending:
             done, _ = ray.wait(list(pending), timeout=_PAUSE_S)

@@ -1,7 +1,10 @@
 """Records the progress of a cell in a small file that anybody can read at any time."""
 
+import contextlib
 import json
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,38 @@ from cxrbase.whole_files import written_whole
 
 PROGRESS = "progress.json"
 _EVERY_S = 1.0  # between two notes
+_ALIVE_S = 30.0  # between two signs of life
+_writing = threading.Lock()
 
 
 def say(folder: Path, **facts: Any) -> None:
     """Replaces a cell's progress; a reader finds the old or the new, never half of it."""
+    with _writing:
+        _write(folder, facts)
+
+
+@contextlib.contextmanager
+def alive(folder: Path) -> Iterator[None]:
+    """Renews the time of a cell's progress meanwhile, as scoring and decoding say nothing for many minutes."""
+    over = threading.Event()
+    # A daemon, so that a worker that is told to end does not wait for it.
+    thread = threading.Thread(target=_renew, args=(folder, over), name="alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _renew(folder: Path, over: threading.Event) -> None:
+    while not over.wait(_ALIVE_S):
+        # A full disk is told by what needs it. Without a file nothing has been said yet.
+        with _writing, contextlib.suppress(OSError):
+            _write(folder, json.loads((folder / PROGRESS).read_text()))
+
+
+def _write(folder: Path, facts: dict[str, Any]) -> None:
     with written_whole(folder / PROGRESS) as part:
         part.write_text(json.dumps(facts | {"at": time.time()}))
 

@@ -16,6 +16,7 @@ from cxrbase.errors import ConfigError
 
 BudgetKind = Literal["images", "flops", "seconds"]
 CONTROL = "untrained"
+_OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
 # Their code has no part in an encoder or its scores, so a change of theirs repeats nothing.
 _OF_COMPARISONS = "charts collect compare engines headline live machine paper* report slurm stop_signals verdict"
 _WITHOUT_EFFECT = (
@@ -170,7 +171,7 @@ class Cell:
         for word in self.words:
             name, _, value = word.removeprefix("--").partition("=")
             nested: Any = read_value(f"--{name}", value)
-            for part in reversed(name.split(".")):
+            for part in reversed(_whole_name(merged, name.split("."))):
                 nested = {part: nested}
             _merge(merged, nested)
         return merged
@@ -220,6 +221,19 @@ def folder_name(cell: Cell, key: str) -> str:
 
 def _short_hash(parts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _whole_name(settings: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    """Parts of an option's name with `init_args`, which the name may leave out below a class as for `cxrbase fit`."""
+    whole: list[str] = []
+    here: Any = settings
+    for part in parts:
+        if isinstance(here, Mapping) and "class_path" in here and part not in _OF_A_CLASS:
+            whole.append("init_args")
+            here = here.get("init_args")
+        whole.append(part)
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return whole
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

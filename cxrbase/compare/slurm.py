@@ -1,5 +1,6 @@
 """Runs cells as Slurm array jobs with submitit, one array for each number of GPUs a cell needs."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def submit(places: Sequence[Place], folder: Path, options: Mapping[str, Any]) ->
     for gpus, executor in arrays.items():
         own = [place for place in places if place.cell.gpus == gpus]
         folders = [str(place.folder.resolve()) for place in own]
-        jobs += list(zip(executor.map_array(run, folders, [_OF_A_WORKER] * len(own)), own, strict=True))
+        submitted = executor.map_array(run, folders, [_OF_A_WORKER] * len(own), [os.getcwd()] * len(own))
+        jobs += list(zip(submitted, own, strict=True))
     return jobs
 
 

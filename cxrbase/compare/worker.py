@@ -15,7 +15,7 @@ from cxrbase.compare.board import RESULT, SPEC, read_json, write_json
 from cxrbase.compare.cell_lock import locked
 from cxrbase.compare.cost import build, flops_per_image, seconds_per_image, steps_for
 from cxrbase.compare.earlier import COST, MEMORY, RUN, take_over
-from cxrbase.compare.heartbeat import say
+from cxrbase.compare.heartbeat import alive, say
 from cxrbase.compare.lifeline import LIFELINE, end_with_parent
 from cxrbase.compare.plan import CONTROL, Axis, Cell, Plan, code_version
 from cxrbase.compare.scoring import curve, score_tasks
@@ -30,7 +30,7 @@ def main(folder: Path) -> int:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _assist(folder)
-    with locked(folder):
+    with locked(folder), alive(folder):
         if (folder / RESULT).is_file():
             return 0
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
@@ -98,14 +98,30 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
 def _pretrain(plan: Plan, cell: Cell, run: Path, *, steps: int) -> int:
     from cxrbase.cli import main as command
 
+    words = fit_words(plan, cell, run, steps=steps)
+    if (run / "last.ckpt").is_file():
+        words.append(f"--ckpt_path={run}")
+    return command(["fit", *words])
+
+
+def fit_words(plan: Plan, cell: Cell, run: Path, *, steps: int) -> list[str]:
+    """Words of the `cxrbase fit` that pretrains a cell.
+
+    Args:
+        plan: The comparison.
+        cell: The cell.
+        run: Folder of its run.
+        steps: Optimizer steps that its budget is enough for.
+    """
     # Test images are scored once, by the suite, and for all cells alike.
     words = [*(f"--config={layer}" for layer in cell.layers), "--probe.test=false", *cell.words]
     words += [f"--run_dir={run}", f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1"]
     words += [f"--probe.every_n_steps={max(1, steps // plan.points)}", f"--probe.resamples={plan.resamples}"]
     words += ["--trainer.callbacks+=cxrbase.compare.heartbeat.Heartbeat", "--trainer.enable_progress_bar=false"]
-    if (run / "last.ckpt").is_file():
-        words.append(f"--ckpt_path={run}")
-    return command(["fit", *words])
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # The GPUs that it was given, which are not those of the machine that a list such as [3] names.
+        words.append(f"--trainer.devices={cell.devices}")
+    return words
 
 
 def _export(cell: Cell, run: Path) -> None:

@@ -21,7 +21,7 @@ class Difference:
         value: First minus second.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        p_value: Two-sided; None where it is undefined.
+        p_value: Two-sided; None where it is undefined, or fewer than half of the resamples are defined.
         seeds: Number of seeds of the smaller side.
         draws: Number of draws of labels.
         resamples: Number of resamples in which it is defined.
@@ -106,7 +106,7 @@ def hierarchical_difference(
     Mathematical Statistics 37, 639).
 
     No p-value is below the square of the least that counting among the resamples can give: of tails further out they
-    say nothing of patients.
+    say nothing of patients. Where fewer than half of the resamples are defined, there is neither interval nor p-value.
 
     Args:
         first: For each seed of the first method, (R + 1,): the metric on all patients, then on each resample; or
@@ -128,6 +128,8 @@ def hierarchical_difference(
     # A draw is the same for all: of both methods, whether their seeds are paired or not.
     by_draw = one[..., 0].mean(0) - two[..., 0].mean(0)
     repeats = [side for side in [*(side[..., 0].mean(1) for side in sides), by_draw] if len(side) > 1]
+    if counts["resamples"] < len(samples) / 2:  # as for `interval`
+        return Difference(float(value), np.nan, np.nan, None, **counts, counted=not repeats)
     if not repeats:
         return Difference(float(value), *interval(samples), _counted(float(value), samples), **counts)
     return _over_repeats(float(value), samples, repeats, counts)

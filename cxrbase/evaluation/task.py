@@ -48,7 +48,8 @@ class TaskSplits:
     """How images are dealt to train, val and test; patients always stay together.
 
     Args:
-        rename: Split to use an official one as, such as {val: test} where the labels of test are withheld.
+        rename: Split to use an official one as, such as {val: test} where the labels of test are withheld. Where there
+            are labelled test images, no other split becomes test.
         lists: Files in the folder of the images that name the images of a split, one per line, by path or file name;
             they go before the official split.
         val: Share of the patients that become val where there is none: of train, or of all where nothing is split.

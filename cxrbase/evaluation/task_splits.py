@@ -1,5 +1,6 @@
 """Assigns every image of a task to a split: official, from a list, or at random by patient."""
 
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,11 +9,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cxrbase.data.images import is_packed
-from cxrbase.data.manifest import SPLITS, Manifest
+from cxrbase.data.manifest import LABEL_PREFIX, SPLITS, Manifest
 from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.sources.tables import read_lines
 from cxrbase.errors import ManifestError
 from cxrbase.evaluation.task import Task
+
+logger = logging.getLogger(__name__)
 
 Names = NDArray[Any]
 
@@ -31,8 +34,7 @@ def assign_splits(task: Task, manifest: Manifest, *, kept: NDArray[np.bool_] | N
         ManifestError: A list is missing or names no image, or a patient would be in two splits.
     """
     settings = task.splits
-    splits = manifest.column("split").astype(object)
-    splits = np.array([settings.rename.get(split, split) for split in splits], dtype=object)
+    splits = _renamed(task, manifest)
     for split, name in settings.lists.items():
         splits[_listed(manifest, manifest.root / name)] = split
     splits = fill_splits(
@@ -43,6 +45,23 @@ def assign_splits(task: Task, manifest: Manifest, *, kept: NDArray[np.bool_] | N
         manifest, splits = Manifest(manifest.table.filter(pa.array(kept)), manifest.root), splits[kept]
     refuse_shared(manifest.patients(), splits)
     return manifest.divided(splits)
+
+
+def _renamed(task: Task, manifest: Manifest) -> Names:
+    """Official splits under the names the task has for them; none stands in for a test split that can be scored."""
+    splits = manifest.column("split").astype(object)
+    names = dict(task.splits.rename)
+    if names.get("test", "test") == "test" and _any_label(task, manifest, splits == "test"):
+        for split in [split for split, name in names.items() if name == "test" and split != "test"]:
+            logger.info("%s: there are labelled test images, so %s is not renamed to test", task.name, split)
+            del names[split]
+    return np.array([names.get(split, split) for split in splits], dtype=object)
+
+
+def _any_label(task: Task, manifest: Manifest, rows: NDArray[np.bool_]) -> bool:
+    findings = [name for name in task.findings or manifest.labels if name in manifest.labels]
+    columns = (manifest.column(LABEL_PREFIX + name)[rows].astype(np.float32) for name in findings)
+    return any(bool((~np.isnan(column)).any()) for column in columns)
 
 
 def refuse_shared(patients: Names, splits: Names) -> None:

@@ -1,6 +1,7 @@
 """Where cells run, and what they are given there: the devices that their words ask for."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from cells_at_work import started
 from cxrbase.cli import main
 from cxrbase.compare import machine
-from cxrbase.compare.board import lay_out
+from cxrbase.compare.board import forget_failures, lay_out
 from cxrbase.compare.engines import execute
 from cxrbase.compare.machine import Machine, visible_gpus
+from cxrbase.compare.run_cell import settle
 from cxrbase.compare.slurm import executor_for
+from cxrbase.compare.worker import fit_words
 from cxrbase.errors import ConfigError
 
 
@@ -67,6 +70,17 @@ def test_a_cell_needs_the_devices_that_its_words_ask_for(plan, asked, devices, g
     found = cell(plan, *words)
     assert (found.devices, found.gpus) == (devices, gpus)
     assert replace(plan, words=words).cells()[0].devices == 1  # the untrained network is scored only
+
+
+@pytest.mark.parametrize(("asked", "told"), [("[3]", 1), ("[0, 3, 5]", 3), ("auto", 1), ("2", 2)])
+def test_a_cell_trains_on_the_gpus_it_was_given_whatever_they_are_called(plan, tmp_path, monkeypatch, asked, told):
+    one = cell(plan, f"--trainer.devices={asked}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = fit_words(plan, one, tmp_path, steps=4)
+    share = Machine(None, gpus=["1", "4", "7"]).take(one)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", share["CUDA_VISIBLE_DEVICES"])
+    assert len(share["CUDA_VISIBLE_DEVICES"].split(",")) == told
+    assert fit_words(plan, one, tmp_path, steps=4) == [*words, f"--trainer.devices={told}"]
 
 
 def test_cells_on_this_machine_get_as_many_gpus_as_they_ask_for(plan):
@@ -137,6 +151,34 @@ def test_an_option_that_submitit_does_not_know_is_answered_in_a_sentence(tmp_pat
     with pytest.raises(ConfigError, match=said) as error:
         executor_for(tmp_path, 1, options)
     assert "\n" not in str(error.value)
+
+
+def test_cells_that_are_lost_before_they_begin_are_failed_cells_and_end_no_other(plan, tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0.1)  # that it waits for what a dead job may have left
+    places = lay_out(replace(plan, seeds=[0], objectives=["mae"]), tmp_path / "made", data="data")
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))  # of the jobs
+    execute(places, engine="slurm", jobs=None, tick=lambda: None)
+    assert [place.failure["reason"] for place in places] == ["killed by signal 9: no output"] * 2
+
+
+def test_the_error_of_an_earlier_try_is_not_the_reason_of_a_later_end(plan, tmp_path):
+    place = lay_out(plan, tmp_path / "made", data="data")[0]
+    log = place.folder / "log.txt"
+    log.write_text("begins: process 1\nerror: the loss diverged\n")
+    settle(place.folder, 1)
+    assert place.failure["reason"] == "exit code 1: error: the loss diverged"
+    forget_failures([place])
+    assert place.failure is None
+    settle(place.folder, -9)
+    assert place.failure["reason"] == "killed by signal 9: no output"
+    with log.open("a") as file:
+        file.write("begins: process 2\nstep 20\n")
+    settle(place.folder, -9)
+    assert place.failure["reason"] == "killed by signal 9: step 20"
 
 
 @pytest.mark.slow

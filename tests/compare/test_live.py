@@ -1,12 +1,15 @@
 """The table that is shown while cells run."""
 
+import json
 import time
 
 import pytest
 
+from cxrbase.compare import heartbeat, worker
 from cxrbase.compare.board import lay_out
 from cxrbase.compare.heartbeat import say
 from cxrbase.compare.live import Board
+from waiting import until
 
 
 def cells(board: Board, column: str) -> list[str]:
@@ -26,6 +29,26 @@ def test_time_left_counts_the_steps_of_this_run_only(plan, tmp_path, took, step,
     assert cells(board, "left")[1] == left
     assert cells(board, "progress")[1] == f"{step}/200"
     assert cells(board, "state")[:2] == ["waiting", "pretraining"]
+
+
+def test_a_cell_that_says_nothing_for_long_still_runs_as_long_as_its_worker_lives(plan, tmp_path, monkeypatch):
+    place = lay_out(plan, tmp_path / "made", data="data")[0]
+    file = place.folder / heartbeat.PROGRESS
+    monkeypatch.setattr(heartbeat, "_ALIVE_S", 0.01)
+
+    def scores_for_long(folder):
+        say(folder, stage="scoring", step=3)
+        with heartbeat._writing:
+            file.write_text(json.dumps(place.progress | {"at": time.time() - 600}))
+        until(lambda: place.state() == "running", seconds=20)
+        return 0
+
+    monkeypatch.setattr(worker, "_work", scores_for_long)
+    assert worker.main(place.folder) == 0
+    last = place.progress
+    assert (last["stage"], last["step"]) == ("scoring", 3)
+    time.sleep(0.1)
+    assert place.progress == last  # the sign of life ends with the work
 
 
 def test_the_best_so_far_is_named(finished):

@@ -26,9 +26,33 @@ def test_a_cell_for_every_value_of_every_axis(plan):
     assert len({cell.title for cell in cells}) == len(cells)
     mae = next(cell for cell in cells if cell.axes == {"mask": "0.9"} and cell.precision == "bf16-mixed")
     assert mae.arm == "mae bf16-mixed 0.9"
-    assert mae.settings["model"]["objective"]["mask_ratio"] == 0.9
+    assert mae.settings["model"]["objective"]["init_args"]["mask_ratio"] == 0.9
     assert mae.settings["trainer"]["precision"] == "bf16-mixed"
     assert sum(cell.objective == CONTROL for cell in cells) == 3
+
+
+def test_words_in_the_short_form_reach_objective_and_views(plan):
+    axes = {"mask": Axis({"m60": ["--model.objective.mask_ratio=0.6"]}, ["mae"])}
+    short = replace(plan, axes=axes, words=["--data.views.global_scale=[0.3, 1.0]"]).cells()[1]
+    module, data = build(short.settings)
+    assert (module.objective.mask_ratio, data.views.global_scale) == (0.6, (0.3, 1.0))
+    axes = {"mask": Axis({"m60": ["--model.objective.init_args.mask_ratio=0.6"]}, ["mae"])}
+    whole = replace(plan, axes=axes, words=["--data.views.init_args.global_scale=[0.3, 1.0]"]).cells()[1]
+    assert short.key(plan, data="a") == whole.key(plan, data="a")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--model.objective.mask_ratoi=0.6", "'mask_ratoi' is not accepted .*; did you mean model.*mask_ratio"),
+        ("--data.views.global_scal=1", "correct words or axes, .*'global_scal' is not accepted"),
+        ("--data.batch_size=many", r"data\.batch_size: Expected a int\. Got value: many"),
+    ],
+)
+def test_a_word_that_fit_does_not_take_is_answered_in_a_sentence(plan, word, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        build(replace(plan, words=[word]).cells()[1].settings)
+    assert "\n" not in str(error.value)
 
 
 def test_tasks_are_opened_and_scored_with_the_limits_of_the_plan(plan):

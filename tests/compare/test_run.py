@@ -1,11 +1,13 @@
 """Comparisons that really run: a failing cell, a killed comparison, a Ray cluster that loses a node, an array job."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,13 @@ import yaml
 
 import warm
 from cells_at_work import finished, started, workers
+from commands import EXPERIMENTS
+from compare.conftest import SMALL
 from cxrbase.cli import main
+from cxrbase.compare.board import lay_out
+from cxrbase.compare.engines import execute
+from cxrbase.compare.plan import Plan
+from cxrbase.compare.run_cell import run
 from cxrbase.data.canvas import to_canvas
 from cxrbase.data.decode import decode_uint8
 from cxrbase.data.manifest import Manifest
@@ -78,6 +86,47 @@ def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
     assert "AUROC" in capsys.readouterr().out
     check_control(root)
     check_reading(root, compared_phantom)
+
+
+@pytest.fixture
+def at_home(compared_phantom, tmp_path, monkeypatch):
+    """A plan whose paths are of the folder that this process is in."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "experiments").symlink_to(EXPERIMENTS)
+    (home / "images").symlink_to(compared_phantom)
+    task = {"name": "t", "title": "T", "data": {"root": "images"}, "findings": ["effusion"]}
+    (home / "task.yaml").write_text(yaml.safe_dump({"task": task}))
+    monkeypatch.chdir(home)
+    return Plan(
+        name="small", objectives=["mae"], size="tiny", data="phantom", tasks=["task.yaml"], amounts={"images": 64},
+        budget="images", seeds=[0], resamples=20, shots=[], words=[*SMALL, "--data.root=images", "--data.phantom=null"],
+    )  # fmt: skip
+
+
+def test_relative_paths_are_of_the_comparison_wherever_a_cell_is_run(at_home, tmp_path, monkeypatch):
+    home = os.getcwd()
+    place = lay_out(at_home, tmp_path / "made", data="data")[0]
+    monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    assert run(str(place.folder), home=home) == 0
+    assert place.state() == "done"
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_was_started_elsewhere_reads_the_files_of_the_comparison(
+    at_home, tmp_path, ray, monkeypatch
+):
+    home = os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    ray.init(num_cpus=1, log_to_driver=False, include_dashboard=False)
+    monkeypatch.chdir(home)
+    places = lay_out(at_home, Path("made"), data="data")[:1]
+    try:
+        execute(places, engine="ray", jobs=None, tick=lambda: None)
+    finally:
+        ray.shutdown()
+    assert places[0].state() == "done"
 
 
 def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monkeypatch):

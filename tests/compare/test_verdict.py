@@ -112,6 +112,18 @@ def test_the_page_names_the_tasks_that_are_left_out_of_the_ranking(finished, pla
     assert "told left out, because the source, site or origin" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("device", "said"), [("cuda:0", "of the GPU"), ("cpu", "the peak of the whole process")])
+def test_memory_is_said_to_be_of_the_device_that_cells_were_trained_on(finished, plan, tmp_path, device, said):
+    places = finished(LEVELS)
+    for place in places:
+        result = json.loads((place.folder / RESULT).read_text())
+        result["summary"] |= {"device": device} if result["summary"] else {}
+        (place.folder / RESULT).write_text(json.dumps(result))
+    assert not places[0].result["summary"]  # of the untrained network
+    write_report(collect(plan, places, tmp_path, data="data"), places, tmp_path / "report.html")
+    assert f"Memory is {said}." in (tmp_path / "report.html").read_text()
+
+
 def test_a_partial_report_says_what_is_missing(finished, plan, tmp_path):
     places = finished(LEVELS, but=("dino 32-true seed 1",))
     content = collect(plan, places, tmp_path, data="data")
@@ -165,16 +177,18 @@ def test_a_small_family_needs_no_warning(finished, plan, tmp_path):
     assert not [warning for warning in content["warnings"] if "tests" in warning]
 
 
-def test_an_interval_that_no_resample_defines_is_said_and_the_report_is_written(finished, plan, tmp_path):
+@pytest.mark.parametrize("defined", [0, 400])
+def test_an_interval_that_too_few_resamples_define_is_said_and_the_report_is_written(finished, plan, tmp_path, defined):
     places = finished(LEVELS)
     for place in places:
         result = json.loads((place.folder / RESULT).read_text())
         for row in result["tasks"]["made"]["protocols"].values():
-            row["samples"] = [[row["value"], *[None] * RESAMPLES]]
+            row["samples"] = [[*row["samples"][0][: defined + 1], *[None] * (RESAMPLES - defined)]]
         (place.folder / RESULT).write_text(json.dumps(result))
     content = collect(plan, places, tmp_path, data="data")
     write_report(content, places, tmp_path / "report.html")
     written = json.loads((tmp_path / "results.json").read_text())
     assert all(row["low"] is row["p"] is None for row in written["differences"])
     assert written["answer"].startswith("No difference is established")
+    assert "<strong>" not in (tmp_path / "report.html").read_text().split('id="differences"')[1].split("</table>")[0]
     assert " (no interval: too few resamples hold every class)" in (tmp_path / "report.html").read_text()

@@ -199,6 +199,18 @@ def test_undefined_resamples_are_left_out_of_the_number():
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("undefined", [500, 501, 995, 1000])
+def test_the_fewer_half_of_the_resamples_gives_neither_interval_nor_p_value(seeds, undefined):
+    first, second = trained([0.05, 0.051, 0.049][:seeds])
+    first[0][1 : undefined + 1] = np.nan
+    found = hierarchical_difference(first, second, paired_seeds=True)
+    assert (found.resamples, found.counted) == (1000 - undefined, seeds == 1)
+    assert found.value == pytest.approx(0.05, abs=0.01)
+    assert np.isnan([found.low, found.high]).tolist() == [undefined > 500] * 2
+    assert (found.p_value is None) == (undefined > 500)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_methods_get_small_p_values_no_more_often_than_they_say(paired):
     rng, small = np.random.default_rng(5), 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,43 @@ def test_lists_and_renames_come_before_the_official_split(tmp_path):
     (tmp_path / "images" / "mine.txt").write_text("other.png\n")
     with pytest.raises(ManifestError, match="names no image"):
         load_task_data(task)
+
+
+def test_a_split_becomes_test_only_where_no_test_image_has_a_label(tmp_path):
+    given = columns(8, split=["train"] * 4 + ["val"] * 2 + ["test"] * 2, label_a=[1.0, 0] * 3 + [None, None])
+    withheld = manifest_task(tmp_path, given, splits=TaskSplits(rename={"val": "test"}, val=0.5))
+    data = load_task_data(withheld)
+    assert data.column("path")[data.rows("test")].tolist() == given["path"][4:6]
+    there = manifest_task(tmp_path, given | {"label_a": [1.0, 0] * 4}, splits=TaskSplits(rename={"val": "test"}))
+    assert load_task_data(there).column("split").tolist() == given["split"]
+    splits = TaskSplits(rename={"val": "train"}, val=0)
+    joined = manifest_task(tmp_path, given | {"label_a": [1.0, 0] * 4}, splits=splits)
+    assert load_task_data(joined).column("split").tolist() == ["train"] * 6 + ["test"] * 2
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_the_test_set_of_object_cxr_is_taken_where_it_is_there(tmp_path, with_test):
+    MAKE["object-cxr"](tmp_path)
+    if with_test:
+        (tmp_path / "test.csv").write_text("image_name,annotation\n09001.jpg,1 7 10 20 30\n09002.jpg,\n")
+        (tmp_path / "test").mkdir()
+        for name in ("09001.jpg", "09002.jpg"):
+            shutil.copy(tmp_path / "dev" / "08001.jpg", tmp_path / "test" / name)
+    changes = {"data.root": str(tmp_path), "data.partial": True}
+    data = load_task_data(read_task(EXPERIMENTS / "task" / "object_cxr.yaml", changes=changes))
+    of_dev = {split for path, split in zip(data.column("path"), data.column("split"), strict=True) if "dev/" in path}
+    assert of_dev == ({"val"} if with_test else {"test"})
+    assert [path for path in data.column("path")[data.rows("test")] if "test/" in path] == (
+        ["test/09001.jpg", "test/09002.jpg"] if with_test else []
+    )
+
+
+def test_uncertain_labels_of_chexpert_are_those_of_its_header():
+    task = read_task(EXPERIMENTS / "task" / "chexpert.yaml")
+    assert {name: task.uncertain_of(name) for name in task.findings} == {
+        "atelectasis": "ones", "cardiomegaly": "zeros", "consolidation": "zeros", "edema": "ones",
+        "pleural_effusion": "ignore",
+    }  # fmt: skip
 
 
 def test_a_planted_patient_leak_is_refused():

@@ -28,6 +28,7 @@ def difference_lines(differences: Sequence[Mapping[str, Any]], protocols: Sequen
     lines = [""] if differences else []
     for one in differences:
         if one["protocol"] in protocols and one["value"] is not None:
+            corrected = "" if one["p_holm"] is None else f", p = {one['p_holm']:.3g} after Holm"
             lines.append(f"{one['task']}, {one['protocol']}: {one['encoders'][0]} - {one['encoders'][1]} = "
-                         f"{score_text(one, '+.3f')}, p = {one['p_holm']:.3g} after Holm")  # fmt: skip
+                         f"{score_text(one, '+.3f')}{corrected}")  # fmt: skip
     return lines

@@ -12,6 +12,7 @@ from cxrbase.evaluation.cohort import Cohort, Splits
 from cxrbase.evaluation.protocols import Protocol, standard_protocols
 from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
 from cxrbase.evaluation.suite.figures import curves, write_figures
+from cxrbase.evaluation.suite.lines import difference_lines
 from cxrbase.evaluation.suite.results import read_results, write_result
 from cxrbase.evaluation.suite.score_task import Settings, score_task
 from cxrbase.evaluation.suite.seen import Seen, leave_out
@@ -304,6 +305,22 @@ def test_few_resamples_for_many_pairs_are_told():
     assert comparison_warnings(rows) == []
     (said,) = comparison_warnings(compare_results([one for name in "abc" for one in run(settings=settings, name=name)]))
     assert said.startswith("linear: 3 tests: counted among 50 resamples no corrected p can fall below 0.12")
+
+
+def test_a_difference_that_few_resamples_hold_is_shown_without_interval_and_p():
+    def rare(features, splits):
+        # Each finding in one patient: two resamples in five draw both.
+        labels = np.stack([splits.test.patients == name for name in np.unique(splits.test.patients)[:2]], axis=1)
+        test = Cohort(labels.astype(float), splits.test.patients, splits.test.groups)
+        return features, Splits(splits.classes, splits.train, splits.val, test, "")
+
+    rows = compare_results([*run(changed=rare), *run(changed=rare, name="f", worth=0.5)])
+    assert 0 < rows[0]["resamples"] < 100
+    assert rows[0]["low"] is rows[0]["p_value"] is rows[0]["p_holm"] is None
+    assert comparison_warnings(rows) == []
+    _, line = difference_lines(rows, ["linear"])
+    assert line.startswith("t, linear: e - f = ")
+    assert line.endswith(" (no interval: too few resamples hold every class)")
 
 
 def test_one_class_is_compared_by_delong_too():
