@@ -56,7 +56,7 @@ class Figures(Callback):
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        for name, figure in draw_figures(data, objective, self.images, pl_module.device):
+        for name, figure in draw_figures(data, objective, self.images, trainer.strategy.root_device):
             figure.savefig(folder / f"{name}.png", dpi=120)
             # Of the file, as drawing is what takes time.
             with Image.open(folder / f"{name}.png") as opened:
