@@ -106,8 +106,10 @@ class CXRBaseCLI(LightningCLI):
         config.checkpoint.dirpath = config.run_dir
 
     def before_fit(self) -> None:
-        """Tells the model whether its weights come from a checkpoint."""
+        """Refuses views that do not fit, and tells the model whether its weights come from a checkpoint."""
         if isinstance(self.model, Pretraining):
+            # Before the untrained network is scored, which would fail on such images without a word of advice.
+            self.model.check(self.datamodule)
             self.model.resumed = bool(self.config_init[self.config_init.subcommand].ckpt_path)
 
     def _run_subcommand(self, subcommand: str) -> None:
