@@ -95,6 +95,14 @@ def test_probe_and_figures_can_be_switched_off(fit, capfd):
     assert "figures  " not in out
 
 
+def test_a_backbone_whose_attention_cannot_be_read_has_the_other_figures(fit, capfd):
+    summary = fit("mae", "--model.backbone=vit_small_patch16_18x2_224", figures=True)
+    assert summary["backbone"] == "vit_small_patch16_18x2_224"
+    drawn = {path.stem for path in (fit.run_dir / "figures").iterdir()}
+    assert drawn == {"reconstruction", "patch_features"}
+    assert "no figure of attention" in capfd.readouterr().err
+
+
 def test_probe_is_limited_and_monitors_as_told(fit, phantom):
     words = [*phantom, "--probe.limit=40", "--probe.resamples=20", "--probe.monitor_images=4"]
     words += ["--probe.monitor_every=1"]
