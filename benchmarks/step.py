@@ -4,8 +4,8 @@
 
 MAE against `transformers` ViTMAE and lightly's encoder and decoder; DINO and SimCLR against lightly's example recipes
 (one forward a crop, DINOLoss, NTXentLoss, update_momentum) around the same ViT and heads. Same start, batch and
-optimiser (AdamW as each side would use it: fused here, torch's default there), float32. A step is forward, backward,
-optimiser and teacher.
+optimiser (AdamW as each side would use it: fused here, torch's default there), float32, no stochastic depth. A step is
+forward, backward, optimiser and teacher.
 
 The floor is the time the products of our step take at the best rate that a product of these shapes reached, measured in
 the same rounds. On a CPU time is the process's own, because others may share the machine; on a GPU the step and the

@@ -137,12 +137,20 @@ class Pretraining(L.LightningModule):
         """Share of optimizer steps done, in [0, 1]."""
         return min(self.global_step / max(self.trainer.estimated_stepping_batches, 1), 1.0)
 
+    def check(self, data: CXRDataModule) -> None:
+        """Refuses views and batches that the objective cannot use; needs no image.
+
+        Raises:
+            ConfigError: If they do not fit.
+        """
+        check_views(self.objective, data, name=self.objective_name)
+        check_sizes(self.encoder, data)
+
     def on_fit_start(self) -> None:
         """Refuses views and batches that the objective cannot use, before any step is spent."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, CXRDataModule):
-            check_views(self.objective, data, name=self.objective_name)
-            check_sizes(self.encoder, data)
+            self.check(data)
         self._warn_of_coupling()
         accelerate(self.objective, compiled=self.compiled, recompute=self.recompute)
 
@@ -237,10 +245,11 @@ class Pretraining(L.LightningModule):
             f"{self.trainer.accumulate_grad_batches} accumulated / 256"
         )
         # A fused optimiser unscales gradients itself, so Lightning refuses to clip them, though bf16 has no scale.
+        # Otherwise None and not False, as only then does torch update a GPU's weights together and not one by one.
         precision = self.trainer.precision
         fused = precision != "16-mixed" and not (precision == "bf16-mixed" and self.trainer.gradient_clip_val)
         groups = param_groups(self.objective, weight_decay=self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=fused or None)
         total = self._steps()
 
         def multiplier(step: int) -> float:

@@ -21,10 +21,22 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """
     for tensor in (*module.parameters(), *module.buffers()):
         # Whatever the processes drew before: parts of different networks would make none.
-        torch.distributed.broadcast(tensor.detach(), 0)
+        _share(tensor.detach(), mesh.device_type)
     for block in transformer_blocks(module):
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def _share(tensor: Tensor, device_type: str) -> None:
+    """Gives a tensor the values that it has in the first process, wherever it is.
+
+    Lightning shards before it moves a network to its device, and what joins GPUs takes no tensor of a CPU. Tensors move
+    one at a time, because the whole network may be larger than a device.
+    """
+    device = torch.device(device_type, torch.cuda.current_device()) if device_type == "cuda" else device_type
+    moved = tensor.to(device, copy=True)
+    torch.distributed.broadcast(moved, 0)
+    tensor.copy_(moved)
 
 
 def is_sharded(module: nn.Module) -> bool:

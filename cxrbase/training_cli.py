@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -32,10 +31,10 @@ from cxrbase.curves import curves
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
+from cxrbase.trainer_checks import refuse_precision, refuse_strategy
 
 logger = logging.getLogger(__name__)
 
-_SHARDED = re.compile("fsdp|deepspeed", re.IGNORECASE)  # strategies that write their checkpoints themselves
 _RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
 
@@ -96,8 +95,10 @@ class CXRBaseCLI(LightningCLI):
         refuse_mismatch(checkpoint, config["model"].as_dict())
 
     def before_instantiate_classes(self) -> None:
-        """Fills in what depends on the machine and the moment."""
+        """Refuses what no run can be made with, and fills in what depends on the machine and the moment."""
         config = self.config[self.config.subcommand]
+        refuse_precision(config.trainer.precision, option="--trainer.precision")
+        refuse_strategy(config.trainer.strategy)
         if config.run_dir is None:
             objective = str(config.model.objective.class_path).rsplit(".", 1)[-1].lower()
             config.run_dir = new_run_dir(f"{objective}_{config.model.backbone}")
@@ -109,8 +110,10 @@ class CXRBaseCLI(LightningCLI):
         config.checkpoint.dirpath = config.run_dir
 
     def before_fit(self) -> None:
-        """Tells the model whether its weights come from a checkpoint."""
+        """Refuses views that do not fit, and tells the model whether its weights come from a checkpoint."""
         if isinstance(self.model, Pretraining):
+            # Before the untrained network is scored, which would fail on such images without a word of advice.
+            self.model.check(self.datamodule)
             self.model.resumed = bool(self.config_init[self.config_init.subcommand].ckpt_path)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -133,8 +136,7 @@ class CXRBaseCLI(LightningCLI):
         config = self.config_init[self.config_init.subcommand]
         if config.trainer.logger is None:
             kwargs["logger"] = curves(config.run_dir)
-        if not _SHARDED.search(str(config.trainer.strategy)):
-            kwargs["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         found = {type(callback): callback for callback in callbacks}

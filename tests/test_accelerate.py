@@ -6,23 +6,29 @@ import os
 
 import pytest
 import torch
+from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
+from torch import _dynamo as dynamo
+from torch._dynamo.backends.registry import register_backend
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from commands import command
 from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
 from cxrbase.cli import main
+from cxrbase.drop_path import SharedDropPath
 from cxrbase.errors import ConfigError
-from cxrbase.objectives import DINO, MAE
+from cxrbase.objectives import DINO, MAE, SimCLR
 from cxrbase.views import Views
 
 OPTIONS = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def made(kind, drop_path=0.0):
+def made(kind, drop_path=0.0, depth=2):
     torch.manual_seed(0)
-    vit = create_backbone("vit_tiny_patch16_224", image_size=32, options=OPTIONS, drop_path=drop_path)
+    options = OPTIONS | {"depth": depth}
+    vit = create_backbone("vit_tiny_patch16_224", image_size=32, options=options, drop_path=drop_path)
     if kind is MAE:
         return MAE(vit, decoder_dim=32, decoder_depth=3)
     return DINO(vit, num_prototypes=64, hidden_dim=64, bottleneck_dim=32)
@@ -47,7 +53,6 @@ def gradients(objective):
     [
         {"recompute": True},
         {"compiled": "aot_eager"},
-        {"compiled": "cudagraphs"},  # which records no graph on a CPU, and says so
         {"compiled": "aot_eager", "recompute": True},
         pytest.param({"compiled": True}, marks=pytest.mark.slow),
     ],
@@ -126,10 +131,56 @@ def test_a_run_with_both_options_ends_where_one_without_does(fit, image_folder, 
     assert faster["loss_last"] == pytest.approx(plain["loss_last"], rel=1e-5)
 
 
-def test_cuda_graphs_are_a_word_of_the_command_line(fit):
-    assert fit("mae", "--model.compile=cudagraphs")["steps"] == 2
+@pytest.mark.parametrize("kind", [MAE, DINO])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_blocks_of_one_kind_share_compiled_code_whatever_their_rates(kind, recompute):
+    torch._dynamo.reset()
+    counter, name = CompileCounterWithBackend("eager"), f"counted_{kind.__name__}_{recompute}"
+    register_backend(counter, name)
+    expected = gradients(made(kind, drop_path=0.1, depth=12))
+    objective = made(kind, drop_path=0.1, depth=12)
+    accelerate(objective, compiled=name, recompute=recompute)
+    with dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        found = gradients(objective)
+    # DINO: usual and last blocks of the student for each size of crop, and of the teacher. MAE: the encoder's, and the
+    # first, the middle and the last of the decoder.
+    assert counter.frame_count == {MAE: 4, DINO: 6}[kind]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_an_unknown_backend_is_refused_in_one_sentence(image_folder, tmp_path, capfd):
-    assert main(command("mae", "--model.compile=inductr", root=image_folder, run_dir=tmp_path / "run")) != 0
-    assert "there are: " in capfd.readouterr().err
+def test_stochastic_depth_draws_what_timm_draws():
+    tokens = torch.randn(64, 3, 2, generator=torch.Generator().manual_seed(1))
+    for rate, scale in ((0.0, True), (0.3, True), (0.3, False), (1.0, True)):
+        theirs, mine = DropPath(rate, scale), SharedDropPath(rate, scale=scale)
+        for training in (True, False):
+            torch.manual_seed(0)
+            expected, state = theirs.train(training)(tokens), torch.get_rng_state()
+            torch.manual_seed(0)
+            assert torch.equal(mine.train(training)(tokens), expected)
+            assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("options", [{"recompute": True}, {"compiled": "eager"}])
+def test_blocks_of_another_kind_than_timms_usual_ones_are_changed_too(options):
+    def parallel():
+        torch.manual_seed(0)
+        shape = {"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
+        name = "vit_small_patch16_18x2_224"
+        return SimCLR(create_backbone(name, image_size=32, options=shape, drop_path=0.2), hidden_dim=32)
+
+    objective = parallel()
+    assert accelerate(objective, **options) == 3
+    torch.testing.assert_close(gradients(objective), gradients(parallel()), rtol=0, atol=0)
+
+
+def test_a_network_without_blocks_cannot_be_changed():
+    with pytest.raises(ConfigError, match="the network has none: leave them out"):
+        accelerate(torch.nn.Linear(2, 2), recompute=True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"), [("inductr", "there are: "), ("cudagraphs", "'cudagraphs', which would record every block")]
+)
+def test_a_backend_that_cannot_be_is_refused_in_one_sentence(backend, said, image_folder, tmp_path, capfd):
+    assert main(command("mae", f"--model.compile={backend}", root=image_folder, run_dir=tmp_path / "run")) != 0
+    assert said in capfd.readouterr().err

@@ -203,6 +203,11 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
         (["--data.score_on=[effusion]"], "effusion"),
         (["--model.backbone=resnet50"], "resnet50"),
         (["--data.image_size=36"], "a multiple of 8"),
+        (["--trainer.precision=bf16-true"], "got 'bf16-true': set it to 32-true or bf16-mixed or 16-mixed"),
+        (["--trainer.precision=64"], "--trainer.precision must keep weights in float32, got '64'"),
+        (["--trainer.strategy=fsdp"], "got 'fsdp': set --trainer.strategy=lightning.pytorch.strategies.ModelParallel"),
+        (["--trainer.strategy=deepspeed_stage_2"], "--trainer.strategy must leave weights their shapes"),
+        (["--trainer.strategy=lightning.pytorch.strategies.FSDPStrategy"], "FSDPStrategy': set --trainer.strategy"),
         (["--model.lr=1e30", "--trainer.max_steps=20", "--model.warmup=0.0"], "the loss is"),
     ],
 )

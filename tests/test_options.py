@@ -50,6 +50,14 @@ def test_weight_decay_and_betas_reach_the_optimiser(fit):
     assert 0.3 < group["weight_decay"] <= 0.5
 
 
+@pytest.mark.parametrize(("clip", "fused"), [(0.0, True), (3.0, None)])
+def test_weights_are_never_updated_one_by_one_on_a_gpu(clip, fused, fit):
+    fit("mae", "--trainer.precision=bf16-mixed", f"--trainer.gradient_clip_val={clip}")
+    group = optimizer_group(fit.run_dir)
+    # Where both are None, torch takes all weights of a GPU together; False would forbid it.
+    assert (group["fused"], group["foreach"]) == (fused, None)
+
+
 def test_accumulated_batches_count_as_one_step_and_scale_the_learning_rate(fit):
     words = ["--trainer.accumulate_grad_batches=3", "--data.batch_size=3", "--trainer.max_steps=2", "--model.lr=0.256"]
     summary = fit("mae", *words, "--model.warmup=0", "--model.min_lr=1")
@@ -85,6 +93,14 @@ def test_probe_and_figures_can_be_switched_off(fit, capfd):
     out = capfd.readouterr().out
     assert "switched off" in out
     assert "figures  " not in out
+
+
+def test_a_backbone_whose_attention_cannot_be_read_has_the_other_figures(fit, capfd):
+    summary = fit("mae", "--model.backbone=vit_small_patch16_18x2_224", figures=True)
+    assert summary["backbone"] == "vit_small_patch16_18x2_224"
+    drawn = {path.stem for path in (fit.run_dir / "figures").iterdir()}
+    assert drawn == {"reconstruction", "patch_features"}
+    assert "no figure of attention" in capfd.readouterr().err
 
 
 def test_probe_is_limited_and_monitors_as_told(fit, phantom):

@@ -149,3 +149,12 @@ def test_a_size_that_cannot_be_is_one_sentence(words, said, image_folder, tmp_pa
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_size_that_cannot_be_is_refused_before_the_untrained_network_is_scored(tmp_path, capsys):
+    words = ["--data.phantom.patients=60", "--data.phantom.image_size=32", "--data.image_size=36"]
+    assert main(command("mae", *words, root=tmp_path / "images", run_dir=tmp_path / "run", data="phantom")) == 1
+    error = capsys.readouterr().err
+    assert "data.image_size is 36, which patches of 8 pixels do not tile" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "images").exists()

@@ -14,6 +14,7 @@ from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.sharding import is_sharded, local, refuse_unfit
 from test_joint_batch import free_port
+from two_processes import end_two, start_two
 
 WORDS = ["--trainer.max_steps=4", "--trainer.max_epochs=9", "--checkpoint.every_n_train_steps=2"]
 WORDS += ["--checkpoint.save_top_k=-1", "--probe.monitor_every=2", "--probe.resamples=20"]
@@ -69,6 +70,29 @@ def test_other_ways_of_spreading_are_refused():
         refuse_unfit(2, 4, several_files=False)
     with pytest.raises(ConfigError, match="save_distributed_checkpoint=false"):
         refuse_unfit(4, 4, several_files=True)
+
+
+def test_all_processes_begin_with_the_weights_of_the_first(tmp_path):
+    script = tmp_path / "spread.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from cxrbase.sharding import full_state, shard\n"
+        "rank = int(os.environ['RANK'])\n"
+        "torch.manual_seed(rank)\n"
+        "layer = torch.nn.BatchNorm1d(4)\n"
+        "torch.nn.init.normal_(layer.weight)\n"
+        "layer.running_mean.fill_(rank + 1)\n"
+        "torch.save(layer.state_dict(), f'{sys.argv[1]}/drawn{rank}.pt')\n"
+        "shard(layer, init_device_mesh('cpu', (2,)))\n"
+        "torch.save(full_state(layer), f'{sys.argv[1]}/spread{rank}.pt')\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    end_two(start_two(lambda rank: [str(script), str(tmp_path)]))
+    first = torch.load(tmp_path / "drawn0.pt")
+    assert not torch.equal(torch.load(tmp_path / "drawn1.pt")["weight"], first["weight"])
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"spread{rank}.pt"), first, rtol=0, atol=0)
 
 
 def test_what_is_not_spread_is_local_as_it_is():

@@ -56,7 +56,7 @@ class Figures(Callback):
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        for name, figure in draw_figures(data, objective, self.images, pl_module.device):
+        for name, figure in draw_figures(data, objective, self.images, trainer.strategy.root_device):
             figure.savefig(folder / f"{name}.png", dpi=120)
             # Of the file, as drawing is what takes time.
             with Image.open(folder / f"{name}.png") as opened:
@@ -97,12 +97,10 @@ def draw_figures(
     if objective.num_global_views > 1:
         views = data.random_views(canvases, device=device)
         yield "views", _grid(_view_columns(data, views), "Random views of the same images")
-    attention = cls_attention(objective.encoder, images)
-    columns = {
-        "original": shown,
-        **{f"head {head + 1}": list(attention[:, head]) for head in range(attention.shape[1])},
-    }
-    yield "attention", _grid(columns, "Where the class token looks, last block", overlay="attention within a map")
+    if isinstance(getattr(objective.encoder.blocks[-1], "attn", None), Attention):
+        yield "attention", _attention(objective.encoder, images, shown)
+    else:
+        logger.warning("no figure of attention: it cannot be read from blocks of this backbone's kind")
     yield (
         "patch_features",
         _grid(
@@ -111,12 +109,18 @@ def draw_figures(
     )
 
 
+def _attention(vit: VisionTransformer, images: Tensor, shown: list[NDArray[np.float32]]) -> "Figure":
+    maps = cls_attention(vit, images)
+    columns = {"original": shown, **{f"head {head + 1}": list(maps[:, head]) for head in range(maps.shape[1])}}
+    return _grid(columns, "Where the class token looks, last block", overlay="attention within a map")
+
+
 @torch.no_grad()
 def cls_attention(vit: VisionTransformer, images: Tensor) -> NDArray[np.float32]:
     """Attention of the class token over the patches in the last block.
 
     Args:
-        vit: A ViT with a class token.
+        vit: A ViT with a class token, the attention of whose last block is timm's `Attention`.
         images: (B, C, H, W) normalised.
 
     Returns:

@@ -18,6 +18,7 @@ from cxrbase.callbacks.throughput import Throughput
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.evaluation.image_groups import count_images
 from cxrbase.pretraining import Pretraining
+from cxrbase.sharding import is_sharded
 from cxrbase.sizes import plain
 from cxrbase.whole_files import written_whole
 
@@ -88,6 +89,9 @@ class RunRecord(Callback):
         """Does what follows the last step, which Lightning leaves out where a resumed run has no step left."""
         if trainer.is_global_zero:
             logger.info("all %d steps were done when the run was stopped: it is scored now", trainer.global_step)
+        if not is_sharded(pl_module):
+            # Lightning has moved it to the CPU by now, and what follows puts images on the device.
+            pl_module.to(trainer.strategy.root_device)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunRecord | FrozenProbe | Figures):
                 callback.on_train_end(trainer, pl_module)

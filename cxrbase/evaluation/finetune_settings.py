@@ -9,6 +9,7 @@ from cxrbase.evaluation.decisions import Criterion
 from cxrbase.evaluation.heads import Mode
 from cxrbase.evaluation.suite.seen import Look
 from cxrbase.sizes import Size
+from cxrbase.trainer_checks import refuse_precision
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FineTune:
         max_bad: Largest share of unreadable images that is tolerated.
         accelerator: `cpu`, `gpu` or `auto`.
         devices: How many fit together, each on its part of every step; validation and test are scored by the first.
-        precision: Of the training, as Lightning names it; None takes what the device computes best.
+        precision: Of the training: 32-true, bf16-mixed or 16-mixed; None takes what the device computes best.
         seed: Of the head, the order, the variation and the draw of few images.
     """
 
@@ -81,6 +82,7 @@ class FineTune:
                 f"epochs, batch_size and resamples must be at least 1, got {self.epochs}, {self.batch_size}, "
                 f"{self.resamples}"
             )
+        refuse_precision(self.precision, option="--finetune.precision")
         if self.devices < 1:
             raise ConfigError(f"devices must be at least 1, got {self.devices}")
         if not 0 < self.fraction <= 1 or (self.shots is not None and (self.shots < 1 or self.fraction < 1)):
