@@ -48,7 +48,8 @@ class Pretraining(L.LightningModule):
         seed: Seed of masks and stochastic depth.
         init_from: Encoder to start from, in any form that `cxrbase.weights.load_any_encoder` takes except EVA-X and
             EVA-02; None starts anew.
-        compile: Whether transformer blocks are compiled (True: by inductor, or the name of a backend of torch.compile).
+        compile: Whether transformer blocks are compiled: True by inductor, or the name of a backend of torch.compile
+            other than cudagraphs.
         recompute: Whether activations of blocks are computed again in the backward pass instead of kept.
     """
 

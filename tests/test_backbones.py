@@ -101,7 +101,7 @@ def test_broken_encoders_are_refused_in_a_sentence(tmp_path):
     for text in [deep, *(json.dumps(card() | change) for change in changes)]:
         path.with_suffix(".json").write_text(text)
         for load in (load_encoder, lambda given: load_any_encoder(str(given))):
-            with pytest.raises(EncoderError, match="encoder|^(image_size|mean|std) must be"):
+            with pytest.raises(EncoderError, match=r"encoder|^(image_size|mean|std) must be"):
                 load(path)
     path.with_suffix(".json").write_text(json.dumps(card()))
     path.write_bytes(path.read_bytes()[:500])
