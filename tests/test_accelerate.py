@@ -131,8 +131,15 @@ def test_a_run_with_both_options_ends_where_one_without_does(fit, image_folder, 
     assert faster["loss_last"] == pytest.approx(plain["loss_last"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [MAE, DINO])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "recompute"),
+    [
+        (DINO, False),
+        (MAE, True),
+        pytest.param(MAE, False, marks=pytest.mark.slow),
+        pytest.param(DINO, True, marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_of_one_kind_share_compiled_code_whatever_their_rates(kind, recompute):
     torch._dynamo.reset()
     counter, name = CompileCounterWithBackend("eager"), f"counted_{kind.__name__}_{recompute}"

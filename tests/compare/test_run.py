@@ -129,6 +129,7 @@ def test_a_ray_cluster_that_was_started_elsewhere_reads_the_files_of_the_compari
     assert places[0].state() == "done"
 
 
+@pytest.mark.slow
 def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     plan = {"control": False, "findings": ["effusion"]}
@@ -145,6 +146,7 @@ def test_what_is_scored_otherwise_is_not_pretrained_again(config, tmp_path, monk
     assert not (second / "run" / "last.ckpt").exists()  # nothing was trained there
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_becomes_the_steps_that_fit_into_it(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(warm.python(tmp_path)))
     words = config(control=False, amounts={"seconds": 1.0}, budget="seconds", findings=["effusion"])
