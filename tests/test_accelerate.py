@@ -61,9 +61,13 @@ def test_the_same_loss_and_gradient(kind, options):
     expected = gradients(made(kind, drop_path=0.2))
     objective = made(kind, drop_path=0.2)
     assert accelerate(objective, **options) == {MAE: 5, DINO: 4}[kind]
+    (loss, found), (wanted, all_wanted) = gradients(objective), expected
     exact = "compiled" not in options
-    tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(gradients(objective), expected, **tolerance)
+    torch.testing.assert_close(loss, wanted, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-4, "atol": 1e-5}))
+    for gradient, one in zip(found, all_wanted, strict=True):
+        # Sums of float32 in another order differ by their largest terms, which here may cancel.
+        rounding = {"rtol": 1e-4, "atol": 1e-5 + 2e-6 * float(one.abs().max())}
+        torch.testing.assert_close(gradient, one, **({"rtol": 0, "atol": 0} if exact else rounding))
 
 
 def test_recomputed_blocks_keep_less(monkeypatch):
