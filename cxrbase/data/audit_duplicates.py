@@ -9,21 +9,28 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cxrbase.data.fingerprint import mirrored, trimmed
+from cxrbase.data.fingerprint import DIGITS, mirrored, trimmed
 
 # Shares cut off top, bottom, left and right. A cropped copy looks like one of these trims of the original; what lies
-# between them is within the tolerance of the embedding.
+# between them, and no trim at all, is within the tolerance of the embedding.
 TRIMS = (
-    (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.04, 0.04), (0.0, 0.0, 0.02, 0.06), (0.0, 0.0, 0.06, 0.02),
-    (0.02, 0.06, 0.0, 0.0), (0.02, 0.06, 0.04, 0.04), (0.06, 0.02, 0.0, 0.0), (0.06, 0.02, 0.04, 0.04),
-    (0.04, 0.04, 0.02, 0.06), (0.04, 0.04, 0.06, 0.02), (0.08, 0.08, 0.08, 0.08),
+    (0.02, 0.06, 0.02, 0.06), (0.06, 0.02, 0.06, 0.02), (0.02, 0.06, 0.06, 0.02), (0.06, 0.02, 0.02, 0.06),
 )  # fmt: skip
+NO_TRIM = (0.0, 0.0, 0.0, 0.0)
 _DIMENSIONS = 80
 # Up to here every pair is compared; beyond, an image is compared with those of the cells nearest to it.
 _EXHAUSTIVE = 20_000
-# Of about as many cells as the root of the number of images; more find more copies and take longer.
-_NEAREST_CELLS = 8
+# Times the root of the number of images. Cells are of the first dimensions, which croppings alter least.
+_CELLS = 2
+_CELL_DIMENSIONS = 24
+_NEAREST_CELLS = 48  # more find more copies and take longer
+# Inside a cell, all dimensions are compared where the first ones are as similar as this.
+_FIRST_DIMENSIONS = 40
+_FIRST_SIMILAR = 0.45
+# In standard deviations: images whose sides differ less are compared both ways round, the others one way.
+_DOUBTFUL = 0.5
 _PER_IMAGE = 8  # pairs that are kept at most, the most similar ones
+_PART = 50_000  # images whose trims are computed at once
 _BLOCK = 2**23  # cosines held at once by a thread: 32 MB
 
 
@@ -62,24 +69,31 @@ def candidates(
     """
     if len(digits) < 2:
         return Candidates(np.zeros((0, 2), np.int64), np.zeros(0, bool), np.zeros(0, np.float32))
-    mean, directions = embedding(digits)
-    base = _view(digits, TRIMS[0], False, mean, directions)
-    index = None if len(digits) <= _EXHAUSTIVE else _Index(base)
+    side, exhaustive = _sides(digits), len(digits) <= _EXHAUSTIVE
+    turned = side < 0
+    upright = np.where(turned[:, None], mirrored(digits), digits)
+    mean, directions = embedding(upright)
+    base = _view(upright, NO_TRIM, False, mean, directions)
+    index = None if exhaustive else _Index(base)
     limit = _PER_IMAGE * len(digits) + 1000
-    views = [(trim, flip) for trim in TRIMS for flip in (False, True)]
+    both = np.arange(len(digits)) if exhaustive else np.flatnonzero(np.abs(side) < _DOUBTFUL)
+    views = [(trim, False, np.arange(len(digits))) for trim in TRIMS] + [(t, True, both) for t in TRIMS if len(both)]
 
-    def search(view: tuple[tuple[float, ...], bool]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        query = _view(digits, *view, mean, directions)
+    def search(
+        view: tuple[tuple[float, ...], bool, NDArray[np.int64]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        trim, flip, rows = view
+        query = _view(upright[rows], trim, flip, mean, directions)
         if index is None:
             return _all_pairs(query, base, similar, marked)
-        return index.pairs(query, similar, limit, marked)
+        return index.pairs(query, rows, similar, limit, marked)
 
     keys, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with ThreadPoolExecutor(threads) as pool:
-        found = tqdm(pool.map(search, views), total=len(views), desc="comparing hashes", disable=index is None)
-        for (_, flip), (pairs, cosine) in zip(views, found, strict=True):
+        found = tqdm(pool.map(search, views), total=len(views), desc="comparing hashes", disable=exhaustive)
+        for (_, flip, _), (pairs, cosine) in zip(views, found, strict=True):
             first, second = pairs.min(1), pairs.max(1)
-            new = (first * len(digits) + second) * 2 + flip
+            new = (first * len(digits) + second) * 2 + (turned[first] ^ turned[second] ^ flip)
             keys, cosines = _best(np.concatenate([keys, new]), np.concatenate([cosines, cosine]), limit)
     pair = keys // 2
     return Candidates(np.stack([pair // len(digits), pair % len(digits)], axis=1), keys % 2 == 1, cosines)
@@ -115,6 +129,24 @@ def embedding(digits: NDArray[np.uint8], *, seed: int = 0) -> tuple[NDArray[np.f
     return np.asarray(mean, np.float32), np.asarray(inverse.T @ vectors * weights, np.float32)
 
 
+def _sides(digits: NDArray[np.uint8], *, seed: int = 0) -> NDArray[np.float32]:
+    """Which side of each image is the heavier one, (N,) with unit variance; the flip has the opposite sign.
+
+    The direction is the one that tells images from their flips best (Fisher's discriminant): the heart is on the left.
+    """
+    sample = digits[np.random.default_rng(seed).choice(len(digits), min(len(digits), 4000), replace=False)]
+    difference = _asymmetry(sample)
+    spread = np.cov(difference.T) + 0.02 * np.eye(DIGITS)
+    direction = np.linalg.solve(spread, difference.mean(0))
+    scale = max(float((difference @ direction).std()), 1e-6)
+    parts = [_asymmetry(digits[start : start + _PART]) @ direction for start in range(0, len(digits), _PART)]
+    return np.asarray(np.concatenate(parts) / scale, np.float32)
+
+
+def _asymmetry(digits: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return trimmed(digits, *NO_TRIM) - trimmed(mirrored(digits), *NO_TRIM)
+
+
 def _embedded(
     values: NDArray[np.float32], mean: NDArray[np.float32], directions: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -128,8 +160,8 @@ def _view(
 ) -> NDArray[np.float32]:  # fmt: skip
     """In pieces, because the trims of a million images at once take several times their hashes."""
     parts = []
-    for start in range(0, len(digits), 50_000):
-        part = digits[start : start + 50_000]
+    for start in range(0, len(digits), _PART):
+        part = digits[start : start + _PART]
         parts.append(_embedded(trimmed(mirrored(part) if flip else part, *trim), mean, directions))
     return np.concatenate(parts)
 
@@ -163,28 +195,39 @@ def _wanted(first: NDArray[Any], second: NDArray[Any], marked: NDArray[np.bool_]
 
 
 class _Index:
-    """Rows grouped into cells by the nearest of some images: an inverted file (Jegou et al. 2011, section IV)."""
+    """Rows grouped into cells around their means: an inverted file (Jegou et al. 2011, section IV)."""
 
-    def __init__(self, base: NDArray[np.float32], *, seed: int = 0) -> None:
-        cells = round(np.sqrt(len(base)))
-        self.centres = base[np.sort(np.random.default_rng(seed).choice(len(base), cells, replace=False))]
-        home = _nearest(base, self.centres, 1)[:, 0]
+    def __init__(self, base: NDArray[np.float32]) -> None:
+        values = _first(base, _CELL_DIMENSIONS)
+        self.centres = _centres(values, _CELLS * round(np.sqrt(len(base))))
+        home = _nearest(values, self.centres, 1)[:, 0]
         self.order = np.argsort(home, kind="stable")
         self.base = base[self.order]
-        self.starts = np.searchsorted(home[self.order], np.arange(cells + 1))
+        self.first = _first(self.base, _FIRST_DIMENSIONS)
+        self.starts = np.searchsorted(home[self.order], np.arange(len(self.centres) + 1))
 
     def pairs(
-        self, query: NDArray[np.float32], similar: float, limit: int, marked: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `limit` most similar pairs of a row of the query and another row in a cell near it, above `similar`."""
-        near = _nearest(query, self.centres, _NEAREST_CELLS)
+        self, query: NDArray[np.float32], names: NDArray[np.int64], similar: float, limit: int,
+        marked: NDArray[np.bool_] | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
+        """The `limit` most similar pairs of an image of the query and another one in a cell near it, above `similar`.
+
+        Args:
+            query: (M, D) of images of the base, trimmed or flipped.
+            names: (M,) rows of these images in the base.
+            similar: Smallest cosine.
+            limit: Pairs that are kept.
+            marked: As in `candidates`.
+        """
+        near = _nearest(_first(query, _CELL_DIMENSIONS), self.centres, _NEAREST_CELLS)
+        first = _first(query, _FIRST_DIMENSIONS)
         visits = np.argsort(near.ravel(), kind="stable")
         bounds = np.searchsorted(near.ravel()[visits], np.arange(len(self.centres) + 1))
         pairs, cosines = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
         held: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [(pairs, cosines)]
         for cell in range(len(self.centres)):
             rows = visits[bounds[cell] : bounds[cell + 1]] // near.shape[1]
-            held += self._inside(cell, query, rows, similar, marked)
+            held += self._inside(cell, query, first, rows, names, similar, marked)
             if sum(len(found) for found, _ in held) > 4 * limit or cell == len(self.centres) - 1:
                 pairs, cosines = (np.concatenate(parts) for parts in zip(*held, strict=True))
                 if len(cosines) > limit:
@@ -195,20 +238,41 @@ class _Index:
         return pairs, cosines
 
     def _inside(
-        self, cell: int, query: NDArray[np.float32], rows: NDArray[np.int64], similar: float,
-        marked: NDArray[np.bool_] | None,
+        self, cell: int, query: NDArray[np.float32], first: NDArray[np.float32], rows: NDArray[np.int64],
+        names: NDArray[np.int64], similar: float, marked: NDArray[np.bool_] | None,
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
         """Pairs of some rows of the query and the rows of one cell."""
         start, end = self.starts[cell], self.starts[cell + 1]
         found = []
-        for first in range(0, len(rows), step := max(1, _BLOCK // max(1, end - start))):
-            some = rows[first : first + step]
-            cosine = (query[some] @ self.base[start:end].T).ravel()
-            hits = np.flatnonzero(cosine > similar)
-            pair = np.stack([some[hits // (end - start)], self.order[start + hits % (end - start)]], axis=1)
-            other = _wanted(pair[:, 0], pair[:, 1], marked)
-            found.append((pair[other], cosine[hits[other]]))
+        for at in range(0, len(rows), step := max(1, _BLOCK // max(1, end - start))):
+            some = rows[at : at + step]
+            hits = np.flatnonzero(first[some] @ self.first[start:end].T > _FIRST_SIMILAR)
+            left, right = some[hits // (end - start)], start + hits % (end - start)
+            wanted = _wanted(names[left], self.order[right], marked)
+            left, right = left[wanted], right[wanted]
+            cosine = np.einsum("nd,nd->n", query[left], self.base[right])
+            near = cosine > similar
+            found.append((np.stack([names[left[near]], self.order[right[near]]], axis=1), cosine[near]))
         return found
+
+
+def _first(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """The first dimensions, again of length one; a contiguous copy."""
+    part = values[:, :count]
+    return np.asarray(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def _centres(values: NDArray[np.float32], count: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """Directions around which rows gather, (count, D): a few rounds of spherical k-means on a sample."""
+    generator = np.random.default_rng(seed)
+    sample = values[np.sort(generator.choice(len(values), min(len(values), 40 * count), replace=False))]
+    centres = sample[np.sort(generator.choice(len(sample), min(len(sample), count), replace=False))]
+    for _ in range(5):
+        home = _nearest(sample, centres, 1)[:, 0]
+        sums = torch.zeros(centres.shape).index_add_(0, torch.from_numpy(home), torch.from_numpy(sample)).numpy()
+        filled = np.bincount(home, minlength=len(centres)) > 0
+        centres = np.where(filled[:, None], _first(sums, sums.shape[1]), centres)
+    return centres
 
 
 def _nearest(values: NDArray[np.float32], centres: NDArray[np.float32], count: int) -> NDArray[np.int64]:

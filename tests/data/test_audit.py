@@ -23,7 +23,7 @@ from cxrbase.data.audit_unlike import unlike
 from cxrbase.data.audit_verify import near_pairs
 from cxrbase.data.audit_views import check_views
 from cxrbase.data.decode import decode
-from cxrbase.data.fingerprint import DIGITS, perceptual_hash
+from cxrbase.data.fingerprint import DIGITS, mirrored, perceptual_hash
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from packs import make_pack
@@ -349,12 +349,25 @@ def test_index_finds_what_comparing_all_pairs_finds(monkeypatch):
 
 
 @pytest.mark.parametrize("exhaustive", [0, 20_000])
+@pytest.mark.parametrize("heart", [0, 3])
+def test_flips_are_told_whether_or_not_images_have_a_heavier_side(monkeypatch, exhaustive, heart):
+    monkeypatch.setattr(audit_duplicates, "_EXHAUSTIVE", exhaustive)
+    generator = np.random.default_rng(0)
+    sides = np.where(mirrored(np.zeros((1, DIGITS), np.uint8))[0] > 0, heart, 0)
+    digits = np.clip(generator.integers(0, 16, (2000, DIGITS)) + sides, 0, 15).astype(np.uint8)
+    digits[1900:1950], digits[1950:] = mirrored(digits[:50]), digits[50:100]
+    found = candidates(digits, similar=0.8)
+    flips = dict(zip(map(tuple, found.pairs.tolist()), found.flipped.tolist(), strict=True))
+    assert flips == {(n, 1900 + n): n < 50 for n in range(100)}
+
+
+@pytest.mark.parametrize("exhaustive", [0, 20_000])
 def test_only_pairs_of_a_marked_image_and_another_one_are_asked_for(monkeypatch, exhaustive):
     monkeypatch.setattr(audit_duplicates, "_EXHAUSTIVE", exhaustive)
     generator = np.random.default_rng(0)
     digits = np.repeat(generator.integers(0, 16, (50, DIGITS)), 4, axis=0).astype(np.uint8)
     marked = np.arange(200) % 4 == 3
-    found = candidates(digits, similar=0.9, marked=marked).pairs
+    found = candidates(digits, similar=0.6, marked=marked).pairs
     assert set(map(tuple, found.tolist())) == {(4 * n + other, 4 * n + 3) for n in range(50) for other in range(3)}
 
 
