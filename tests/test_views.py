@@ -104,6 +104,15 @@ def test_views_are_the_same_in_any_batch_and_differ_between_epochs():
     assert [tuple(v.shape) for v in whole_batch.local] == [(16, 1, 14, 14)] * 2
 
 
+def test_keys_are_the_images_own_and_others_in_every_epoch_and_of_every_seed():
+    images, sizes, ids = canvases()
+    whole = make(RandomViews()).keys
+    part = RandomViews()(images[5:7], sizes[5:7], ids[5:7], out=32, mean=0.0, std=1.0, seed=0, epoch=0).keys
+    assert part.equal(whole[5:7])
+    others = [make(RandomViews(), epoch=epoch, seed=seed).keys for epoch, seed in ((1, 0), (2, 0), (0, 1), (1, 1))]
+    assert len(torch.cat([whole, *others]).unique()) == 5 * len(ids)
+
+
 def plain(**options):
     return RandomViews(global_scale=(1.0, 1.0), ratio=(1.0, 1.0), **{"flip": 0.0, **options})
 
@@ -118,6 +127,17 @@ def test_an_operation_never_acts_at_0_always_at_1_and_half_the_time_at_half(name
     assert changed[0.0] == 0
     assert changed[1.0] == 1
     assert 0.42 < changed[0.5] < 0.58
+
+
+@pytest.mark.parametrize(("name", "options"), [("jitter", {}), ("blur", {"blur_sigma": (0.5, 2.0)})])
+def test_how_much_an_operation_does_is_drawn_apart_from_whether_it_acts(name, options):
+    untouched = make(plain(), count=400).global_[0]
+    strength = []
+    for probability in (0.5, 1.0):
+        view = make(plain(**{name: probability}, **options), count=400).global_[0]
+        change = (view - untouched).abs().mean(dim=(1, 2, 3))
+        strength.append(float(change[change > 1e-5].mean()))
+    assert strength[0] == pytest.approx(strength[1], rel=0.12)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,18 @@ def drawn(root, run_dir, *words, exclude, data="folder"):
     return torch.load(run_dir / "last.ckpt", weights_only=True)["CXRDataModule"]["stream"]["n"]
 
 
+def test_a_pack_is_not_gone_on_with_by_a_list_of_as_many_other_images(tmp_path, capfd):
+    images = write(tmp_path / "images", {f"{number}.png": image for number, image in enumerate(PHOTOGRAPHS[:6])})
+    first, second = (tmp_path / f"{number}.csv" for number in range(2))
+    for number, file in enumerate((first, second)):
+        file.write_text(f"source,path,reason\nmine,{number}.png,near copy\n")
+    paths = packed(tmp_path / "pack", ("mine=folder", images), exclude=first)
+    assert paths == [f"mine/{number}.png" for number in range(1, 6)]
+    words = ["pack", "--source", "mine=folder", "--root", str(images), "--out", str(tmp_path / "pack")]
+    assert main([*words, "--size", "32", "--jobs", "1", "--exclude", str(second)]) == 1
+    assert "was begun with other exclusion lists for mine" in capfd.readouterr().err
+
+
 def test_the_audit_of_a_folder_is_heeded_by_packing_and_training_under_any_name(tmp_path, capfd):
     names = {f"{number}.png": image for number, image in enumerate(PHOTOGRAPHS[:10])}
     images = write(tmp_path / "images", names | {"copy.png": PHOTOGRAPHS[0]})

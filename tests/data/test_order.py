@@ -49,6 +49,15 @@ def test_windows_draw_whole_runs_of_shards_and_every_image_once():
         assert first == sorted(first)
 
 
+def test_shards_that_nothing_is_drawn_from_leave_no_gap_in_a_window():
+    shards = (ROWS % 40).astype(np.int32)
+    order, plan = Order(ROWS[shards % 3 == 0], seed=3, shards=shards), Plan(0, 5)
+    drawn, (windows, ends) = order.epoch(0, plan), order.windows(0, plan)
+    assert [len(window) for window in windows] == [5, 5, 4]
+    for window, start, end in zip(windows, [0, *ends], ends, strict=False):
+        assert set(shards[drawn[start:end]]) == set(window)
+
+
 @pytest.mark.parametrize("weight", [0.25, 0.3, 1.0, 1.7, 3.0])
 def test_a_weight_is_how_often_each_row_is_drawn(weight):
     part = Part(np.arange(7, 47), weight)
@@ -60,6 +69,12 @@ def test_a_weight_is_how_often_each_row_is_drawn(weight):
         assert count.max() - count.min() <= 1
     if weight < 1:
         assert set(epochs[0]) != set(epochs[1])
+
+
+def test_a_share_of_the_rows_is_put_together_anew_once_all_were_drawn():
+    part = Part(np.arange(40), 0.25)
+    first, second = ([set(part.draw(0, 0, 4 * turn + place).tolist()) for place in range(4)] for turn in range(2))
+    assert not [quarter for quarter in second if quarter in first]
 
 
 def test_parts_are_mixed_in_their_shares():

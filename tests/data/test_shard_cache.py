@@ -111,6 +111,14 @@ def test_the_least_recently_used_goes_first(pack, tmp_path):
         cached(pack, tmp_path / "other", limit=size // 2).open(names[0])
 
 
+def test_a_shard_that_is_opened_again_counts_as_used(pack, tmp_path):
+    cache, name = cached(pack, tmp_path, limit=10**9), "shards/made-000000.tar"
+    cache.open(name).close()
+    os.utime(cache.folder / name, (1, 1))
+    cache.open(name).close()
+    assert (cache.folder / name).stat().st_mtime > 1
+
+
 def test_a_store_that_fails_now_and_then_is_asked_again_and_a_missing_shard_is_not(pack, tmp_path, monkeypatch):
     asked = []
     read = Storage.read

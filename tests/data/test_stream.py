@@ -8,7 +8,7 @@ from PIL import Image
 from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.order import Order, Plan
+from cxrbase.data.order import REPEAT, Order, Part, Plan
 from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
@@ -44,6 +44,15 @@ def test_an_epoch_is_a_permutation_without_the_last_incomplete_batch(batch_size)
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(ROWS.tolist())
     assert drawn == made.source.epoch(0, Plan())[: len(drawn)].tolist()
+
+
+def test_a_row_that_an_epoch_holds_twice_has_an_id_for_each_time():
+    # An epoch of 70 of 100 rows may end one permutation of them and begin the next.
+    made = StreamSampler(Order([Part(ROWS, 0.7)], seed=5), batch_size=7)
+    made.set_epoch(1)
+    drawn = list(made)
+    assert len(set(drawn)) == len(drawn) == 70
+    assert len({found % REPEAT for found in drawn}) < 70
 
 
 def test_every_place_is_equally_likely_over_epochs():
@@ -90,6 +99,15 @@ def test_a_stopped_epoch_of_accumulated_batches_still_ends_with_a_whole_step():
     # Another batch: 8 steps of 8 images are done, of the 36 others 6 x 4 make one more.
     made.restore(0, images=64, batches=8, plan=Plan())
     assert len(list(made)) == 24
+
+
+def test_only_the_epoch_that_was_begun_with_another_plan_ends_with_it():
+    order = Order(ROWS, seed=5, shards=(np.arange(103) // 10).astype(np.int32))
+    made = StreamSampler(order, batch_size=8, window=3)
+    made.restore(0, images=16, batches=2, plan=Plan(0, 5))
+    assert list(made) == order.epoch(0, Plan(0, 5))[16:96].tolist()
+    made.set_epoch(1)
+    assert list(made) == order.epoch(1, Plan(0, 3))[:96].tolist()
 
 
 def test_the_size_of_a_batch_is_known_before_it_comes():

@@ -147,6 +147,18 @@ def test_calibration_never_changes_the_answer_among_exclusive_classes(seed, coun
     assert top1(found, labels, weights, kind="multilabel") == {}
 
 
+def test_top1_accuracy_is_of_the_images_with_exactly_one_class():
+    _, val, val_labels = exclusive(400)
+    _, test, labels = exclusive(300, seed=1)
+    right = test.argmax(1) == labels.argmax(1)
+    labels[:40], labels[40:80], labels[80:120] = 0, 1, np.nan
+    weights = np.stack([np.ones(300, np.int16), np.arange(300, dtype=np.int16) % 3])
+    found = measure(val, val_labels, test, labels, weights, classes=list("abc"), kind="multiclass")
+    share = top1(found, labels, weights, kind="multiclass")["top1_accuracy"]
+    expected = [right[120:].mean(), right[120:].mean(), np.average(right[120:], weights=weights[1, 120:])]
+    np.testing.assert_allclose(share, expected)
+
+
 def test_exclusive_classes_of_which_one_has_no_scores_are_calibrated_by_themselves():
     _, val, val_labels = exclusive(400, confidence=3.0)
     _, test, labels = exclusive(300, confidence=3.0, seed=1)

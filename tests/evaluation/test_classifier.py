@@ -149,12 +149,32 @@ def test_the_probe_learns_on_a_frozen_encoder(images):
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_training_is_the_same_again_and_the_seed_changes_it(images):
+def test_training_is_the_same_again(images):
     targets = np.float32(np.random.default_rng(1).integers(0, 2, (12, 2)))
     first, second = (fitted(images, targets, epochs=2)[1] for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    torch.manual_seed(0)
-    assert Classifier(vit(), ["a"], seed=3).seed == 3
+
+
+def test_every_step_of_every_epoch_draws_anew_and_so_does_every_seed(images):
+    class Look(L.Callback):
+        def __init__(self):
+            self.seeds = []
+
+        def on_train_batch_end(self, *args):
+            self.seeds.append(torch.initial_seed())
+
+    looks = [Look(), Look(), Look()]
+    for look, seed in zip(looks, (0, 0, 1), strict=True):
+        fitted(images, np.ones((12, 1), np.float32), epochs=2, callbacks=[look], seed=seed)
+    first, again, other = (look.seeds for look in looks)
+    assert len(set(first)) == 4
+    assert first == again
+    assert not set(first) & set(other)
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [("multilabel", 0.0), ("binary", 0.2), ("multiclass", 0.2)])
+def test_labels_are_smoothed_where_there_is_a_single_answer(kind, smoothing):
+    assert Classifier(vit(), ["a", "b"], kind=kind, smoothing=0.2).smoothing == smoothing
 
 
 def test_optimiser_options_reach_the_optimiser(images):

@@ -44,6 +44,11 @@ def test_at_most_one_in_a_hundred_frontal_validation_images_is_flagged(away, val
     assert flagged <= FALSE_ALARMS * val
 
 
+def test_one_in_a_hundred_may_be_flagged_where_that_finds_more_of_the_lateral_ones():
+    told = check_of(away=1, val=400, lateral=400)[0].to_dict()["val"]
+    assert 2 <= told["flagged_frontal"] <= 4
+
+
 def test_without_a_lateral_validation_image_nothing_is_said_of_sensitivity():
     check, parts = check_of(away=12, lateral=0)
     assert check.to_dict()["sensitivity"] is None

@@ -83,6 +83,14 @@ def test_a_class_that_validation_cannot_judge_takes_what_suits_the_others():
     assert nobody.regularisation.tolist() == [1.0] * 3
 
 
+def test_of_equally_good_values_the_strongest_is_taken():
+    labels, val_labels = (problem(seed=seed)[1][:, :1] for seed in (0, 1))
+    rng = np.random.default_rng(0)
+    # So far apart that every C orders the validation images without error.
+    train, val = (truth + rng.normal(0, 0.01, (len(truth), 4)) for truth in (labels, val_labels))
+    assert LinearProbe(grid=[1.0, 0.01, 0.1]).fit(train, labels, val, val_labels).regularisation == 0.01
+
+
 def test_a_refit_keeps_the_c_and_learns_from_the_new_images():
     train, labels = problem()
     more, more_labels = problem(seed=2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cxrbase.errors import EncoderError, ManifestError
+from cxrbase.evaluation.linear import GRID, LinearProbe
 from cxrbase.evaluation.probe import Labelled, compare, run_probe
 
 CLASSES = ("effusion", "nodule")
@@ -116,8 +117,24 @@ def test_broken_features_and_shapes_are_refused():
         Labelled(train.features[:3], train.labels, train.patients)
 
 
-def test_the_held_out_training_patients_are_whole_patients_and_a_single_one_is_no_obstacle():
-    train = split("train")
+def test_without_a_validation_split_the_probe_learns_from_all_training_patients_in_the_end():
+    train, test = split("train"), split("test")
+    found = run_probe(train, None, test, classes=CLASSES, resamples=50).linear_scores
+    judges = train.features, np.full(train.labels.shape, np.nan)
+    whole = [LinearProbe(grid=[value]).fit(train.features, train.labels, *judges) for value in GRID]
+    off = np.stack([np.abs(probe.scores(test.features) - found).max(0) for probe in whole])
+    assert (off.min(0) < 1e-3).all()
+
+
+def test_the_held_out_training_patients_are_whole_patients_and_a_single_one_is_no_obstacle(monkeypatch):
+    train, asked, fit = split("train"), [], LinearProbe.fit
+    mixed = train.take(np.random.default_rng(0).permutation(len(train)))
+    monkeypatch.setattr(LinearProbe, "fit", lambda self, *given: (asked.append(given), fit(self, *given))[1])
+    run_probe(mixed, None, split("test"), classes=CLASSES, resamples=50)
+    ((rest, _, held, _),) = asked
+    home = {image.tobytes(): patient for image, patient in zip(train.features, train.patients, strict=True)}
+    learnt, judges = ({home[image.tobytes()] for image in part} for part in (rest, held))
+    assert (len(learnt), len(judges), len(learnt | judges)) == (64, 16, 80)
     alone = Labelled(train.features, train.labels, np.full(len(train), "only"))
     result = run_probe(alone, None, split("test"), classes=CLASSES, resamples=50)
     assert result.linear.value > 0.9

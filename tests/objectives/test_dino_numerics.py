@@ -77,6 +77,13 @@ def test_logged_entropy_is_the_teachers(build, make_views):
     torch.testing.assert_close(dino(views, 0.5).logs["teacher_entropy"], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_logged_momentum_is_the_teachers_and_divergence_is_the_loss_without_entropy(build, make_views):
+    dino = build("DINO", momentum=0.9)
+    loss, logs = dino(make_views(dino), 0.5)
+    assert float(logs["momentum"]) == pytest.approx(0.95)
+    torch.testing.assert_close(logs["divergence"], loss.detach() - logs["teacher_entropy"])
+
+
 def test_no_gradient_reaches_the_teacher_or_the_centre(build, make_views):
     dino = build("DINO")
     for parameter in [*dino.teacher_backbone.parameters(), *dino.teacher_head.parameters()]:
@@ -89,6 +96,9 @@ def test_no_gradient_reaches_the_teacher_or_the_centre(build, make_views):
 @pytest.mark.parametrize("centre_momentum", [0.0, 0.9, 1.0])
 def test_centre_is_the_closed_form_of_its_moving_average(build, make_views, centre_momentum):
     dino = build("DINO", centre_momentum=centre_momentum)
+    with torch.no_grad():
+        for parameter in [*dino.backbone.parameters(), *dino.head.parameters()]:
+            parameter.add_(0.1 * torch.randn_like(parameter))  # the centre is of the teacher, not of the student
     means = []
     for number in range(4):
         views = make_views(dino, seed=number)

@@ -20,13 +20,14 @@ from PIL import Image
 import warm
 from cxrbase.cli import main
 from cxrbase.errors import ConfigError, ModelError
+from cxrbase.evaluation.classifier import Features
 from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.models import save_model
 from cxrbase.release.doubt import unproven
 from cxrbase.release.embed import embed
 from cxrbase.release.explain_images import explain_image
 from cxrbase.release.export import export
-from cxrbase.release.feature_warnings import LATERAL, UNLIKE
+from cxrbase.release.feature_warnings import LATERAL, UNLIKE, feature_warnings
 from cxrbase.release.inputs import find_images
 from cxrbase.release.predict import predict, write_predictions
 from fine_tuned import CLASSES, TEMPERATURES, make_model, smooth, view_of, write_images
@@ -67,6 +68,16 @@ def test_images_unlike_those_of_training_are_warned_of(model, images, tmp_path):
     near = list(predict(model, [str(images)], device="cpu"))
     assert sum(UNLIKE in found.warnings for found in near) <= 2  # of 24, by a limit at their 99 %
     assert min(found.distance for found in far) > max(found.distance for found in near)
+
+
+def test_a_distance_that_is_no_number_counts_as_far(model):
+    from cxrbase.models import load_model
+
+    loaded = load_model(model)
+    width = loaded.network.encoder.embed_dim
+    found, odd = feature_warnings(loaded, Features(torch.zeros(1, width), torch.full((1, 2 * width), torch.nan)))
+    assert np.isnan(found[0])
+    assert UNLIKE in odd[0]
 
 
 def test_lateral_images_are_warned_of_by_predict_and_demo(model, images, tmp_path):
