@@ -1,8 +1,6 @@
 """One data module for all objectives, image sizes and storage locations."""
 
 import logging
-import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable, Selection
 from cxrbase.data.shard_cache import ShardCache
 from cxrbase.data.shard_store import ShardStore
-from cxrbase.data.stream import StreamLoader, StreamSampler, tell_length
+from cxrbase.data.stream import StreamLoader, StreamSampler
+from cxrbase.data.training_loader import training_loader
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
 from cxrbase.sizes import Size, longest
@@ -182,24 +181,14 @@ class CXRDataModule(L.LightningDataModule):
             one_per_patient=self.select.one_per_patient,
             window=self._window,
         )
-        loader = StreamLoader(
+        return training_loader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
+            sampler,
             num_workers=self.num_workers,
-            drop_last=self.drop_last,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            decode_threads=self.decode_threads,
+            trainer=self.trainer,
+            look_ahead=self._look_ahead,
         )
-        # No cycles: what a loader holds is let go with the last reference to it.
-        sampler.on_epoch = partial(tell_length, self.trainer, weakref.proxy(loader))
-        if self._look_ahead is not None:
-            loader.on_begin = partial(self._look_ahead.begin, sampler)
-            loader.on_position = self._look_ahead.at
-        loader.decode_threads = self.decode_threads
-        if self.trainer:
-            loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
-        return loader
 
     def teardown(self, stage: str) -> None:
         """Stops fetching and decoding, and names what was found unreadable last."""
@@ -214,8 +203,11 @@ class CXRDataModule(L.LightningDataModule):
         return self._views(*batch, epoch=self.stream.sampler.epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the training stream."""
-        return {"stream": self._loader.state_dict(), "images": self._images} if self._loader is not None else {}
+        """Position of the training stream, and what all processes found unreadable; asked of all of them together."""
+        if self._loader is None:
+            return {}
+        self._loader.exchange()
+        return {"stream": self._loader.state_dict(), "images": self._images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the position up, or remembers it until the loader is built."""

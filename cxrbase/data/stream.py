@@ -136,6 +136,7 @@ class StreamLoader(DataLoader[Item]):
         on_begin: Called as an epoch begins.
         on_position: Told the images of the global stream that were handed out in this epoch.
         quarantine_file: CSV that names unreadable images; None for none.
+        exchange_on: Device on which several processes exchange what they found unreadable; None for one process.
         waited_s: Seconds spent waiting for batches so far.
         handed_at: `time.perf_counter()` when the last batch was handed out.
     """
@@ -146,6 +147,7 @@ class StreamLoader(DataLoader[Item]):
     on_begin: Callable[[], None] | None = None
     on_position: Callable[[int], None] | None = None
     quarantine_file: Path | None = None
+    exchange_on: torch.device | None = None
     waited_s = 0.0
     handed_at = 0.0
     _images = 0
@@ -160,6 +162,7 @@ class StreamLoader(DataLoader[Item]):
 
         Raises:
             WorkerError: A worker process is gone.
+            ShardError: More images are unreadable than are tolerated.
         """
         sampler = self.sampler
         self._images, self._batches = sampler.start, sampler.batches_before
@@ -176,6 +179,7 @@ class StreamLoader(DataLoader[Item]):
                     failed = False
                     yield batch
                     asked, failed = time.perf_counter(), True
+            self.exchange()
             failed = False
         finally:
             if failed:
@@ -185,11 +189,22 @@ class StreamLoader(DataLoader[Item]):
     def _count(self, batch: Any, asked: float) -> None:
         self._images += len(batch[2]) * self.sampler.num_replicas
         self._batches += 1
-        self.dataset.quarantine.report(self.quarantine_file)
+        # Several processes end together, where they exchange what they found: one alone would leave the others waiting.
+        quarantine = self.dataset.quarantine
+        (quarantine.report if self.exchange_on is None else quarantine.tell)(self.quarantine_file)
         if self.on_position is not None:
             self.on_position(self._images)
         self.handed_at = time.perf_counter()
         self.waited_s += self.handed_at - asked
+
+    def exchange(self) -> None:
+        """Puts together what all processes of the run found unreadable; they must call it at the same point.
+
+        Raises:
+            ShardError: It is more than is tolerated; in all processes.
+        """
+        if self.exchange_on is not None:
+            self.dataset.quarantine.exchange(self.exchange_on)
 
     def close(self) -> None:
         """Ends the worker processes, which otherwise live as long as the loader does; another epoch starts others.
