@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrbase.data.begun_with import BegunWith
 from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.centre import Canvases, Centre
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
@@ -115,7 +116,6 @@ class CXRDataModule(L.LightningDataModule):
         self._loader: StreamLoader | None = None
         self._look_ahead: LookAhead | None = None
         self._resume: dict[str, Any] | None = None
-        self._resume_images: str | None = None
         self._images = ""
 
     def prepare_data(self) -> None:
@@ -139,28 +139,28 @@ class CXRDataModule(L.LightningDataModule):
         if blank := int((splits == "").sum()):
             logger.warning("%d of %d images have no split and are left out", blank, len(splits))
         self._split_rows = {s: self.store.rows[splits[self.store.rows] == s] for s in ("train", "val", "test")}
+        self._begun_with = BegunWith(self.store, wanted=np.isin(splits, self.pretrain_on))
         if self.score_on is not None and (unknown := set(self.score_on) - set(self.manifest.labels)):
             labels = ", ".join(self.manifest.labels) or "no labels"
             raise ConfigError(f"data.score_on names {', '.join(sorted(unknown))}; the manifest has {labels}")
 
     def train_dataloader(self) -> StreamLoader:
         """The training stream, at the position of the checkpoint where there is one."""
-        order = self._order()
+        self._loader = loader = self._make_loader(self._order())
         # Applied here and not by the Trainer, which drops loader state when the number of steps is asked for early.
-        self._images = self.manifest.images_hash(order.rows)
-        loader = self._make_loader(order)
-        self._loader = loader
         self._restore()
         return loader
 
     def _order(self) -> Order:
-        rows = np.sort(np.concatenate([self._split_rows[split] for split in self.pretrain_on]))
-        return Order(
-            self.select.parts(self.manifest, rows, called=names_of(self.root, self.manifest_path, self.manifest)),
+        called = names_of(self.root, self.manifest_path, self.manifest)
+        order = Order(
+            self.select.parts(self.manifest, self._begun_with.rows, called=called),
             seed=self.seed,
             patients=self.manifest.patient_codes() if self.select.one_per_patient else None,
             shards=self.store.index.shard if isinstance(self.store, ShardStore) else None,
         )
+        self._images = self.manifest.images_hash(order.rows)
+        return order
 
     def _make_loader(self, order: Order) -> StreamLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -207,19 +207,21 @@ class CXRDataModule(L.LightningDataModule):
         if self._loader is None:
             return {}
         self._loader.exchange()
-        return {"stream": self._loader.state_dict(), "images": self._images}
+        return {"stream": self._loader.state_dict(), "images": self._images, **self._begun_with.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the position up, or remembers it until the loader is built."""
-        self._resume, self._resume_images = state_dict.get("stream"), state_dict.get("images")
+        self._resume = state_dict or None
         # Strategies that spread weights restore when the number of steps, and so the loader, was asked for already.
         self._restore()
 
     def _restore(self) -> None:
         if self._resume is None or self._loader is None:
             return
-        self._loader.load_state_dict(self._resume)
-        if self._resume_images != self._images:
+        if self._begun_with.take_up(self._resume, self.quarantine):
+            self._loader.draw_from(self._order())
+        self._loader.load_state_dict(self._resume["stream"])
+        if self._resume["images"] != self._images:
             raise ConfigError(
                 "the training images are not those of the checkpoint: use the data of that run, or start "
                 "a new run without --ckpt_path"

@@ -53,6 +53,8 @@ class Quarantine:
     def add(self, rows: NDArray[np.int64], reason: str) -> None:
         """Enters rows; from any worker."""
         fresh = rows[(self._state[rows] == 0).numpy()]
+        if not len(fresh):
+            return
         self._state[fresh] = _NAMES.index(reason)
         self._touched.fill_(time.monotonic_ns())
 

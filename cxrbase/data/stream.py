@@ -197,6 +197,10 @@ class StreamLoader(DataLoader[Item]):
         self.handed_at = time.perf_counter()
         self.waited_s += self.handed_at - asked
 
+    def draw_from(self, order: Order) -> None:
+        """Draws other images from now on; for a loader that was made before it was known which."""
+        self.sampler.source, self.dataset.pool = order, order.rows
+
     def exchange(self) -> None:
         """Puts together what all processes of the run found unreadable; they must call it at the same point.
 
