@@ -100,7 +100,10 @@ class CanvasFiles:
             np.load(self.pixels, mmap_mode="r+")[row] = canvas
 
     def damaged(self) -> dict[int, str]:
-        """Reasons by row, of the images that are damaged and not only out of reach; none where the list is missing or damaged, as its images are then tried again."""
+        """Reasons by row, of images that are damaged and not only out of reach.
+
+        There are none where the list is missing or damaged, as its images are then tried again.
+        """
         try:
             return {int(entry["row"]): str(entry["reason"]) for entry in json.loads(self.unreadable.read_bytes())}
         except (FileNotFoundError, ValueError, TypeError, KeyError):

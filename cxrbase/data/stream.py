@@ -53,7 +53,12 @@ class StreamSampler(DistributedSampler[Any]):
         one_per_patient: bool = False,
         window: int = 0,
     ) -> None:
-        least = batch_size * world_size if drop_last else world_size
+        least = batch_size * world_size if drop_last else 0
+        if len(order) < world_size:
+            raise ConfigError(
+                f"the training split holds {len(order)} images, fewer than the {world_size} devices: set "
+                f"trainer.devices to at most {len(order)}"
+            )
         if len(order) < least:
             raise ConfigError(
                 f"the training split holds {len(order)} images, fewer than one global batch of {least}: lower "
