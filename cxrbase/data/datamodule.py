@@ -22,7 +22,7 @@ from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable, Selection
-from cxrbase.data.shard_cache import ShardCache
+from cxrbase.data.shard_cache import ShardCache, warn_of_wider
 from cxrbase.data.shard_store import ShardStore
 from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.data.training_loader import training_loader
@@ -54,8 +54,9 @@ class CXRDataModule(L.LightningDataModule):
         decode_threads: Threads that decode in place of worker processes; 0 for none.
         pretrain_on: Splits whose images are pretrained on; splits that a data set lacks are dealt by patient first.
         select: What pretraining draws of these splits, and how often; None draws everything once per epoch.
-        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
-        crop_borders: Cut off borders that are black throughout; this and `window` are fixed in packed images.
+        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file; None
+            takes `percentile`, or what images were packed with, where another value is refused.
+        crop_borders: Cut off borders that are black throughout; None does not, or takes what images were packed with.
         cache_dir: Where decoded canvases, or shards of an object store, are kept; None takes `.canvas` beside the
             images, or a folder in ~/.cache/cxrbase.
         cache_gb: Above this size canvases are decoded on access; shards of an object store are kept up to it.
@@ -82,8 +83,8 @@ class CXRDataModule(L.LightningDataModule):
         decode_threads: int = 0,
         pretrain_on: tuple[str, ...] = ("train",),
         select: Selection | None = None,
-        window: Window = "percentile",
-        crop_borders: bool = False,
+        window: Window | None = None,
+        crop_borders: bool | None = None,
         cache_dir: str | None = None,
         cache_gb: float = 8.0,
         on_corrupt: OnCorrupt = "skip",
@@ -109,7 +110,8 @@ class CXRDataModule(L.LightningDataModule):
         self.image_size, self.canvas_size = image_size, canvas_size
         self.batch_size, self.drop_last, self.pretrain_on = batch_size, drop_last, pretrain_on
         self.num_workers, self.decode_threads = num_workers, decode_threads
-        self.select, self.reading = select or Selection(), Reading(window, crop_borders)
+        self.select, self._asked = select or Selection(), {"window": window, "crop_borders": crop_borders}
+        self.reading = Reading(window or Reading.window, bool(crop_borders))
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache(root)
         self.cache_gb, self.on_corrupt, self.max_bad = cache_gb, on_corrupt, max_bad
         self.mean, self.std, self.seed = mean, std, seed
@@ -221,6 +223,8 @@ class CXRDataModule(L.LightningDataModule):
         if self._begun_with.take_up(self._resume, self.quarantine):
             self._loader.draw_from(self._order())
         self._loader.load_state_dict(self._resume["stream"])
+        if isinstance(self.store, ShardStore) and isinstance(self.store.place, ShardCache):
+            warn_of_wider(self.store.index, self._loader.sampler.plan.window, self.store.place.limit)
         if self._resume["images"] != self._images:
             raise ConfigError(
                 "the training images are not those of the checkpoint: use the data of that run, or start "
@@ -279,7 +283,9 @@ class CXRDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.manifest={self.manifest_path} is for folders: leave it out for packed images")
             if self.targets:
                 raise ConfigError("data.targets is for manifests: packed images keep the label_<name> columns they had")
-            return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
+            opened = open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
+            opened[0].reading.refuse(self._asked)
+            return opened
         manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
         size, cache = self.canvas_size or 2 * longest(self.image_size), self.cache_dir
         store = CanvasStore.open(

@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -231,6 +232,20 @@ def test_what_is_for_folders_is_refused_with_a_pack(tmp_path, option):
     given = {"manifest": "other.csv", "targets": {"x": Target("label", ["1"], ["0"])}}[option]
     with pytest.raises(ConfigError, match=rf"data\.{option}.* is for "):
         ready(root, tmp_path, **{option: given})
+
+
+@pytest.mark.parametrize(("option", "other"), [("window", "percentile"), ("crop_borders", False)])
+def test_another_reading_than_that_of_packed_images_is_refused(tmp_path, option, other):
+    reading = {"window": "dicom", "crop_borders": True}
+    root = make_pack(tmp_path / "pack", source=["made"] * 8)
+    table = pq.read_table(root / "index.parquet")
+    old = json.loads(table.schema.metadata[b"cxrbase"])
+    pq.write_table(table.replace_schema_metadata({"cxrbase": json.dumps(old | reading)}), root / "index.parquet")
+    for asked in ({}, reading):
+        assert ready(root, tmp_path, **asked).store.reading == Reading("dicom", True)
+    said = rf"data\.{option}={str(other).lower()}, and the images were packed with {option}="
+    with pytest.raises(ConfigError, match=said):
+        ready(root, tmp_path, **reading | {option: other})
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("num_workers", -1)])
