@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 import resource
 import threading
 
@@ -19,9 +20,14 @@ from cxrbase.data.centre import Centre, few_rows, read_canvases
 from cxrbase.data.dataset import StreamDataset
 from cxrbase.data.images import open_packed
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
+from cxrbase.data.shard_index import ShardIndex
+from cxrbase.data.stream import StreamSampler
 from cxrbase.errors import CorruptError
+from data.test_shard_store import damage
 from packs import make_pack
+from two_processes import start_two
 
 CPU = torch.device("cpu")
 LABELS = [row // 2 % 2 for row in range(96)]
@@ -57,6 +63,50 @@ def test_a_missing_shard_ends_no_run(pack, tmp_path, caplog, monitor_every):
     named = (tmp_path / "run/quarantine-0.csv").read_text()
     assert {f"made/{row}.png" in named for row in [*range(16, 24), *range(80, 88)]} == {True}
     assert "left out: made/" in caplog.text
+
+
+def in_two_processes(pack, folder, *words):
+    """Exit codes and last lines of two processes that train for two epochs, with a smaller batch at the end of each."""
+    longer = ["--trainer.max_epochs=2", "--trainer.max_steps=-1", "--trainer.devices=2", "--data.batch_size=5"]
+    longer += ["--data.drop_last=false", "--probe.enabled=false", "--probe.monitor_every=1000", "--data.max_bad=0.07"]
+    given = command("mae", *longer, *words, root=pack, run_dir=folder)
+    started = start_two(lambda rank: ["-m", "cxrbase", *given])
+    said = [process.communicate(timeout=240)[1].strip().splitlines()[-1] for process in started]
+    return [process.returncode for process in started], said
+
+
+def damaged_for_both(pack, count):
+    """Damages as many training images of each of two processes, which find them in their first epoch."""
+    index = ShardIndex(pack / "index.parquet")
+    rows = np.flatnonzero(index.splits() == "train")
+    sampler = {"batch_size": 5, "world_size": 2, "drop_last": False}
+    dealt = [list(StreamSampler(Order(rows, seed=0), rank=rank, **sampler))[:count] for rank in range(2)]
+    for row in [*dealt[0], *dealt[1]]:
+        damage(pack / index.shard_names[index.shard[row]], int(index.offset[row]) + 20)
+    return sorted(dealt[0]), sorted(dealt[1])
+
+
+def test_processes_know_what_each_of_them_found(pack, tmp_path):
+    first, second = damaged_for_both(pack, 3)
+    words = ["--trainer.max_steps=3", "--checkpoint.every_n_train_steps=3"]
+    codes, said = in_two_processes(pack, tmp_path / "run", *words)
+    assert codes == [0, 0], said
+    state = torch.load(tmp_path / "run/last.ckpt", weights_only=True)["CXRDataModule"]["stream"]
+    assert state["quarantine"]["rows"] == sorted(first + second)
+    named = [set(map(int, re.findall("^[0-9]+", (tmp_path / f"run/quarantine-{rank}.csv").read_text(), re.MULTILINE)))
+             for rank in range(2)]  # fmt: skip
+    assert named[0] | named[1] == {*first, *second}
+    assert not named[0] & named[1]
+    assert named[0] >= {*first} - named[1]
+
+
+def test_processes_end_together_where_they_found_too_much_together(pack, tmp_path):
+    damaged_for_both(pack, 4)
+    codes, said = in_two_processes(pack, tmp_path / "run")
+    assert codes == [1, 1]
+    assert said[0] == said[1]
+    assert "8 of 96 images are unreadable, more than data.max_bad=0.07 allows; last: made/" in said[0]
+    assert not (tmp_path / "run/last.ckpt").exists()
 
 
 def test_where_damage_is_to_end_a_run_it_does_so_at_the_first_look(pack, tmp_path, capsys):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,22 @@ class CanvasStore:
 
     Attributes:
         rows: Manifest rows whose image is readable, sorted, (M,) int64.
+        damaged: Rows whose file is damaged; others that are not readable are out of reach.
         reading: How files become images.
     """
 
     def __init__(
-        self, paths: list[Path], *, size: int, sizes: NDArray[np.int32], pixels: Path | None, read: Reading
+        self,
+        paths: list[Path],
+        *,
+        size: int,
+        sizes: NDArray[np.int32],
+        pixels: Path | None,
+        read: Reading,
+        damaged: Iterable[int] = (),
     ) -> None:
         self.paths, self.size, self.sizes, self.reading = paths, size, sizes, read
-        self.rows = np.flatnonzero(sizes[:, 0] > 0)
+        self.rows, self.damaged = np.flatnonzero(sizes[:, 0] > 0), np.array(sorted(damaged), np.int64)
         self._file = pixels
         self._pixels: NDArray[np.uint8] | None = None
 
@@ -115,7 +124,8 @@ class CanvasStore:
                 f"cannot write decoded images to {cache_dir} ({error.strerror or error}): set {option} to "
                 f"a folder with {len(manifest) * size**2 / 1e9:.2f} GB of free space"
             ) from error
-        return cls(manifest.paths, size=size, sizes=np.load(files.sizes), pixels=files.pixels, read=read)
+        sizes, damaged = np.load(files.sizes), files.damaged()
+        return cls(manifest.paths, size=size, sizes=sizes, pixels=files.pixels, read=read, damaged=damaged)
 
     def read(self, row: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Canvas of one image, (size, size) uint8, and the height and width that the image takes of it.

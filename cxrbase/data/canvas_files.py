@@ -84,7 +84,7 @@ class CanvasFiles:
         Returns:
             A sentence for each image that cannot be read, by row.
         """
-        taken, damaged = np.load(self.sizes), self._damaged()
+        taken, damaged = np.load(self.sizes), self.damaged()
         away = [row for row in np.flatnonzero(taken[:, 0] == 0).tolist() if row not in damaged]
         errors = {row: DecodeError("", str(paths[row]), "it was out of reach") for row in away}
         if away and read is not None:
@@ -99,8 +99,11 @@ class CanvasFiles:
         if self.pixels is not None:
             np.load(self.pixels, mmap_mode="r+")[row] = canvas
 
-    def _damaged(self) -> dict[int, str]:
-        """Reasons by row; none where the list is missing or damaged, as its images are then tried again."""
+    def damaged(self) -> dict[int, str]:
+        """Reasons by row, of images that are damaged and not only out of reach.
+
+        There are none where the list is missing or damaged, as its images are then tried again.
+        """
         try:
             return {int(entry["row"]): str(entry["reason"]) for entry in json.loads(self.unreadable.read_bytes())}
         except (FileNotFoundError, ValueError, TypeError, KeyError):

@@ -1,8 +1,6 @@
 """One data module for all objectives, image sizes and storage locations."""
 
 import logging
-import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrbase.data.begun_with import BegunWith
 from cxrbase.data.canvas import CanvasStore
 from cxrbase.data.centre import Canvases, Centre
 from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
@@ -23,9 +22,10 @@ from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.reading import Reading
 from cxrbase.data.selection import ImageTable, Selection
-from cxrbase.data.shard_cache import ShardCache
+from cxrbase.data.shard_cache import ShardCache, warn_of_wider
 from cxrbase.data.shard_store import ShardStore
-from cxrbase.data.stream import StreamLoader, StreamSampler, tell_length
+from cxrbase.data.stream import StreamLoader, StreamSampler
+from cxrbase.data.training_loader import training_loader
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
 from cxrbase.sizes import Size, longest
@@ -54,8 +54,9 @@ class CXRDataModule(L.LightningDataModule):
         decode_threads: Threads that decode in place of worker processes; 0 for none.
         pretrain_on: Splits whose images are pretrained on; splits that a data set lacks are dealt by patient first.
         select: What pretraining draws of these splits, and how often; None draws everything once per epoch.
-        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file.
-        crop_borders: Cut off borders that are black throughout; this and `window` are fixed in packed images.
+        window: How deeper images become 8 bits: `percentile`, or `dicom` for the VOI LUT or window of the file; None
+            takes `percentile`, or what images were packed with, where another value is refused.
+        crop_borders: Cut off borders that are black throughout; None does not, or takes what images were packed with.
         cache_dir: Where decoded canvases, or shards of an object store, are kept; None takes `.canvas` beside the
             images, or a folder in ~/.cache/cxrbase.
         cache_gb: Above this size canvases are decoded on access; shards of an object store are kept up to it.
@@ -82,8 +83,8 @@ class CXRDataModule(L.LightningDataModule):
         decode_threads: int = 0,
         pretrain_on: tuple[str, ...] = ("train",),
         select: Selection | None = None,
-        window: Window = "percentile",
-        crop_borders: bool = False,
+        window: Window | None = None,
+        crop_borders: bool | None = None,
         cache_dir: str | None = None,
         cache_gb: float = 8.0,
         on_corrupt: OnCorrupt = "skip",
@@ -109,14 +110,14 @@ class CXRDataModule(L.LightningDataModule):
         self.image_size, self.canvas_size = image_size, canvas_size
         self.batch_size, self.drop_last, self.pretrain_on = batch_size, drop_last, pretrain_on
         self.num_workers, self.decode_threads = num_workers, decode_threads
-        self.select, self.reading = select or Selection(), Reading(window, crop_borders)
+        self.select, self._asked = select or Selection(), {"window": window, "crop_borders": crop_borders}
+        self.reading = Reading(window or Reading.window, bool(crop_borders))
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache(root)
         self.cache_gb, self.on_corrupt, self.max_bad = cache_gb, on_corrupt, max_bad
         self.mean, self.std, self.seed = mean, std, seed
         self._loader: StreamLoader | None = None
         self._look_ahead: LookAhead | None = None
         self._resume: dict[str, Any] | None = None
-        self._resume_images: str | None = None
         self._images = ""
 
     def prepare_data(self) -> None:
@@ -140,28 +141,28 @@ class CXRDataModule(L.LightningDataModule):
         if blank := int((splits == "").sum()):
             logger.warning("%d of %d images have no split and are left out", blank, len(splits))
         self._split_rows = {s: self.store.rows[splits[self.store.rows] == s] for s in ("train", "val", "test")}
+        self._begun_with = BegunWith(self.store, wanted=np.isin(splits, self.pretrain_on))
         if self.score_on is not None and (unknown := set(self.score_on) - set(self.manifest.labels)):
             labels = ", ".join(self.manifest.labels) or "no labels"
             raise ConfigError(f"data.score_on names {', '.join(sorted(unknown))}; the manifest has {labels}")
 
     def train_dataloader(self) -> StreamLoader:
         """The training stream, at the position of the checkpoint where there is one."""
-        order = self._order()
+        self._loader = loader = self._make_loader(self._order())
         # Applied here and not by the Trainer, which drops loader state when the number of steps is asked for early.
-        self._images = self.manifest.images_hash(order.rows)
-        loader = self._make_loader(order)
-        self._loader = loader
         self._restore()
         return loader
 
     def _order(self) -> Order:
-        rows = np.sort(np.concatenate([self._split_rows[split] for split in self.pretrain_on]))
-        return Order(
-            self.select.parts(self.manifest, rows, called=names_of(self.root, self.manifest_path, self.manifest)),
+        called = names_of(self.root, self.manifest_path, self.manifest)
+        order = Order(
+            self.select.parts(self.manifest, self._begun_with.rows, called=called),
             seed=self.seed,
             patients=self.manifest.patient_codes() if self.select.one_per_patient else None,
             shards=self.store.index.shard if isinstance(self.store, ShardStore) else None,
         )
+        self._images = self.manifest.images_hash(order.rows)
+        return order
 
     def _make_loader(self, order: Order) -> StreamLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -182,24 +183,14 @@ class CXRDataModule(L.LightningDataModule):
             one_per_patient=self.select.one_per_patient,
             window=self._window,
         )
-        loader = StreamLoader(
+        return training_loader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
+            sampler,
             num_workers=self.num_workers,
-            drop_last=self.drop_last,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            decode_threads=self.decode_threads,
+            trainer=self.trainer,
+            look_ahead=self._look_ahead,
         )
-        # No cycles: what a loader holds is let go with the last reference to it.
-        sampler.on_epoch = partial(tell_length, self.trainer, weakref.proxy(loader))
-        if self._look_ahead is not None:
-            loader.on_begin = partial(self._look_ahead.begin, sampler)
-            loader.on_position = self._look_ahead.at
-        loader.decode_threads = self.decode_threads
-        if self.trainer:
-            loader.quarantine_file = Path(self.trainer.default_root_dir) / f"quarantine-{rank}.csv"
-        return loader
 
     def teardown(self, stage: str) -> None:
         """Stops fetching and decoding, and names what was found unreadable last."""
@@ -214,20 +205,27 @@ class CXRDataModule(L.LightningDataModule):
         return self._views(*batch, epoch=self.stream.sampler.epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the training stream."""
-        return {"stream": self._loader.state_dict(), "images": self._images} if self._loader is not None else {}
+        """Position of the training stream, and what all processes found unreadable; asked of all of them together."""
+        if self._loader is None:
+            return {}
+        self._loader.exchange()
+        return {"stream": self._loader.state_dict(), "images": self._images, **self._begun_with.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the position up, or remembers it until the loader is built."""
-        self._resume, self._resume_images = state_dict.get("stream"), state_dict.get("images")
+        self._resume = state_dict or None
         # Strategies that spread weights restore when the number of steps, and so the loader, was asked for already.
         self._restore()
 
     def _restore(self) -> None:
         if self._resume is None or self._loader is None:
             return
-        self._loader.load_state_dict(self._resume)
-        if self._resume_images != self._images:
+        if self._begun_with.take_up(self._resume, self.quarantine):
+            self._loader.draw_from(self._order())
+        self._loader.load_state_dict(self._resume["stream"])
+        if isinstance(self.store, ShardStore) and isinstance(self.store.place, ShardCache):
+            warn_of_wider(self.store.index, self._loader.sampler.plan.window, self.store.place.limit)
+        if self._resume["images"] != self._images:
             raise ConfigError(
                 "the training images are not those of the checkpoint: use the data of that run, or start "
                 "a new run without --ckpt_path"
@@ -285,7 +283,9 @@ class CXRDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.manifest={self.manifest_path} is for folders: leave it out for packed images")
             if self.targets:
                 raise ConfigError("data.targets is for manifests: packed images keep the label_<name> columns they had")
-            return open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
+            opened = open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
+            opened[0].reading.refuse(self._asked)
+            return opened
         manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
         size, cache = self.canvas_size or 2 * longest(self.image_size), self.cache_dir
         store = CanvasStore.open(

@@ -53,6 +53,8 @@ class Quarantine:
     def add(self, rows: NDArray[np.int64], reason: str) -> None:
         """Enters rows; from any worker."""
         fresh = rows[(self._state[rows] == 0).numpy()]
+        if not len(fresh):
+            return
         self._state[fresh] = _NAMES.index(reason)
         self._touched.fill_(time.monotonic_ns())
 
@@ -86,6 +88,26 @@ class Quarantine:
         if last := self.tell(file):
             self._judge(*last)
 
+    def exchange(self, device: torch.device) -> None:
+        """Takes in what the other processes of the run found, and ends all of them where it is too much together.
+
+        All processes must call it at the same point, with as many rows. Each goes on to name only what it found itself.
+
+        Args:
+            device: Where the processes exchange tensors.
+
+        Raises:
+            ShardError: There are more than `limit` allows; in all processes.
+        """
+        union = self._state.to(device, copy=True)
+        torch.distributed.all_reduce(union, torch.distributed.ReduceOp.MAX)
+        found = union.cpu()
+        fresh = (found > 0) & (self._state == 0)
+        self._state[fresh] = found[fresh]
+        self._told[fresh.numpy()] = True
+        if len(held := self.rows):
+            self._judge(*self._last(held))
+
     def tell(self, file: Path | None = None) -> tuple[str, str] | None:
         """Names what came in since the last time, in the main process; gives one name and reason of it.
 
@@ -106,10 +128,11 @@ class Quarantine:
         if file is not None and len(rows):
             with file.open("a", encoding="utf-8", newline="") as out:
                 csv.writer(out, lineterminator="\n").writerows(zip(rows.tolist(), names, reasons, strict=True))
-        if not names:
-            # Of those that an earlier run named.
-            return self.names(held[-1:])[0], REASONS[_NAMES[int(self._state[held[-1]])]]
-        return names[0], REASONS[reasons[0]]
+        # Otherwise of those that an earlier run or another process named.
+        return (names[0], REASONS[reasons[0]]) if names else self._last(held)
+
+    def _last(self, held: NDArray[np.int64]) -> tuple[str, str]:
+        return self.names(held[-1:])[0], REASONS[_NAMES[int(self._state[held[-1]])]]
 
     def _judge(self, name: str, reason: str) -> None:
         count, allowed = len(self.rows), self.limit * len(self._state)

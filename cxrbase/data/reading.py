@@ -57,6 +57,22 @@ class Reading:
         """For cards and metadata, from which `of` makes it again."""
         return asdict(self)
 
+    def refuse(self, asked: Mapping[str, Any]) -> None:
+        """Refuses settings that are not those that images were packed with.
+
+        Args:
+            asked: Values of `window` and `crop_borders`; None where nothing was asked for.
+
+        Raises:
+            ConfigError: One is another.
+        """
+        for name, value in asked.items():
+            if value is not None and value != (packed := getattr(self, name)):
+                raise ConfigError(
+                    f"data.{name}={_said(value)}, and the images were packed with {name}={_said(packed)}, which is "
+                    f"fixed in them: leave data.{name} out, or pack them again with the other one"
+                )
+
     def unlike(self, packed: "Reading") -> list[str]:
         """A sentence for who gives an encoder that learnt from files read like this other packed images, if they are.
 
@@ -70,3 +86,7 @@ class Reading:
             f"the encoder learnt from images of {self}, and these were packed with {packed}, so that it sees other "
             f"brightness or borders: pack them again with {options}"
         ]
+
+
+def _said(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value

@@ -108,8 +108,10 @@ class Selection:
         given = {name.lower(): weight for name, weight in self.weights.items()}
         weight_of = np.array([given.get(name.lower(), 1.0) for name in names])
         # A part for each source, so that a source's share is exact in every epoch.
-        parts = [Part(rows[codes[rows] == code], float(weight_of[code])) for code in np.unique(codes[rows])]
-        return [part for part in parts if len(part)]
+        parts = {names[c]: Part(rows[codes[rows] == c], float(weight_of[c])) for c in np.unique(codes[rows])}
+        for name, part in parts.items():
+            _refuse_empty(name, part)
+        return list(parts.values())
 
 
 def _only(
@@ -135,6 +137,14 @@ def _drawn(name: str, wanted: Iterable[str], there: set[str]) -> None:
         raise ConfigError(
             f"data.select.{name} has {', '.join(lacking)}, of which no image is left to train on: fill its column "
             "split, choose other splits, views or exclusion lists, or do not name it"
+        )
+
+
+def _refuse_empty(source: str, part: Part) -> None:
+    if not len(part):
+        raise ConfigError(
+            f"data.select.weights draws no image of {source}: {part.weight:g} of its {len(part.rows)} images rounds to "
+            f"none; give it at least {1 / len(part.rows):.2g}, or leave it out by data.select.sources"
         )
 
 

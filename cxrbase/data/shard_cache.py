@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _GOOD_WINDOW = 32  # shards; with fewer, the images of a batch are measurably closer to each other than by chance
 
+_TAIL = 20 * 512  # bytes that a tar ends with, at most
 _LOCKS = ".locks"
 
 
@@ -188,8 +189,7 @@ def window_of(index: ShardIndex, limit: int) -> int:
     Raises:
         ConfigError: Not even two shards fit.
     """
-    # Tars end with at most 20 blocks of 512 bytes.
-    sizes = shard_bytes(index) + 10240
+    sizes = shard_bytes(index) + _TAIL
     if int(sizes.sum()) <= limit:
         return 0
     largest = int(sizes.max())
@@ -206,3 +206,21 @@ def window_of(index: ShardIndex, limit: int) -> int:
             limit / 1e9, window, 2 * _GOOD_WINDOW * largest / 1e9, _GOOD_WINDOW,
         )  # fmt: skip
     return window
+
+
+def warn_of_wider(index: ShardIndex, window: int, limit: int) -> None:
+    """Warns where the epoch that a checkpoint is of mixes more shards than fit into a cache.
+
+    Args:
+        index: Index of the shards.
+        window: Shards that are mixed with each other in that epoch; 0 for all.
+        limit: Bytes that the cache may take.
+    """
+    sizes = shard_bytes(index) + _TAIL
+    needed = min(int(sizes.sum()), 2 * window * int(sizes.max()) if window else int(sizes.sum()))
+    if needed > limit:
+        logger.warning(
+            "the epoch of the checkpoint mixes %s shards at a time, more than data.cache_gb=%.3g holds, so that shards "
+            "are fetched again and again until it ends: raise data.cache_gb to %.3g",
+            window or "all", limit / 1e9, 1.005 * needed / 1e9,
+        )  # fmt: skip

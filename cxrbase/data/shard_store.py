@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cxrbase.data.canvas import on_canvas, to_canvas
@@ -78,6 +79,10 @@ class ShardStore:
         self.rows = np.arange(len(index))
         self._files: OrderedDict[int, FileIO] = OrderedDict()
         self._lock = threading.Lock()
+        # Shards that were fetched anew, once in a run: what is wrong in the new copy too is wrong in the store, and one
+        # shard is fetched for it and not one for each of its images. Loader workers share it.
+        self._renewed = torch.zeros(len(index.shard_names), dtype=torch.bool)
+        self._renewed.share_memory_()  # type: ignore[no-untyped-call]
         side = int(index.metadata.get("size", 0)) if index.metadata.get("codec") == "jpeg" else 0
         # The discrete cosine transform of JPEG gives a half, a quarter or an eighth of the size for less work.
         self._factor = max(factor for factor in (1, 2, 4, 8) if factor == 1 or side >= factor * self.size)
@@ -195,8 +200,13 @@ class ShardStore:
             self._files.pop(shard, None)
 
     def _again(self, row: int) -> bool:
-        self._forget(int(self.index.shard[row]))
-        return self.place.drop(self._name(row))
+        """Makes way for another copy of a shard; whether reading once more may help."""
+        shard = int(self.index.shard[row])
+        self._forget(shard)
+        if not self._renewed[shard]:
+            # Marked only when the old copy is gone, so that whoever sees the mark reads the new one.
+            self._renewed[shard] = self.place.drop(self._name(row))
+        return bool(self._renewed[shard])
 
     def _corrupt(self, row: int, reason: str, said: str, *, whole_shard: bool = False) -> CorruptError:
         named = f"cannot read {self.index.key(row)} in {self._name(row)}: {said}"

@@ -53,7 +53,12 @@ class StreamSampler(DistributedSampler[Any]):
         one_per_patient: bool = False,
         window: int = 0,
     ) -> None:
-        least = batch_size * world_size if drop_last else world_size
+        least = batch_size * world_size if drop_last else 0
+        if len(order) < world_size:
+            raise ConfigError(
+                f"the training split holds {len(order)} images, fewer than the {world_size} devices: set "
+                f"trainer.devices to at most {len(order)}"
+            )
         if len(order) < least:
             raise ConfigError(
                 f"the training split holds {len(order)} images, fewer than one global batch of {least}: lower "
@@ -136,6 +141,7 @@ class StreamLoader(DataLoader[Item]):
         on_begin: Called as an epoch begins.
         on_position: Told the images of the global stream that were handed out in this epoch.
         quarantine_file: CSV that names unreadable images; None for none.
+        exchange_on: Device on which several processes exchange what they found unreadable; None for one process.
         waited_s: Seconds spent waiting for batches so far.
         handed_at: `time.perf_counter()` when the last batch was handed out.
     """
@@ -146,6 +152,7 @@ class StreamLoader(DataLoader[Item]):
     on_begin: Callable[[], None] | None = None
     on_position: Callable[[int], None] | None = None
     quarantine_file: Path | None = None
+    exchange_on: torch.device | None = None
     waited_s = 0.0
     handed_at = 0.0
     _images = 0
@@ -160,6 +167,7 @@ class StreamLoader(DataLoader[Item]):
 
         Raises:
             WorkerError: A worker process is gone.
+            ShardError: More images are unreadable than are tolerated.
         """
         sampler = self.sampler
         self._images, self._batches = sampler.start, sampler.batches_before
@@ -176,6 +184,7 @@ class StreamLoader(DataLoader[Item]):
                     failed = False
                     yield batch
                     asked, failed = time.perf_counter(), True
+            self.exchange()
             failed = False
         finally:
             if failed:
@@ -185,11 +194,26 @@ class StreamLoader(DataLoader[Item]):
     def _count(self, batch: Any, asked: float) -> None:
         self._images += len(batch[2]) * self.sampler.num_replicas
         self._batches += 1
-        self.dataset.quarantine.report(self.quarantine_file)
+        # Several processes end together, where they exchange what they found: one alone would leave the others waiting.
+        quarantine = self.dataset.quarantine
+        (quarantine.report if self.exchange_on is None else quarantine.tell)(self.quarantine_file)
         if self.on_position is not None:
             self.on_position(self._images)
         self.handed_at = time.perf_counter()
         self.waited_s += self.handed_at - asked
+
+    def draw_from(self, order: Order) -> None:
+        """Draws other images from now on; for a loader that was made before it was known which."""
+        self.sampler.source, self.dataset.pool = order, order.rows
+
+    def exchange(self) -> None:
+        """Puts together what all processes of the run found unreadable; they must call it at the same point.
+
+        Raises:
+            ShardError: It is more than is tolerated; in all processes.
+        """
+        if self.exchange_on is not None:
+            self.dataset.quarantine.exchange(self.exchange_on)
 
     def close(self) -> None:
         """Ends the worker processes, which otherwise live as long as the loader does; another epoch starts others.

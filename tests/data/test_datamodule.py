@@ -1,8 +1,10 @@
 """The data module on a bare folder, on the embedded data set and on real radiographs."""
 
 import csv
+import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -127,6 +129,91 @@ def test_the_stream_goes_on_from_the_state_of_another_module(image_folder, tmp_p
     assert [batch[2].tolist() for batch in second.train_dataloader()] == whole[2:]
 
 
+@pytest.fixture
+def forty(tmp_path):
+    """A folder of forty images, of which number 7 is out of reach, and the bytes of that one."""
+    folder = tmp_path / "forty"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((32, 32), 6 * number, np.uint8)).save(folder / f"{number:02}.png")
+    content = (folder / "07.png").read_bytes()
+    (folder / "07.png").unlink()
+    (folder / "07.png").symlink_to("/nowhere/07.png")
+    return folder, content
+
+
+def drawn(data):
+    return [row for batch in data.train_dataloader() for row in batch[2].tolist()]
+
+
+EVERYTHING = {"pretrain_on": ("train", "val", "test"), "max_bad": 0.1}
+
+
+@pytest.mark.parametrize("limit_gb", [8.0, 1e-9])
+@pytest.mark.parametrize("made_before", [False, True])
+def test_a_run_goes_on_with_the_images_it_was_started_with(forty, tmp_path, limit_gb, made_before):
+    folder, content = forty
+    options = {**EVERYTHING, "cache_gb": limit_gb}
+    data = ready(folder, tmp_path, **options)
+    whole = drawn(data)
+    assert 7 not in whole
+    stream = iter(data.train_dataloader())
+    for _ in range(3):
+        next(stream)
+    # Through JSON, as numbers of numpy are not for checkpoints.
+    state = json.loads(json.dumps(data.state_dict()))
+    (folder / "07.png").unlink()
+    (folder / "07.png").write_bytes(content)
+    (folder / f"{whole[20]:02}.png").write_bytes(b"broken")
+    resumed = ready(folder, tmp_path, **options)
+    if made_before:
+        # Where weights are spread over devices, the loader is asked for before the state is restored.
+        loader = resumed.train_dataloader()
+        resumed.load_state_dict(state)
+        after = [row for batch in loader for row in batch[2].tolist()]
+    else:
+        resumed.load_state_dict(state)
+        after = drawn(resumed)
+    assert after[:8] + after[9:] == whole[12:20] + whole[21:]
+    assert after[8] not in (7, whole[20])
+    assert resumed.quarantine.state() == {"rows": [whole[20]], "reasons": [3]}
+    assert resumed.state_dict()["unread"] == [7]
+
+
+def test_an_image_that_is_out_of_reach_when_a_run_goes_on_is_read_when_it_is_back(forty, tmp_path):
+    folder, content = forty
+    (folder / "07.png").unlink()
+    (folder / "07.png").write_bytes(content)
+    data = ready(folder, tmp_path, **EVERYTHING)
+    whole = drawn(data)
+    state = data.state_dict()
+    away = folder / "11.png"
+    kept = away.read_bytes()
+    away.unlink()
+    away.symlink_to("/nowhere/11.png")
+    for back in (False, True):
+        if back:
+            away.unlink()
+            away.write_bytes(kept)
+        resumed = ready(folder, tmp_path, **EVERYTHING)
+        resumed.load_state_dict({**state, "stream": {**state["stream"], "images": 0, "batches": 0}})
+        assert (drawn(resumed) == whole) == back
+        assert resumed.quarantine.rows.tolist() == ([] if back else [11])
+        state = resumed.state_dict()
+
+
+def test_a_run_does_not_go_on_with_other_images(forty, tmp_path):
+    folder, _ = forty
+    data = ready(folder, tmp_path, **EVERYTHING)
+    data.train_dataloader()
+    state = data.state_dict()
+    (folder / "39.png").rename(folder / "40.png")
+    other = ready(folder, tmp_path, **EVERYTHING)
+    other.load_state_dict(state)
+    with pytest.raises(ConfigError, match="training images are not those of the checkpoint"):
+        other.train_dataloader()
+
+
 def test_missing_folders_manifests_and_images_are_named(image_folder, tmp_path):
     with pytest.raises(ManifestError, match=r"no folder .*nowhere: give the folder .*--data\.root"):
         ready(tmp_path / "nowhere", tmp_path)
@@ -145,6 +232,20 @@ def test_what_is_for_folders_is_refused_with_a_pack(tmp_path, option):
     given = {"manifest": "other.csv", "targets": {"x": Target("label", ["1"], ["0"])}}[option]
     with pytest.raises(ConfigError, match=rf"data\.{option}.* is for "):
         ready(root, tmp_path, **{option: given})
+
+
+@pytest.mark.parametrize(("option", "other"), [("window", "percentile"), ("crop_borders", False)])
+def test_another_reading_than_that_of_packed_images_is_refused(tmp_path, option, other):
+    reading = {"window": "dicom", "crop_borders": True}
+    root = make_pack(tmp_path / "pack", source=["made"] * 8)
+    table = pq.read_table(root / "index.parquet")
+    old = json.loads(table.schema.metadata[b"cxrbase"])
+    pq.write_table(table.replace_schema_metadata({"cxrbase": json.dumps(old | reading)}), root / "index.parquet")
+    for asked in ({}, reading):
+        assert ready(root, tmp_path, **asked).store.reading == Reading("dicom", True)
+    said = rf"data\.{option}={str(other).lower()}, and the images were packed with {option}="
+    with pytest.raises(ConfigError, match=said):
+        ready(root, tmp_path, **reading | {option: other})
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("num_workers", -1)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cxrbase.data.datamodule import CXRDataModule
-from cxrbase.data.order import REPEAT, Order
+from cxrbase.data.order import REPEAT, Order, Part
 from cxrbase.data.selection import Selection
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.stream import StreamSampler
@@ -97,6 +97,9 @@ def test_sources_views_and_exclusion_lists_narrow_pretraining_only(pack, tmp_pat
     ]:
         with pytest.raises(ConfigError, match=words):
             ready(pack, select=wrong).train_dataloader()
+    few = Selection(sources=["brax"], view_positions=["LATERAL"], weights={"brax": 0.08})
+    with pytest.raises(ConfigError, match=r"no image of brax: 0\.08 of its 5 images rounds to none; .* at least 0\.2"):
+        ready(pack, select=few).train_dataloader()
     with pytest.raises(ManifestError, match="no exclusion list"):
         ready(pack, select=Selection(exclude=["nowhere.csv"])).train_dataloader()
     with pytest.raises(ValueError, match="weight of nih must be positive"):
@@ -124,6 +127,10 @@ def test_weights_set_the_share_of_a_source_and_patients_keep_apart(pack):
         assert ((sources == "nih").sum(), (sources == "brax").sum()) == (18, 40)
         for batch in batches:
             assert len(set(patients[batch])) == len(batch)
+
+
+def test_a_share_of_a_source_is_rounded_and_not_cut():
+    assert [len(Part(np.arange(100), weight)) for weight in (0.29, 0.57, 0.994, 1.15)] == [29, 57, 99, 115]
 
 
 @pytest.mark.parametrize("crop_on", ["device", "cpu"])

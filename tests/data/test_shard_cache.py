@@ -35,6 +35,19 @@ def ready(pack, tmp_path, **options):
     return data
 
 
+class Counting(ShardCache):
+    """Writes down what it fetches, for all processes."""
+
+    def __init__(self, *given, tally, **options):
+        super().__init__(*given, **options)
+        self.tally = tally
+
+    def _fetch(self, name):
+        with self.tally.open("a") as file:
+            file.write(name + "\n")
+        return super()._fetch(name)
+
+
 def test_every_image_arrives_and_shards_are_kept(pack, tmp_path):
     data = ready(pack, tmp_path)
     paths = data.manifest.column("path")
@@ -97,6 +110,71 @@ def test_a_damaged_copy_is_fetched_again(pack, tmp_path):
         path.write_bytes(path.read_bytes()[:3000])
     again = ready(pack, tmp_path, on_corrupt="raise")
     assert sum(len(batch[2]) for batch in again.train_dataloader()) == 64
+
+
+@pytest.mark.parametrize("way", [{}, {"num_workers": 2}, {"decode_threads": 2}])
+def test_a_shard_that_is_damaged_in_the_store_is_fetched_once_more_and_not_for_each_image(pack, tmp_path, way, caplog):
+    path = pack / "shards" / "made-000002.tar"
+    index = ShardIndex(pack / "index.parquet")
+    content = bytearray(path.read_bytes())
+    for row in range(16, 23):
+        content[index.offset[row] + 20] ^= 255
+    path.write_bytes(content)
+    tally = tmp_path / "fetched"
+    data = ready(pack, tmp_path, max_bad=0.2, **way)
+    data.store.place = Counting(f"file://{pack}", tmp_path / "cache", limit=10**9, tally=tally)
+    data._look_ahead.cache = data.store.place
+    loader = data.train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        rows = {row for batch in loader for row in batch[2].tolist()}
+        # The one image of the shard that is as it was packed is still read.
+        assert 23 in rows
+        assert not rows & set(range(16, 23))
+    assert data.quarantine.rows.tolist() == list(range(16, 23))
+    fetched = tally.read_text().splitlines()
+    # Two workers may see at the same moment that the first copy is wrong.
+    assert 2 <= fetched.count("shards/made-000002.tar") <= (2 if not way else 4)
+    assert {name: fetched.count(name) for name in set(fetched) - {"shards/made-000002.tar"}} == {
+        f"shards/made-{number:06}.tar": 1 for number in range(8) if number != 2
+    }
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize(("before", "now"), [(100, 4), (6, 4), (4, 6), (4, 100)])
+def test_an_epoch_that_goes_on_with_a_smaller_cache_says_what_it_needs(pack, tmp_path, before, now, caplog):
+    index = ShardIndex(pack / "index.parquet")
+    largest = int(shard_bytes(index).max()) + 10240
+    data = ready(pack, tmp_path, cache_gb=before * 1.01 * largest / 1e9)
+    stream = iter(data.train_dataloader())
+    drawn = [row for _ in range(2) for row in next(stream)[2].tolist()]
+    state = data.state_dict()
+    stream.close()
+    data.teardown("fit")
+    resumed = ready(pack, tmp_path, cache_gb=now * 1.01 * largest / 1e9)
+    resumed.load_state_dict(state)
+    caplog.clear()
+    loader = resumed.train_dataloader()
+    said = [record.getMessage() for record in caplog.records]
+    # The order stays that of the checkpoint, whatever it costs.
+    drawn += [row for batch in loader for row in batch[2].tolist()]
+    assert sorted(drawn) == list(range(64))
+    resumed.teardown("fit")
+    if before < now:
+        assert not said
+        return
+    (line,) = said
+    mixed = {100: "all", 6: "3"}[before]
+    assert f"the epoch of the checkpoint mixes {mixed} shards at a time, more than data.cache_gb=" in line
+    enough = float(line.rpartition(" ")[2])
+    caplog.clear()
+    again = ready(pack, tmp_path, cache_gb=enough)
+    again.load_state_dict(state)
+    caplog.clear()
+    again.train_dataloader()
+    assert not caplog.records
+    assert enough * 1e9 < 1.02 * min(before, 8) * largest
+    again.teardown("fit")
 
 
 def test_the_least_recently_used_goes_first(pack, tmp_path):

@@ -133,6 +133,12 @@ def test_a_split_smaller_than_a_global_batch_is_refused_with_what_would_fit():
         sampler(batch_size=26, world_size=4)
 
 
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_split_smaller_than_the_devices_is_refused_with_what_would_fit(drop_last):
+    with pytest.raises(ConfigError, match=r"3 images, fewer than the 4 devices: set trainer\.devices to at most 3"):
+        sampler(rows=ROWS[:3], batch_size=8, world_size=4, drop_last=drop_last)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
