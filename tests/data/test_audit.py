@@ -267,11 +267,11 @@ def test_a_set_of_which_nothing_can_be_read_is_refused(leaky, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(leaky / "one.csv", tmp_path / "elsewhere" / "nih.csv")
     first = re.escape(str(tmp_path / "elsewhere" / "images" / "0.png"))
-    with pytest.raises(ManifestError, match=rf"no image of nih can be read, and the first of 15 is {first} .*: put the"):
+    with pytest.raises(ManifestError, match=rf"no image of nih can be read, .* first of 15 is {first} .*: put the"):
         audit_sets([leaky / "one.csv", tmp_path / "elsewhere" / "nih.csv"], tmp_path / "out")
     assert not (tmp_path / "out" / "exclude.csv").exists()
     pack = make_pack(tmp_path / "pack", source=["made"] * 8)
-    with pytest.raises(ManifestError, match="no image of pack can be read.*: pack the images again"):
+    with pytest.raises(ManifestError, match=r"no image of pack can be read.*: pack the images again"):
         audit_sets([pack], tmp_path / "out")
 
 
