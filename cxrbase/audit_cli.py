@@ -19,7 +19,9 @@ def audit(words: list[str]) -> int:
         "manifests",
         nargs="+",
         type=str,
-        help="manifests, .parquet or .csv, packs, or folders of images with or without one; audited together",
+        help="manifests, .parquet or .csv, packs, folders of images with or without a manifest, or <source>=<root> for "
+        "public data sets as downloaded, with their official splits and patients (`cxrbase sources` lists their "
+        "names); audited together",
     )
     parser.add_argument("--out", type=str, required=True, help="folder for report.md, report.html, exclude.csv, ...")
     parser.add_argument(

@@ -32,7 +32,7 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     """Audits manifests or folders, and writes report.md, report.html, exclude.csv and audit.json.
 
     Args:
-        paths: Manifests, .parquet or .csv, or folders of images.
+        paths: Manifests, .parquet or .csv, folders of images, or `<source>=<root>` for public sets as downloaded.
         out: Folder to write to; hashes.parquet in it makes a second run fast.
         threads: Threads that decode and compare.
 
@@ -40,7 +40,8 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
         What audit.json holds.
 
     Raises:
-        ManifestError: A manifest is missing or malformed, or two have the same name.
+        ConfigError: A source is unknown.
+        ManifestError: A manifest is missing or malformed, two have the same name, or no image of one can be read.
     """
     out, sets = Path(out), [open_set(path) for path in paths]
     names = [entry.name for entry in sets]
@@ -50,6 +51,7 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     images = SmallImages(sets)
     out.mkdir(parents=True, exist_ok=True)
     measured, rows = measure(sets, out / "hashes.parquet", threads=threads), Rows.of(sets)
+    _refuse_unread(sets, measured["error"])
     odd = odd_images(measured) | {"unlike": _unlike(sets, measured["phash"])}
     views = check_views(measured["phash"].tolist(), rows.views, rows.persons)
     exact = exact_pairs(measured["sha1"])
@@ -74,6 +76,17 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     single = [row for found in odd.values() for row in found.tolist()]
     write_reports(out, sections(result, groups, single, views.wrong.tolist()), result, excluded, images)
     return result
+
+
+def _refuse_unread(sets: Sequence[AuditSet], errors: NDArray[Any]) -> None:
+    """Refuses a set without any image that can be read, because nothing found would pass for nothing wrong."""
+    for entry, (start, end) in zip(sets, _bounds(sets), strict=True):
+        if (errors[start:end] != "").all():
+            moved = "put the manifest where its paths are relative to, or give a public set as <source>=<root>"
+            raise ManifestError(
+                f"no image of {entry.name} can be read, and the first of {end - start} is {entry.manifest.paths[0]} "
+                f"({' '.join(errors[start].split())}): {'pack the images again' if entry.packed else moved}"
+            )
 
 
 def _views(views: ViewCheck, rows: Rows) -> dict[str, Any]:
@@ -101,8 +114,12 @@ def _near(
 
 def _unlike(sets: Sequence[AuditSet], hashes: NDArray[Any]) -> NDArray[np.int64]:
     """Of each set by itself, because what is usual in one is not in another."""
-    starts = np.cumsum([0, *(len(entry.manifest) for entry in sets)]).tolist()
-    return np.concatenate([start + unlike(hashes[start:end].tolist()) for start, end in pairwise(starts)])
+    return np.concatenate([start + unlike(hashes[start:end].tolist()) for start, end in _bounds(sets)])
+
+
+def _bounds(sets: Sequence[AuditSet]) -> list[tuple[int, int]]:
+    """First row of each set, and the one after its last."""
+    return list(pairwise(np.cumsum([0, *(len(entry.manifest) for entry in sets)]).tolist()))
 
 
 def _named(rows: Rows, row: int) -> dict[str, str]:

@@ -23,6 +23,7 @@ from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
 from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
+from cxrbase.data.sources.catalogue import find
 from cxrbase.errors import DecodeError, ManifestError
 from cxrbase.whole_files import written_whole
 
@@ -44,7 +45,7 @@ class AuditSet:
 
     Args:
         name: Name in the reports.
-        manifest: Its images; the column `split` is blank, because a manifest with leaks is refused.
+        manifest: Its images; the column `split` of a file is blank, because a manifest with leaks is refused.
         splits: (N,) of str, the splits as training and tasks have them.
         packed: Folder or URL of the packed images that the manifest is the index of; "" where its paths are files.
         dealt: How many of the splits the file lacks, so that they are dealt by patient.
@@ -79,12 +80,19 @@ def open_set(path: str | Path) -> AuditSet:
     """Opens a manifest, .parquet or .csv, or a folder of images, with or without a manifest in it, or of packed ones.
 
     Args:
-        path: Of the file or the folder; of packed images also the URL of their folder.
+        path: Of the file or the folder; of packed images also the URL of their folder. `<source>=<root>` is a public
+            data set as downloaded, with its official splits and patients.
 
     Raises:
+        ConfigError: There is no source of that name.
         ManifestError: It is none of these, or cannot be read.
         ShardError: There are no packed images at the URL, or those in the folder are not finished.
     """
+    source, equals, root = str(path).partition("=")
+    if equals and "/" not in source and not os.path.exists(path):
+        # What is missing is left out with a warning: what is there may be audited.
+        manifest = find(source).read(root, partial=True)
+        return _divided(AuditSet(source, manifest, manifest.column("split")))
     if is_url(str(path)):
         return _open_remote(str(path))
     path = Path(path)

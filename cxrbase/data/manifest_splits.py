@@ -32,7 +32,9 @@ def fill_splits(
     """Splits of all images; what is missing is dealt by patient, the same for a set in a folder and in a pack.
 
     A data set without any split is dealt as a whole. Where one has train and lacks val or test, these are dealt out of
-    its train. Other blank splits stay blank, and so do dealt ones of a patient whom another set has in another split.
+    its train: to those whom a set without any split would have there too, so that both agree on a shared patient. Other
+    blank splits stay blank. Where two sets have a patient in different splits, the dealt ones become blank: in the sets
+    without any split of their own, and if the others differ as well, in these.
 
     Args:
         table: The images.
@@ -54,14 +56,15 @@ def fill_splits(
         lacking = [split for split in lacking if shares[split]]
         if not lacking or not rows.any():
             continue
-        given = {split: share if split in lacking else 0.0 for split, share in shares.items()}
-        filled[rows] = _deal(_patients(table, rows, packed), given["val"], given["test"], seed)
+        new = _deal(_patients(table, rows, packed), val, test, seed)
+        filled[rows] = np.where(np.isin(new, lacking), new, "train")
         dealt |= rows
         title = name or ", ".join(filter(None, np.array(titles, object)[np.unique(sources[inside])])) or "the images"
-        said = " and ".join(f"{given[split]:.1%} as {split}" for split in lacking)
+        said = " and ".join(f"{shares[split]:.1%} as {split}" for split in lacking)
         logger.info("%s: no official %s, so patients are dealt %s, seed %d", title, " and ".join(lacking), said, seed)
     if dealt.any() and sets.min() != sets.max():
-        filled[dealt & _in_two(table, sets, filled)] = ""
+        for yielding in (dealt & (splits == ""), dealt):
+            filled[yielding & _in_two(table, sets, filled)] = ""
     return filled
 
 

@@ -58,7 +58,8 @@ class Selection:
         exclude: Lists of images to leave out, as the exclude.csv of `cxrbase audit`.
         weights: How often each image of a source is drawn per epoch: 2 is twice, 0.25 a fresh quarter of the source in
             each epoch. Sources that are not named are drawn once.
-        one_per_patient: No two images of a patient in a global batch, as contrastive objectives would push them apart.
+        one_per_patient: No two images of a patient in a global batch, as contrastive objectives would push them apart;
+            equal ids are one person, of whatever source.
     """
 
     sources: list[str] | None = None

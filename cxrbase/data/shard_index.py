@@ -116,15 +116,15 @@ class ShardIndex:
         return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), np.float32)
 
     def patients(self) -> NDArray[Any]:
-        """Patient of each image within its source, (N,) of str; the path stands in for a blank patient_id."""
-        patients, sources = self.column("patient_id"), self.column("source")
-        return np.where(patients == "", self.column("path"), sources + "/" + patients)
+        """Patient of each image, (N,) of str, one person wherever ids are equal; a path stands in for a blank one."""
+        patients = self.column("patient_id")
+        return np.where(patients == "", self.column("path"), patients)
 
     def patient_codes(self) -> NDArray[np.int32]:
         """Patient of each image as a number, (N,); an image without patient_id is a patient of its own."""
-        (patient, names), (source, _) = self.coded("patient_id"), self.coded("source")
+        patient, names = self.coded("patient_id")
         blank = np.array([name == "" for name in names])[patient]
-        key = source.astype(np.int64) * len(names) + patient
+        key = patient.astype(np.int64)
         key[blank] = -1 - np.arange(int(blank.sum()))
         return np.asarray(np.unique(key, return_inverse=True)[1], np.int32)
 

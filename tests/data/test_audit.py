@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cxrbase.cli import main
 from cxrbase.data import audit_duplicates
 from cxrbase.data.audit import audit_sets
 from cxrbase.data.audit_align import small_image
-from cxrbase.data.audit_checks import Rows, confounding, exclusions, groups_of, split_leaks
+from cxrbase.data.audit_checks import Rows, confounding, exclusions, groups_of, odd_images, split_leaks
 from cxrbase.data.audit_duplicates import candidates
 from cxrbase.data.audit_images import AuditSet, measure, open_set
 from cxrbase.data.audit_unlike import unlike
@@ -26,6 +27,7 @@ from cxrbase.data.decode import decode
 from cxrbase.data.fingerprint import DIGITS, mirrored, perceptual_hash
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
+from cxrbase.errors import ManifestError
 from packs import make_pack
 
 
@@ -74,7 +76,7 @@ def leaky(tmp_path):
         "\n".join([",".join(table), *(",".join(map(str, row)) for row in zip(*table.values(), strict=True))])
     )
     (tmp_path / "two.csv").write_text(
-        "path,split,patient_id\nimages/near.jpg,,secret5\nimages/broken.png,val,secret4\n"
+        "path,split,patient_id\nimages/near.jpg,,secret5\nimages/broken.png,val,secret3\n"
     )
     return tmp_path
 
@@ -255,9 +257,22 @@ def test_an_index_of_ones_own_is_a_manifest(tmp_path):
 
 def test_columns_of_an_older_pack_are_not_taken_for_what_the_packer_measured(tmp_path):
     out = make_pack(tmp_path / "pack", source=["made"] * 8, grey_std=["0.3", "high"] * 4)
-    result = audit_sets([out], tmp_path / "out")
-    assert result["odd"]["blank"] == []
-    assert result["unchecked_for_odd"] + len(result["unreadable"]) == 8
+    measured = measure([open_set(out)], tmp_path / "hashes.parquet")
+    assert not len(odd_images(measured)["blank"])
+    assert np.isnan(measured["std"]).all()
+
+
+def test_a_set_of_which_nothing_can_be_read_is_refused(leaky, tmp_path):
+    """As one whose manifest was written elsewhere: that nothing was found would pass for nothing wrong."""
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(leaky / "one.csv", tmp_path / "elsewhere" / "nih.csv")
+    first = re.escape(str(tmp_path / "elsewhere" / "images" / "0.png"))
+    with pytest.raises(ManifestError, match=rf"no image of nih can be read, .* first of 15 is {first} .*: put the"):
+        audit_sets([leaky / "one.csv", tmp_path / "elsewhere" / "nih.csv"], tmp_path / "out")
+    assert not (tmp_path / "out" / "exclude.csv").exists()
+    pack = make_pack(tmp_path / "pack", source=["made"] * 8)
+    with pytest.raises(ManifestError, match=r"no image of pack can be read.*: pack the images again"):
+        audit_sets([pack], tmp_path / "out")
 
 
 def test_groups_join_through_a_shared_image():

@@ -14,6 +14,7 @@ from cxrbase.data.audit_images import open_set
 from cxrbase.data.images import open_packed, read_manifest
 from cxrbase.data.manifest_splits import deal_splits
 from cxrbase.data.phantom import make_phantom
+from cxrbase.errors import ConfigError, ManifestError
 from data.test_canvas import out_of_reach
 
 NAMES = [f"{number}.png" for number in range(24)]
@@ -101,3 +102,45 @@ def test_a_split_of_another_name_is_audited_beside_a_source_without_any(tmp_path
     splits = open_set(tmp_path / "m.csv").splits.tolist()
     assert splits[:6] == ["dev"] * 6
     assert splits[12:] == deal_splits(f"p{n}" for n in range(12, 24))
+
+
+def nih_with_copies(root):
+    """The layout of NIH's release: 12 patients, of whom the last 4, in the official test split, copy the first 4."""
+    images = [f"{number + 1:08d}_000.png" for number in range(12)]
+    (root / "images").mkdir(parents=True)
+    for number, name in enumerate(images):
+        picture(number % 8).save(root / "images" / name)
+    rows = [f"{name},No Finding,0,{number + 1},50,M,PA" for number, name in enumerate(images)]
+    head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([head, *rows]))
+    (root / "train_val_list.txt").write_text("\n".join(images[:8]))
+    (root / "test_list.txt").write_text("\n".join(images[8:]))
+    return [f"images/{name}" for name in images[:4]]
+
+
+def listed(out):
+    with (out / "exclude.csv").open() as file:
+        return [(row["source"], row["path"].removeprefix("nih/")) for row in csv.DictReader(file)]
+
+
+def test_a_download_is_audited_with_its_official_splits_and_patients(tmp_path):
+    """Of a training image and its copy in the official test split, the list names the former, as that of the pack."""
+    copied = nih_with_copies(tmp_path / "download")
+    words = ["--source", "nih", "--root", str(tmp_path / "download"), "--out", str(tmp_path / "pack"), "--size", "96"]
+    assert main(["pack", *words, "--jobs", "1", "--partial"]) == 0
+    for name, place in (("download", f"nih={tmp_path / 'download'}"), ("of_pack", str(tmp_path / "pack"))):
+        assert main(["audit", place, "--out", str(tmp_path / name), "--threads", "1"]) == 0
+        assert listed(tmp_path / name) == [("nih", path) for path in copied]
+    entry = open_set(f"nih={tmp_path / 'download'}")
+    assert (entry.name, set(entry.splits[8:])) == ("nih", {"test"})
+    assert entry.manifest.column("patient_id")[0] == "nih:00000001"
+
+
+def test_a_source_that_is_unknown_is_refused_and_a_path_with_an_equals_sign_is_not(tmp_path):
+    with pytest.raises(ConfigError, match="no source 'nhi': did you mean nih"):
+        open_set(f"nhi={tmp_path}")
+    (tmp_path / "a=b").mkdir()
+    picture(0).save(tmp_path / "a=b" / "0.png")
+    assert len(open_set(tmp_path / "a=b").manifest) == 1
+    with pytest.raises(ManifestError, match=r"cannot audit .*c=d"):
+        open_set(tmp_path / "c=d")

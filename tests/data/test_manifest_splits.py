@@ -4,11 +4,13 @@ import logging
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.data.images import read_manifest
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_splits import deal_splits, fill_splits
 from cxrbase.data.pack import pack
 from cxrbase.data.selection import Selection
 from cxrbase.data.shard_index import ShardIndex
@@ -141,6 +143,43 @@ def test_in_a_pack_nobody_is_in_another_split_than_in_the_folder(tmp_path):
     assert agreed.any()
     assert not agreed.all()
     np.testing.assert_array_equal(filled[COUNT:], np.where(agreed, alone, ""))
+
+
+def shared_patients(one, other):
+    """A manifest of two sources with the same people, one image each, and these splits."""
+    people = [f"p{row}" for row in range(COUNT)]
+    columns = {"source": ["nih"] * COUNT + ["rsna"] * COUNT, "patient_id": people * 2, "split": one + other}
+    return Manifest.from_columns({"path": [f"{row}.png" for row in range(2 * COUNT)]} | columns, root=".")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("given", ["train and test", "train and val", "train"])
+def test_a_set_with_splits_loses_nothing_to_one_without(given, packed):
+    """What is dealt to train out of the official splits agrees with what is dealt of the whole."""
+    table = shared_patients(GIVEN[given], GIVEN["none"])
+    filled = fill_splits(table, table.splits(), packed=packed)
+    official, other = filled[:COUNT], filled[COUNT:]
+    assert set(official) == {"train", "val", "test"}
+    trained = np.array(GIVEN[given]) == "train"
+    assert (official[~trained] == np.array(GIVEN[given])[~trained]).all()
+    alone = np.array(deal_splits([f"p{row}" for row in range(COUNT)]))
+    for split in {"val", "test"} - set(GIVEN[given]):
+        assert ((official == split) == (trained & (alone == split))).all()
+    np.testing.assert_array_equal(other, np.where(official == alone, alone, ""))
+
+
+def test_two_sets_with_splits_have_nobody_in_two():
+    """One lacks val and the other test, which are dealt of the same people."""
+    table = shared_patients(["train"] * 70 + ["test"] * 10, ["train"] * 70 + [""] * 10)
+    more = Manifest.from_columns({"path": ["v.png"], "source": ["rsna"], "split": ["val"]}, root=".")
+    table = Manifest(pa.concat_tables([table.table, more.table]), ".")
+    filled = fill_splits(table, table.splits(), packed=True)
+    for who in {f"p{row}" for row in range(COUNT)}:
+        assert len(set(filled[table.column("patient_id") == who]) - {""}) < 2
+    assert (filled[70:80] == "test").all()
+    # Nobody else has them, so these are left out of both.
+    alone = np.array(deal_splits([f"p{row}" for row in range(70)]))
+    np.testing.assert_array_equal(filled[:70] == "", alone != "train")
 
 
 def test_an_external_source_of_a_manifest_is_its_whole_test_split():

@@ -133,6 +133,19 @@ def test_a_share_of_a_source_is_rounded_and_not_cut():
     assert [len(Part(np.arange(100), weight)) for weight in (0.29, 0.57, 0.994, 1.15)] == [29, 57, 99, 115]
 
 
+def test_a_patient_of_two_sources_is_kept_apart_too(tmp_path):
+    """As NIH's, whose images are in RSNA again: in one batch the loss would push a radiograph from its copy."""
+    people = [f"nih:{row}" for row in range(20)]
+    place = make_pack(tmp_path, source=["nih"] * 20 + ["rsna"] * 20, patient_id=people * 2)
+    data = ready(place, select=Selection(one_per_patient=True), pretrain_on=["train"])
+    loader, patients = data.train_dataloader(), data.manifest.column("patient_id")
+    for epoch in range(5):
+        loader.sampler.set_epoch(epoch)
+        batches = np.reshape(list(loader.sampler), (-1, 8)) % REPEAT
+        assert len(batches) > 2
+        assert all(len(set(patients[batch])) == 8 for batch in batches)
+
+
 @pytest.mark.parametrize("crop_on", ["device", "cpu"])
 def test_an_image_that_is_drawn_twice_is_seen_in_two_ways(pack, crop_on):
     """Of what is drawn once, and of the first time, views are as without weights."""

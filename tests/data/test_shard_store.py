@@ -88,17 +88,20 @@ def test_columns_stay_on_disk_and_are_read_as_a_manifest_would(pack):
     assert [names[code] for code in codes] == ["PA", "AP"] * 20
     assert index.coded("nonsense") == (pytest.approx(np.zeros(40)), [""])
     patients = index.patients()
-    assert patients[:3].tolist() == ["made/p0", "made/p0", "made/p1"]
+    assert patients[:3].tolist() == ["p0", "p0", "p1"]
     same = np.equal.outer
     assert (same(patients, patients) == same(index.patient_codes(), index.patient_codes())).all()
     with pytest.raises(ManifestError, match="no column sex2; its columns are path"):
         index.column("sex2")
 
 
-def test_images_without_patient_are_patients_of_their_own_and_ids_belong_to_a_source(tmp_path):
+def test_images_without_patient_are_patients_of_their_own_and_equal_ids_are_one_person(tmp_path):
     pack = make_pack(tmp_path, source=["a", "a", "b", "b", "a"], patient_id=["1", "1", "1", "", ""])
-    codes = ShardIndex(pack / "index.parquet").patient_codes()
-    assert len(set(codes.tolist())) == 4
+    index = ShardIndex(pack / "index.parquet")
+    codes = index.patient_codes()
+    assert index.patients().tolist() == ["1", "1", "a/4.png", "1", "b/3.png"]
+    assert len(set(codes.tolist())) == 3
+    assert codes[0] == codes[1] == codes[3]
     assert codes.min() >= 0
 
 
