@@ -23,7 +23,7 @@ from cxrbase.divergence import StepReport, all_finite, diverged
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, share_in_step
 from cxrbase.objectives import MAE, Loss, Objective
-from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.optim import cosine, param_groups, rest, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
 from cxrbase.sizes import Size
 from cxrbase.view_checks import check_sizes, check_views
@@ -185,8 +185,12 @@ class Pretraining(L.LightningModule):
         return {"loss": loss * share, "objective": loss.detach()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the loss of the step before, now that the device has all of this one to do."""
+        """Looks at the loss of the step before, now that the device has all of this one to do, and lets weights rest.
+
+        Only now, as gradients of all processes are reduced, may a weight have none.
+        """
         self.refuse_infinite_loss()
+        rest(optimizer, self.objective.resting(self.progress))
 
     def refuse_infinite_loss(self) -> None:
         """Stops the run, in all processes, where the loss of the last step was not finite.
