@@ -1,4 +1,4 @@
-"""The joint batch of an optimizer step over devices and accumulation: whole at the end of an epoch and on resume."""
+"""The joint batch of an optimizer step over devices and accumulation: whole where an epoch ends or a run goes on."""
 
 from typing import Any
 
@@ -64,6 +64,33 @@ def count_next_epoch(trainer: L.Trainer) -> None:
         loop.reset_restart_stage()
 
 
+def take_up_position(checkpoint: dict[str, Any]) -> None:
+    """Mends the counts of a checkpoint that was saved within an epoch or a step, so that a run goes on just there.
+
+    Lightning counts an epoch as done whenever it leaves it, also where a limit of steps or time has cut it, and would
+    give the next epoch the position within this one. Gradients of a step that was not done are in no checkpoint, so
+    its batches are to come again.
+
+    Args:
+        checkpoint: The checkpoint, changed.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    ready, processed = batches["current"]["ready"], batches["current"]["processed"]
+    if batches["is_last_batch"] and processed == ready:
+        return
+    for counted in (epochs["current"], epochs["total"]):
+        counted["processed"] = counted["completed"] = max(counted["ready"] - 1, 0)
+    held = checkpoint.get("batch")
+    if held and (over := ready - processed + processed % held["accumulated"]):
+        batches["is_last_batch"] = False
+        for counted in (batches["current"], batches["total"]):
+            counted.update(dict.fromkeys(counted, counted["ready"] - over))
+        stream = checkpoint["CXRDataModule"]["stream"]
+        stream["batches"] -= over
+        stream["images"] -= over * held["images"]
+
+
 def take_up_batch(checkpoint: dict[str, Any], mine: Batch | None, *, name: str, coupled: bool) -> None:
     """Counts the batches of a checkpoint as this run would have, so that it goes on with as many images per step.
 
@@ -97,11 +124,6 @@ def take_up_batch(checkpoint: dict[str, Any], mine: Batch | None, *, name: str, 
 def _count_anew(checkpoint: dict[str, Any], was: int, now: int) -> None:
     """Counts batches as if `now` and not `was` of them had made each optimizer step."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    if progress["current"]["ready"] % was and not progress["is_last_batch"]:
-        raise ConfigError(
-            f"the checkpoint was saved between accumulated batches: go on with accumulate_grad_batches={was}, or from "
-            "one that was saved with a step (--checkpoint.every_n_train_steps)"
-        )
     for counted in (progress["current"], progress["total"]):
         # Lightning tells from the differences between these where in a step it stood.
         more = -(-counted["ready"] // was) * now - counted["ready"]

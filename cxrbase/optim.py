@@ -1,8 +1,10 @@
-"""Parameter groups and schedules as pure functions."""
+"""Parameter groups and schedules as pure functions, and parameters that a step leaves out."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 # Names that timm's ViTs exclude from weight decay, wherever they stand in the path of a wrapped module.
@@ -29,6 +31,24 @@ def param_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, An
         {"params": [parameter for _, parameter in group], "weight_decay": decay, "names": [name for name, _ in group]}
         for group, decay in ((decayed, weight_decay), (undecayed, 0.0))
     ]
+
+
+def rest(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Lets parameters stay as they are in the step to come, which Adam then does not count for them.
+
+    A gradient of zero would let their weights decay and use up the correction that their first moments need.
+
+    Args:
+        optimizer: Adam or AdamW.
+        parameters: Some of its parameters, whose gradients are dropped.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+        if parameter not in optimizer.state:
+            # As Adam begins: a checkpoint without moments would not be restored where weights are spread.
+            step = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
+            moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def warmup_cosine(progress: float, *, warmup: float, end: float = 0.0) -> float:

@@ -16,13 +16,14 @@ from torch import Tensor
 from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
 from cxrbase.batch_norm import share_batch_norm
+from cxrbase.checkpoint_data import said_of_data, take_up
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.divergence import StepReport, all_finite, diverged
 from cxrbase.errors import ConfigError, CXRBaseError
-from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, joint_batch, share_in_step, take_up_batch
+from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, share_in_step
 from cxrbase.objectives import MAE, Loss, Objective
-from cxrbase.optim import cosine, param_groups, scaled_lr, warmup_cosine
+from cxrbase.optim import cosine, param_groups, rest, scaled_lr, warmup_cosine
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
 from cxrbase.sizes import Size
 from cxrbase.view_checks import check_sizes, check_views
@@ -184,8 +185,12 @@ class Pretraining(L.LightningModule):
         return {"loss": loss * share, "objective": loss.detach()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the loss of the step before, now that the device has all of this one to do."""
+        """Looks at the loss of the step before, now that the device has all of this one to do, and lets weights rest.
+
+        Only now, as gradients of all processes are reduced, may a weight have none.
+        """
         self.refuse_infinite_loss()
+        rest(optimizer, self.objective.resting(self.progress))
 
     def refuse_infinite_loss(self) -> None:
         """Stops the run, in all processes, where the loss of the last step was not finite.
@@ -214,15 +219,11 @@ class Pretraining(L.LightningModule):
         """Keeps a bad step out of the last good checkpoint, and what others of its weights must share in this one."""
         self.refuse_infinite_loss()
         self.refuse_infinite_weights()
-        checkpoint["batch"] = joint_batch(self.trainer)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, CXRDataModule):
-            checkpoint["normalised"] = {"mean": data.mean, "std": data.std} | data.store.reading.values()
+        checkpoint.update(said_of_data(self.trainer))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the batch of the checkpoint, however it is split now."""
-        mine = joint_batch(self._trainer)
-        take_up_batch(checkpoint, mine, name=self.objective_name, coupled=self.objective.batch_coupled)
+        """Goes on where the checkpoint was saved, with its images and its batch, however that is split now."""
+        take_up(checkpoint, self._trainer, name=self.objective_name, coupled=self.objective.batch_coupled)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps the optimiser, then lets the objective update its teacher: once per optimizer step, not per batch."""

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cxrbase.answers import TrainingParser
@@ -23,6 +23,7 @@ from cxrbase.callbacks.probe import FrozenProbe
 from cxrbase.callbacks.requeue import Requeue
 from cxrbase.callbacks.run_record import RunRecord
 from cxrbase.callbacks.step_bar import progress
+from cxrbase.callbacks.step_checkpoint import StepCheckpoint
 from cxrbase.callbacks.step_times import StepTimes
 from cxrbase.callbacks.summary import print_summary
 from cxrbase.callbacks.throughput import Throughput
@@ -50,7 +51,7 @@ class CXRBaseCLI(LightningCLI):
             default=None,
             help="Folder of everything a run leaves; by default a new one in runs/.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(StepTimes, "step_times")
         parser.add_lightning_class_args(FrozenProbe, "probe")

@@ -13,7 +13,7 @@ from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.reading import Reading
 from cxrbase.errors import EncoderError
 from cxrbase.sizes import Size, plain
-from cxrbase.weights_fit import Encoder, as_encoder, fit_weights, position_grid
+from cxrbase.weights_fit import Encoder, as_encoder, fit_weights, heads_of, patch_of, position_grid
 from cxrbase.weights_formats import NIH, Checkpoint, Stats, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def load_any_encoder(
 
     Returns:
         The network in evaluation mode, and its card: timm_name, timm_args, image_size, mean, std, intensity, window,
-        crop_borders, source, format. Images are to be read by `Reading.of` it and given as (x / 255 - mean) / std.
+        crop_borders, source, format, and for a file heads_known, whether its heads are more than a guess from its
+        width. Images are to be read by `Reading.of` it and given as (x / 255 - mean) / std.
 
     Raises:
         EncoderError: If there is no such file or name, or the weights do not fit, in whole or in part.
@@ -101,6 +102,13 @@ def initialise(vit: VisionTransformer, name_or_path: str, *, mean: float, std: f
     stats = ((float(card["mean"]),), (float(card["std"]),))
     rows, columns = source.patch_embed.grid_size
     report = fit_weights(vit, source.state_dict(), stats=stats, to=(mean, std), grid=(rows, columns))
+    theirs, ours = heads_of(source), heads_of(vit)
+    # Weights have the same shapes with any number of heads, and mean something else.
+    if card.get("heads_known", True) and theirs != ours:
+        raise EncoderError(
+            f"{name_or_path} has {theirs} attention heads, the network to train has {ours}: set "
+            f"--model.backbone_options.num_heads={theirs}"
+        )
     logger.info("starting from %s: %s", name_or_path, report)
 
 
@@ -138,10 +146,12 @@ def _untrained(
 def _load(
     found: Checkpoint, image_size: Size | None, patch_size: int | None, given: Stats | None, *, name: str = ""
 ) -> tuple[Encoder, dict[str, Any]]:
-    rows, prefix = position_grid(found.state)
-    patch = found.state["patch_embed.proj.weight"].shape[-1]
+    rows, columns, prefix = position_grid(found.state, found.image_size)
+    patch = patch_of(found.state)
     arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "dynamic_img_size": True}
-    arguments |= {"img_size": plain(image_size or rows * patch), "patch_size": patch_size or patch}
+    trained_at = rows * patch[0], columns * patch[1]
+    arguments |= {"img_size": plain(image_size or trained_at), "patch_size": patch_size or plain(patch)}
+    heads_known = bool(name or found.heads)
     if name:
         stats, known = _stats_of(name), True
     else:
@@ -150,13 +160,13 @@ def _load(
         stats, known = found.stats, found.known
     stats, known = (given, True) if given else (stats, known)
     network, to = _create(name, arguments), _grey(stats)
-    report = fit_weights(network, found.state, stats=stats, to=to, skipped=found.skipped)
+    report = fit_weights(network, found.state, stats=stats, to=to, grid=(rows, columns), skipped=found.skipped)
     logger.info("%s (%s as %s): %s", found.path, found.family, name, report)
     if not known:
         whose = "those of NIH's radiographs" if found.stats == NIH else "ImageNet's"
         logger.warning("%s does not say its mean and std; %s are taken: give mean and std if not", found.path, whose)
     card = _card(name, arguments, to, str(found.path), found.family)
-    return network.eval(), card | Reading.of(found.reading).values()
+    return network.eval(), card | Reading.of(found.reading).values() | {"heads_known": heads_known}
 
 
 def _architecture(found: Checkpoint, rows: int, prefix: int) -> tuple[str, dict[str, Any]]:

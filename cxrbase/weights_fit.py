@@ -73,20 +73,41 @@ def fold_stem(
     return (scaled.sum(1, keepdim=True) * to[1]).float(), (bias.double() + shift).float()
 
 
-def position_grid(state: dict[str, Tensor]) -> tuple[int, int]:
-    """Rows (and columns) of the grid of positions, and tokens before them that have a position of their own.
+def position_grid(state: dict[str, Tensor], size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+    """Rows and columns of the grid of positions, and tokens before them that have a position of their own.
+
+    Args:
+        state: Tensors by timm's name.
+        size: Height and width in pixels that a run says; None, or where the positions are others, takes a square.
 
     Raises:
-        EncoderError: If the positions are not those of a square.
+        EncoderError: If the positions are those of neither.
     """
     count = state["pos_embed"].shape[1]
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     tokens = int("cls_token" in state) + registers
+    if size is not None:
+        height, width = patch_of(state)
+        rows, columns = size[0] // height, size[1] // width
+        if (prefix := count - rows * columns) in (0, tokens):
+            return rows, columns, prefix
     for prefix in (0, tokens) if registers else (tokens, 0):
         side = math.isqrt(max(count - prefix, 0))
         if side and side * side == count - prefix:
-            return side, prefix
+            return side, side, prefix
     raise EncoderError(f"{count} positions are not those of a square image: load such an encoder by its encoder.json")
+
+
+def heads_of(network: Encoder) -> int | None:
+    """Attention heads of a block, if its blocks are of the usual kind."""
+    heads: int | None = getattr(getattr(network.blocks[0], "attn", None), "num_heads", None)
+    return heads
+
+
+def patch_of(state: dict[str, Tensor]) -> tuple[int, int]:
+    """Height and width of a patch in pixels."""
+    height, width = state["patch_embed.proj.weight"].shape[-2:]
+    return height, width
 
 
 def fit_weights(
@@ -139,11 +160,9 @@ def _fit_positions(network: Encoder, state: dict[str, Tensor], grid: tuple[int, 
     """Resamples the positions in `state` to the network's grid, where it differs, and says so."""
     if "pos_embed" not in state:
         raise EncoderError("the weights have no positions, and the network does: it was trained without them")
-    rows, prefix = (None, 0) if grid else position_grid(state)
-    old = grid or (rows, rows)
+    old = grid or position_grid(state)[:2]
     new = network.patch_embed.grid_size
-    if grid:
-        prefix = state["pos_embed"].shape[1] - grid[0] * grid[1]
+    prefix = state["pos_embed"].shape[1] - old[0] * old[1]
     if tuple(old) == tuple(new):
         return []
     state["pos_embed"] = resample_abs_pos_embed(

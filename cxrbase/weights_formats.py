@@ -41,6 +41,7 @@ _REFUSED = {
     "relative_position": "BEiT's relative position bias",
     "norm_pre.": "CLIP's norm before the blocks",
     "attn.q_norm": "a norm on queries and keys",
+    ".attns.": "attention layers side by side in a block",
 }
 _HUGGING_FACE = [
     (r"^embeddings\.cls_token$", "cls_token"),
@@ -83,6 +84,7 @@ class Checkpoint:
         stats: Mean and standard deviation per channel, in [0, 1], that the network was trained with.
         known: Whether the file or its neighbours say so, or it is what the format's authors use.
         heads: Attention heads, where a config.json beside the file, or the run whose checkpoint it is, says them.
+        image_size: Height and width in pixels that such a run says; None where nothing says them.
         reading: How that run read its images, as its settings are called; empty where nothing says it.
     """
 
@@ -93,6 +95,7 @@ class Checkpoint:
     stats: Stats
     known: bool
     heads: int | None
+    image_size: tuple[int, int] | None
     reading: dict[str, Any]
 
 
@@ -120,7 +123,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     stats, known = _stats(path, content, family, kept)
     skipped = tuple(sorted(other + [key for key in state if key not in kept]))
     heads = _neighbour(path, "config.json").get("num_attention_heads") or _heads_of_run(content)
-    return Checkpoint(path, family, kept, skipped, stats, known, heads, _reading_of_run(content))
+    return Checkpoint(path, family, kept, skipped, stats, known, heads, _size_of_run(content), _reading_of_run(content))
 
 
 def _heads_of_run(content: dict[str, Any]) -> int | None:
@@ -135,6 +138,17 @@ def _heads_of_run(content: dict[str, Any]) -> int | None:
     with torch.device("meta"):
         network: Any = timm.create_model(name, pretrained=False)
     return int(network.blocks[0].attn.num_heads)
+
+
+def _size_of_run(content: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width in a checkpoint of `cxrbase fit`: weights have the same shapes for other grids of patches."""
+    settings = content.get("hyper_parameters")
+    size = settings.get("image_size") if isinstance(settings, dict) else None
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
+    return None
 
 
 def _reading_of_run(content: dict[str, Any]) -> dict[str, Any]:

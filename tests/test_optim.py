@@ -7,7 +7,7 @@ from torch import nn
 
 from cxrbase.backbones import create_backbone
 from cxrbase.objectives import DINO, MAE
-from cxrbase.optim import cosine, layer_decayed_groups, param_groups, scaled_lr, warmup_cosine
+from cxrbase.optim import cosine, layer_decayed_groups, param_groups, rest, scaled_lr, warmup_cosine
 
 
 def test_warmup_cosine_in_closed_form():
@@ -22,6 +22,27 @@ def test_warmup_cosine_in_closed_form():
 def test_cosine_and_scaling_in_closed_form():
     assert cosine(0.5, start=0.996, end=1.0) == pytest.approx(0.998)
     assert scaled_lr(1.5e-4, batch_size=64, devices=8, accumulate=4) == pytest.approx(1.5e-4 * 8)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_parameter_that_rested_goes_on_as_if_the_optimizer_had_just_begun(fused):
+    start, target = torch.randn(5, 3), torch.randn(5, 3)
+    rested, fresh = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.999), fused=fused) for p in (rested, fresh)]
+    for _ in range(20):
+        (0 * rested).sum().backward()
+        rest(optimizers[0], [rested])
+        optimizers[0].step()
+    assert torch.equal(rested, start)
+    state = optimizers[0].state_dict()
+    assert all(not value.any() for value in state["state"][0].values())
+    optimizers[0].load_state_dict(state)
+    for _ in range(3):
+        for parameter, optimizer in zip((rested, fresh), optimizers, strict=True):
+            optimizer.zero_grad()
+            (parameter - target).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(rested, fresh)
 
 
 def test_undecayed_parameters_by_name():

@@ -5,8 +5,7 @@ import torch
 
 from commands import command
 from cxrbase.cli import main
-from cxrbase.errors import ConfigError
-from cxrbase.joint_batch import take_up_batch
+from cxrbase.joint_batch import take_up_batch, take_up_position
 from two_processes import end_two, start_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -83,19 +82,24 @@ def test_a_step_whose_images_are_compared_is_not_split(image_folder, tmp_path, c
         assert part in error
 
 
-def test_a_checkpoint_from_within_a_step_is_not_split():
+def test_batches_of_a_checkpoint_from_within_a_step_are_counted_from_its_beginning():
     def held(ready, *, last):
         counts = {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
         progress = {"current": dict(counts), "total": dict(counts), "is_last_batch": last}
-        loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
+        epochs = {key: {"ready": 1, "started": 1, "processed": 0, "completed": 0} for key in ("current", "total")}
+        loops = {"fit_loop": {"epoch_loop.batch_progress": progress, "epoch_progress": epochs}}
         batch = {"images": 4, "accumulated": 2}
-        return {"loops": loops, "CXRDataModule": {"stream": {"batches": ready}}, "batch": batch}
+        return {"loops": loops, "CXRDataModule": {"stream": {"batches": ready, "images": 4 * ready}}, "batch": batch}
 
     def taken_up(checkpoint):
+        take_up_position(checkpoint)
         take_up_batch(checkpoint, {"images": 2, "accumulated": 4}, name="MAE", coupled=False)
-        return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        stream = checkpoint["CXRDataModule"]["stream"]
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        assert stream["batches"] == progress["ready"]
+        return progress, stream["images"]
 
-    with pytest.raises(ConfigError, match="between accumulated batches: go on with accumulate_grad_batches=2"):
-        taken_up(held(7, last=False))
-    assert taken_up(held(6, last=False)) == {"ready": 12, "started": 12, "processed": 12, "completed": 11}
-    assert taken_up(held(7, last=True))["completed"] == 15  # the last step of an epoch may have fewer batches
+    whole = {"ready": 12, "started": 12, "processed": 12, "completed": 11}
+    assert taken_up(held(6, last=False)) == (whole, 24)
+    assert taken_up(held(7, last=False)) == (whole | {"completed": 12}, 24)
+    assert taken_up(held(7, last=True))[0]["completed"] == 15  # the last step of an epoch may have fewer batches

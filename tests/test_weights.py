@@ -206,6 +206,22 @@ def test_the_checkpoint_of_a_run_gives_the_features_of_its_encoder(fit):
     assert (told["window"], told["crop_borders"]) == ("dicom", True)
 
 
+@pytest.mark.parametrize(("size", "patch"), [([24, 40], 8), ([64, 16], 8), ([32, 48], (8, 16))])
+def test_the_checkpoint_of_a_run_on_images_that_are_not_square_has_their_grid(size, patch, tmp_path):
+    options = {"patch_size": patch, "embed_dim": 64, "depth": 1, "num_heads": 1}  # 15 + 1 or 16 positions: of squares
+    network = create_backbone("vit_tiny_patch16_224", image_size=size, options=options)
+    settings = {"backbone": "vit_tiny_patch16_224", "backbone_options": options, "image_size": size}
+    held = {f"objective.backbone.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": held, "hyper_parameters": settings}, tmp_path / "last.ckpt")
+    loaded, card = load_any_encoder(str(tmp_path / "last.ckpt"))
+    assert card["image_size"] == size
+    image = torch.randn(2, 1, *size)
+    torch.testing.assert_close(loaded.forward_features(image), network.eval().forward_features(image))
+    again = create_backbone("vit_tiny_patch16_224", image_size=size, options=options)
+    initialise(again, str(tmp_path / "last.ckpt"), mean=0.506, std=0.252)
+    torch.testing.assert_close(again.eval().forward_features(image), network.forward_features(image))
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("vit_tiny_patch16_224", VisionTransformer), ("eva02_tiny_patch14_224", Eva)]
 )
@@ -369,3 +385,26 @@ def test_a_backbone_of_other_shape_or_family_is_refused(tmp_path):
     said = "eva_x.pt, which is of the EVA kind .* score it with cxrbase evaluate, or fit it to a task with cxrbase fit"
     with pytest.raises(EncoderError, match=said):
         initialise(backbone, str(path), mean=0.5, std=0.25)
+
+
+def test_another_number_of_heads_is_refused_where_it_is_known(tmp_path):
+    options = {"embed_dim": 64, "depth": 1, "num_heads": 4}
+    network, backbone = (
+        create_backbone("vit_small_patch16_224", image_size=64, options=options | {"num_heads": heads})
+        for heads in (4, 2)
+    )
+    settings = {"backbone": "vit_small_patch16_224", "backbone_options": options}
+    held = {f"objective.backbone.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": held, "hyper_parameters": settings}, tmp_path / "last.ckpt")
+    said = "last.ckpt has 4 attention heads, the network to train has 2: set --model.backbone_options.num_heads=4"
+    with pytest.raises(EncoderError, match=said):
+        initialise(backbone, str(tmp_path / "last.ckpt"), mean=0.506, std=0.252)
+    torch.save(network.state_dict(), tmp_path / "bare.pt")  # says nothing of heads
+    initialise(backbone, str(tmp_path / "bare.pt"), mean=0.506, std=0.252)
+
+
+def test_attention_layers_side_by_side_are_refused(tmp_path):
+    network = timm.create_model("vit_small_patch16_18x2_224", depth=1, img_size=32, num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "parallel.pt")
+    with pytest.raises(EncoderError, match="attention layers side by side in a block, which no encoder here has"):
+        load_any_encoder(str(tmp_path / "parallel.pt"))

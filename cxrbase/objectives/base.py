@@ -1,6 +1,7 @@
 """The interface between objectives and the training loop, and the momentum teacher some objectives use."""
 
 import copy
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -56,6 +57,10 @@ class Objective(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Updates teacher and centre; called once after every optimizer step."""
+
+    def resting(self, progress: float) -> Iterable[nn.Parameter]:
+        """Parameters that the optimizer step to come is to leave as they are."""
+        return ()
 
     def indifferent_loss(self, images: int) -> float | None:
         """Loss of a network that says the same of every image, where collapsed runs stay; None where there is none.

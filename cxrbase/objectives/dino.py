@@ -91,7 +91,7 @@ class DINO(Objective):
         logits = self._teach(large)
         self._gather(logits)
         teacher = self._targets(logits, self.teacher_temperature(progress))
-        frozen = progress < self.freeze_prototypes
+        frozen = bool(self.resting(progress))
         student = list(self.head(pooled(self.backbone, large), freeze_prototypes=frozen).chunk(count))
         if views.local:
             small = pooled(self.backbone, torch.cat(views.local))
@@ -120,6 +120,10 @@ class DINO(Objective):
         self.centre.lerp_(mean, 1 - self.centre_momentum)
         self.centre_sum.zero_()
         self.centre_count.zero_()
+
+    def resting(self, progress: float) -> list[nn.Parameter]:
+        """The prototypes, at the beginning."""
+        return list(self.head.prototypes.parameters()) if progress < self.freeze_prototypes else []
 
     def indifferent_loss(self, images: int) -> float:
         """Ln K: student and teacher spread evenly over the K prototypes."""

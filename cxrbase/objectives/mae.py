@@ -61,8 +61,13 @@ class MAE(Objective):
                 "MAE trains the tokens and not what pools them, so the backbone's pooling would stay untrained: "
                 "use backbone_options without global_pool"
             )
+        height, width = backbone.patch_embed.patch_size
+        if height != width:
+            raise ValueError(
+                f"MAE predicts square patches, got backbone_options.patch_size {[height, width]}: set one side"
+            )
         self.mask_ratio, self.norm_pix, self.decoder = mask_ratio, norm_pix, str(decoder)
-        self.patch = int(backbone.patch_embed.patch_size[0])
+        self.patch = int(height)
         dim = decoder_dim or min(backbone.embed_dim, 512)
         heads = decoder_heads or max(1, dim // 32)
         if dim % heads or dim % 4:

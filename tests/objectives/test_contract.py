@@ -286,6 +286,11 @@ def test_mae_refuses_pooling_that_would_stay_untrained(tiny_vit, pool):
         MAE(tiny_vit(global_pool=pool))
 
 
+def test_mae_refuses_patches_that_are_not_square(tiny_vit):
+    with pytest.raises(ValueError, match=r"MAE predicts square patches, got backbone_options.patch_size \[16, 8\]"):
+        MAE(tiny_vit(patch_size=(16, 8)))
+
+
 def test_an_objective_without_a_loss_says_what_is_missing(tiny_vit):
     class Unfinished(Objective):
         pass
