@@ -36,10 +36,10 @@ def check_views(objective: Objective, data: CXRDataModule, *, name: str) -> None
 
 
 def check_sizes(encoder: VisionTransformer, data: CXRDataModule) -> None:
-    """Compares the size of the views to the patches of a network.
+    """Compares the size of the views to the patches of a network and to the images that they are taken from.
 
     Raises:
-        ConfigError: If patches do not tile a view.
+        ConfigError: If patches do not tile a view, or images are kept smaller than it.
     """
     patch = height_width(encoder.patch_embed.patch_size)
     sizes = {"data.image_size": data.image_size}
@@ -51,3 +51,8 @@ def check_sizes(encoder: VisionTransformer, data: CXRDataModule) -> None:
             raise ConfigError(
                 f"{option} is {said}, which patches of {unit} pixels do not tile: set it to a multiple of {unit}"
             )
+    if data.canvas_size is not None and data.canvas_size < min(height_width(data.image_size)):
+        raise ConfigError(
+            f"data.canvas_size {data.canvas_size} is smaller than data.image_size {plain(data.image_size)}, so that "
+            "images would be scaled down and enlarged again: set --data.canvas_size=null, which keeps enough"
+        )

@@ -6,6 +6,7 @@ import pytest
 
 from cxrbase.audit_cli import audit
 from cxrbase.errors import ManifestError
+from hostile_files import dicom
 
 
 def test_audit_of_a_folder(image_folder, tmp_path, capsys):
@@ -13,6 +14,14 @@ def test_audit_of_a_folder(image_folder, tmp_path, capsys):
     assert "40 images" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"report.md", "report.html", "exclude.csv", "audit.json", "hashes.parquet"}
+
+
+def test_dicom_files_without_a_suffix_are_audited(image_folder, tmp_path, capsys):
+    shutil.copytree(image_folder, tmp_path / "set")
+    (tmp_path / "set" / "IM0001").write_bytes(dicom(8, 8))
+    (tmp_path / "set" / "DICOMDIR").write_bytes(dicom(8, 8))
+    assert audit([str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    assert "41 images" in capsys.readouterr().out
 
 
 def test_audit_needs_an_out_folder(image_folder):

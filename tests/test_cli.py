@@ -203,6 +203,8 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
         (["--data.score_on=[effusion]"], "effusion"),
         (["--model.backbone=resnet50"], "resnet50"),
         (["--data.image_size=36"], "a multiple of 8"),
+        (["--data.image_size=40"], "data.canvas_size 32 is smaller than data.image_size 40"),
+        (["--data.image_size=[64,40]"], "image_size [64, 40], so that images would be scaled down and enlarged again"),
         (["--trainer.precision=bf16-true"], "got 'bf16-true': set it to 32-true or bf16-mixed or 16-mixed"),
         (["--trainer.precision=64"], "--trainer.precision must keep weights in float32, got '64'"),
         (["--trainer.strategy=fsdp"], "got 'fsdp': set --trainer.strategy=lightning.pytorch.strategies.ModelParallel"),

@@ -128,4 +128,8 @@ def _named(rows: Rows, row: int) -> dict[str, str]:
 
 def _described(entry: AuditSet) -> dict[str, Any]:
     splits = {name or "none": int((entry.splits == name).sum()) for name in sorted(set(entry.splits.tolist()))}
-    return {"name": entry.name, "images": len(entry.manifest), "splits": splits, "dealt": entry.dealt}
+    of_nobody = int((entry.manifest.column("patient_id") == "").sum())
+    return {
+        "name": entry.name, "images": len(entry.manifest), "splits": splits, "dealt": entry.dealt,
+        "without_patient_id": of_nobody,
+    }  # fmt: skip

@@ -42,7 +42,7 @@ def _on_copies(result: dict[str, Any], copies: Sequence[Sequence[int]]) -> list[
         Section(
             "Patients in several splits",
             f"{len(result['patient_leaks'])} patient ids occur in several splits; "
-            "across sets, ids may be equal by chance.",
+            f"across sets, ids may be equal by chance.{_unknown_patients(result)}",
             ("kind", "an image of each split"),
             tuple((leak["kind"], ", ".join(leak["places"])) for leak in result["patient_leaks"]),
         ),
@@ -117,6 +117,14 @@ def _set_text(result: dict[str, Any]) -> str:
         return "What was audited."
     named = ", ".join(dealt)
     return f"What was audited. Official splits are missing, so {named} have those that a run deals by patient."
+
+
+def _unknown_patients(result: dict[str, Any]) -> str:
+    unknown = [f"{x['without_patient_id']} images of {x['name']}" for x in result["sets"] if x["without_patient_id"]]
+    if not unknown:
+        return ""
+    named = ", ".join(unknown)
+    return f" {named} name no patient: each counts as one patient, so such leaks among them stay unseen."
 
 
 def _set_rows(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:

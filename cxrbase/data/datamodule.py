@@ -17,7 +17,7 @@ from cxrbase.data.dataset import ImageStore, OnCorrupt, StreamDataset
 from cxrbase.data.decode import Window
 from cxrbase.data.images import Phantom, default_cache, fetch_index, is_packed, names_of, open_packed, read_manifest
 from cxrbase.data.look_ahead import LookAhead
-from cxrbase.data.manifest import SPLITS, Target
+from cxrbase.data.manifest import SPLITS, Manifest, Target
 from cxrbase.data.order import Order
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.reading import Reading
@@ -105,16 +105,16 @@ class CXRDataModule(L.LightningDataModule):
             raise ValueError(f"canvas_size must be at least 1, got {canvas_size}")
         if num_workers and decode_threads:
             raise ConfigError("data.num_workers and data.decode_threads exclude each other: set one of them to 0")
-        self.root, self.manifest_path, self.phantom = root, manifest, phantom
+        self.root, self.manifest_path, self.phantom, self.pretrain_on = root, manifest, phantom, pretrain_on
         self.targets, self.score_on, self.views = targets, score_on, views or RandomViews()
-        self.image_size, self.canvas_size = image_size, canvas_size
-        self.batch_size, self.drop_last, self.pretrain_on = batch_size, drop_last, pretrain_on
-        self.num_workers, self.decode_threads = num_workers, decode_threads
+        self.image_size, self.canvas_size, self.batch_size = image_size, canvas_size, batch_size
+        self.drop_last, self.num_workers, self.decode_threads = drop_last, num_workers, decode_threads
         self.select, self._asked = select or Selection(), {"window": window, "crop_borders": crop_borders}
         self.reading = Reading(window or Reading.window, bool(crop_borders))
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache(root)
         self.cache_gb, self.on_corrupt, self.max_bad = cache_gb, on_corrupt, max_bad
         self.mean, self.std, self.seed = mean, std, seed
+        self._found: Manifest | None = None
         self._loader: StreamLoader | None = None
         self._look_ahead: LookAhead | None = None
         self._resume: dict[str, Any] | None = None
@@ -286,13 +286,13 @@ class CXRDataModule(L.LightningDataModule):
             opened = open_packed(self.root, size=self.canvas_size, cache=self.cache_dir, limit_gb=self.cache_gb)
             opened[0].reading.refuse(self._asked)
             return opened
-        manifest = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
-        size, cache = self.canvas_size or 2 * longest(self.image_size), self.cache_dir
+        if not prepared or self._found is None:
+            self._found = read_manifest(Path(self.root), named=self.manifest_path, targets=self.targets)
         store = CanvasStore.open(
-            manifest, size=size, cache_dir=cache, read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb,
-            prepared=prepared,
+            self._found, size=self.canvas_size or 2 * longest(self.image_size), cache_dir=self.cache_dir,
+            read=self.reading, max_bad=self.max_bad, limit_gb=self.cache_gb, prepared=prepared,
         )  # fmt: skip
-        return manifest, store, 0
+        return self._found, store, 0
 
     def _cpu_crop(self) -> CPUCrop | None:
         if self.views.crop_on == "device":

@@ -1,5 +1,6 @@
 """Reads one radiograph of any common format: one channel, bone bright, at full depth."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from cxrbase.errors import ConfigError, DecodeError
 
 __all__ = [
     "DICOM_SUFFIXES",
+    "IMAGE_NAMES",
     "IMAGE_SUFFIXES",
     "INTENSITY_CONVENTION",
     "MAX_PIXELS",
@@ -25,12 +27,14 @@ __all__ = [
     "decode",
     "decode_uint8",
     "intensity_convention",
+    "is_image",
     "to_uint8",
 ]
 
 Window = Literal["percentile", "dicom"]
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 IMAGE_SUFFIXES = DICOM_SUFFIXES | {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".jp2"}
+IMAGE_NAMES = f"{', '.join(sorted(IMAGE_SUFFIXES))}, and DICOM files of any name"
 INTENSITY_CONVENTION = (
     "bone bright; 8-bit images as stored, deeper ones mapped linearly from their 0.1st and 99.9th percentile to 0..255"
 )
@@ -43,6 +47,27 @@ _BY_FILE = (
 # NotImplementedError pydicom's for an unknown kind of value, AttributeError where such a value decides on others.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
             AttributeError, OverflowError, MemoryError, NotImplementedError)  # fmt: skip
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file counts as an image where nobody named it.
+
+    Archives write DICOM files without a suffix (IM0001) or with a number for one, so a file of no known suffix counts
+    if it has the mark of DICOM. Only such files are opened.
+
+    Args:
+        path: An existing file.
+    """
+    name, suffix = os.path.basename(path), os.path.splitext(path)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    # A DICOMDIR has the mark too, and lists the others. Whatever is no regular file may block who opens it.
+    if name.upper() == "DICOMDIR" or not os.path.isfile(path):
+        return False
+    try:
+        return _has_dicom_mark(path)
+    except OSError:
+        return False
 
 
 def decode(path: str | Path, *, source: str = "") -> Pixels:
@@ -141,9 +166,7 @@ def _read(path: Path, source: str, min_side: int | None) -> Radiograph:
     if not size:
         raise DecodeError(source, str(path), "the file is empty")
     try:
-        with path.open("rb") as file:
-            head = file.read(132)
-        dicom = head[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
+        dicom = _has_dicom_mark(path) or path.suffix.lower() in DICOM_SUFFIXES
         image = read_dicom(path, min_side) if dicom else Radiograph(read_raster(path, min_side))
     except Refused as error:
         raise DecodeError(source, str(path), str(error)) from error
@@ -157,6 +180,11 @@ def _read(path: Path, source: str, min_side: int | None) -> Radiograph:
     if 0 in image.values.shape:
         raise DecodeError(source, str(path), "it has no pixels")
     return image
+
+
+def _has_dicom_mark(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _eight_bits(image: Radiograph, window: Window, min_side: int | None) -> NDArray[np.uint8]:

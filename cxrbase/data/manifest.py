@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cxrbase.data.decode import IMAGE_SUFFIXES
+from cxrbase.data.decode import IMAGE_NAMES, is_image
 from cxrbase.data.manifest_columns import (
     LABEL_PREFIX,
     SPLITS,
@@ -116,7 +116,7 @@ class Manifest:
 
     @classmethod
     def from_folder(cls, root: str | Path) -> "Manifest":
-        """Lists every file below a folder that has a known image suffix, sorted; hidden ones are left out."""
+        """Lists the images below a folder, see `is_image`, sorted; hidden files are left out."""
         root = Path(root)
         if not root.is_dir():
             raise ManifestError(f"no folder {root}: give an existing folder of images")
@@ -128,9 +128,9 @@ class Manifest:
             seen.add(os.path.realpath(folder))
             folders[:] = [name for name in folders if fresh and not name.startswith(".")]
             found = [Path(folder, name) for name in files if fresh and not name.startswith(".")]
-            paths += [p.relative_to(root).as_posix() for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
+            paths += [p.relative_to(root).as_posix() for p in found if is_image(p)]
         if not paths:
-            raise ManifestError(f"no images below {root}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise ManifestError(f"no images below {root}: looked for {IMAGE_NAMES}")
         return cls.from_columns({"path": sorted(paths)}, root=root)
 
     def write(self, path: str | Path) -> None:

@@ -61,7 +61,9 @@ def fill_splits(
         dealt |= rows
         title = name or ", ".join(filter(None, np.array(titles, object)[np.unique(sources[inside])])) or "the images"
         said = " and ".join(f"{shares[split]:.1%} as {split}" for split in lacking)
-        logger.info("%s: no official %s, so patients are dealt %s, seed %d", title, " and ".join(lacking), said, seed)
+        named = (table.column("patient_id")[rows] != "").any()
+        who = ", so patients are dealt" if named else " and no patient_id, so images are dealt one by one,"
+        logger.info("%s: no official %s%s %s, seed %d", title, " and ".join(lacking), who, said, seed)
     if dealt.any() and sets.min() != sets.max():
         for yielding in (dealt & (splits == ""), dealt):
             filled[yielding & _in_two(table, sets, filled)] = ""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from cxrbase.data.canvas import to_canvas
-from cxrbase.data.decode import IMAGE_SUFFIXES
+from cxrbase.data.decode import IMAGE_NAMES, is_image
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
 from cxrbase.data.shards import INDEX, metadata_of, read_index, reading_of
@@ -110,9 +110,9 @@ def _find(name: str) -> list[Item]:
     found = sorted(glob.glob(name, recursive=True))
     if not found:
         raise ManifestError(f"no image, folder, glob or manifest {name}: give an existing one")
-    images = [Path(p) for p in found if Path(p).is_file() and Path(p).suffix.lower() in IMAGE_SUFFIXES]
+    images = [Path(p) for p in found if Path(p).is_file() and is_image(p)]
     if not images:
-        raise ManifestError(f"no image matches {name}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise ManifestError(f"no image matches {name}: looked for {IMAGE_NAMES}")
     return [_file(image) for image in images]
 
 

@@ -58,7 +58,9 @@ def test_copies_between_splits_that_a_run_deals_are_leaks(without_splits, tmp_pa
     with (tmp_path / "out" / "exclude.csv").open() as file:
         assert [row["path"] for row in csv.DictReader(file)] == [prefix + train]
     said = f"Official splits are missing, so 24 images of {root.name} have those that a run deals by patient."
-    assert said in (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert said in report
+    assert f"24 images of {root.name} name no patient: each counts as one patient" in report
 
 
 def test_an_image_that_was_out_of_reach_is_looked_at_again(without_splits, tmp_path):
@@ -92,7 +94,9 @@ def test_official_splits_are_left_as_they_are_and_the_report_says_nothing(tmp_pa
     result = audit_sets([tmp_path / "phantom"], tmp_path / "out")
     assert (result["split_leaks"], result["patient_leaks"]) == ([], [])
     assert result["sets"][0]["dealt"] == 0
-    assert "deals by patient" not in (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "deals by patient" not in report
+    assert "name no patient" not in report
 
 
 def test_a_split_of_another_name_is_audited_beside_a_source_without_any(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,6 +53,17 @@ def test_a_bare_folder_is_split_and_streamed(image_folder, tmp_path):
     assert len(seen) == len(set(seen)) == len(rows[0]) // 4 * 4
     assert data.classes == ()
     assert len(data.labelled_rows("test")) == 0
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_how_missing_splits_are_dealt_is_said_once(image_folder, tmp_path, caplog, named):
+    caplog.set_level(logging.INFO, "cxrbase")
+    rows = [f"{path.name},{f'p{n % 20}' if named else ''}" for n, path in enumerate(sorted(image_folder.glob("*.png")))]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,patient_id", *rows]))
+    ready(image_folder, tmp_path, manifest=str(tmp_path / "manifest.csv"))
+    (said,) = [record.message for record in caplog.records if "dealt" in record.message]
+    who = ", so patients are dealt" if named else " and no patient_id, so images are dealt one by one,"
+    assert said == f"the images: no official val and test{who} 15.0% as val and 15.0% as test, seed 0"
 
 
 def test_every_epoch_draws_other_views_and_the_same_epoch_the_same(image_folder, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cxrbase.data import decode
 from cxrbase.data.manifest import Manifest, Target
 from cxrbase.errors import ManifestError
 
@@ -168,8 +169,25 @@ def test_from_folder_follows_links_to_other_folders(tmp_path):
     assert Manifest.from_folder(tmp_path / "root").column("path").tolist() == ["linked/x.png"]
 
 
+def test_from_folder_finds_dicom_files_of_any_name_and_opens_no_other_image(tmp_path, monkeypatch):
+    dicom = b"\0" * 128 + b"DICM"
+    for name in ("P024/ST1/IM0001", "P024/1.2.840.113", "P025/image.ima", "DICOMDIR", "P024/dicomdir", ".IM0002"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(dicom)
+    (tmp_path / "README").write_bytes(dicom[1:])
+    (tmp_path / "notes.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a.png").touch()
+    opened, mark = [], decode._has_dicom_mark
+    monkeypatch.setattr("cxrbase.data.decode._has_dicom_mark", lambda path: opened.append(path.name) or mark(path))
+    found = Manifest.from_folder(tmp_path).column("path").tolist()
+    assert found == ["P024/1.2.840.113", "P024/ST1/IM0001", "P025/image.ima", "a.png"]
+    assert sorted(opened) == ["1.2.840.113", "IM0001", "README", "image.ima", "notes.txt"]
+
+
 def test_from_folder_refuses_empty_and_missing_folders(tmp_path):
-    with pytest.raises(ManifestError, match=r"no images below .*\.png"):
+    with pytest.raises(ManifestError, match=r"no images below .*\.png.* and DICOM files of any name"):
         Manifest.from_folder(tmp_path)
     with pytest.raises(ManifestError, match="no folder"):
         Manifest.from_folder(tmp_path / "nowhere")

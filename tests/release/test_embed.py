@@ -91,6 +91,23 @@ def test_folders_globs_and_files_are_found_once_and_sorted(image_folder):
             find_images([str(image_folder / missing)])
 
 
+def test_dicom_files_without_a_suffix_are_embedded(encoder_folder, phantom, tmp_path):
+    """As an archive writes them: IM0001 in a folder for each study."""
+    given = sorted(phantom.parent.rglob("*.dcm"))[:2]
+    for number, path in enumerate(given):
+        (tmp_path / "images" / f"ST{number}").mkdir(parents=True)
+        shutil.copy(path, tmp_path / "images" / f"ST{number}" / "IM0001")
+    (tmp_path / "images" / "DICOMDIR").write_bytes(given[0].read_bytes())
+    (tmp_path / "images" / "README").touch()
+    for named in (tmp_path / "images", tmp_path / "images" / "**" / "*"):
+        out = tmp_path / f"{named.name == '*'}.parquet"
+        embed(str(encoder_folder), [str(named)], out=out)
+        table = pq.read_table(out)
+        assert table["path"].to_pylist() == [str(tmp_path / "images" / f"ST{n}" / "IM0001") for n in (0, 1)]
+        assert table["error"].to_pylist() == ["", ""]
+        assert table["sha256"].to_pylist() == [hashlib.sha256(path.read_bytes()).hexdigest() for path in given]
+
+
 def test_a_killed_job_goes_on_and_gives_the_same_table(encoder_folder, image_folder, tmp_path):
     words = ["embed", "--encoder", str(encoder_folder), str(image_folder), "--part", "2", "--batch_size", "2"]
     out, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
