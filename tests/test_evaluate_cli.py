@@ -328,7 +328,7 @@ def test_finished_runs_of_fine_tuning_are_compared_in_pairs(finished, tmp_path, 
         (["probe0", "probe=probe1", "probe=few", "probe=probe0"], "are both called probe and have the seed 0"),
         (["probe0", "few"], "numbers of resamples differ"),
         (["probe0", "attentive1"], "have no seed of fine-tuned"),
-        (["probe0", "encoder"], "is no finished run"),
+        (["probe0", "encoder"], "is not a finished run"),
         (["probe0", "attentive0", "--encoder=x"], "leave out --encoder"),
     ],
 )

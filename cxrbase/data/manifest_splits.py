@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -58,11 +58,17 @@ def fill_splits(
         filled[rows] = _deal(_patients(table, rows, packed), given["val"], given["test"], seed)
         dealt |= rows
         title = name or ", ".join(filter(None, np.array(titles, object)[np.unique(sources[inside])])) or "the images"
-        said = " and ".join(f"{given[split]:.1%} as {split}" for split in lacking)
-        logger.info("%s: no official %s, so patients are dealt %s, seed %d", title, " and ".join(lacking), said, seed)
+        logger.info("%s: no official %s, so %s, seed %d", title, " and ".join(lacking), _told(given, lacking), seed)
     if dealt.any() and sets.min() != sets.max():
         filled[dealt & _in_two(table, sets, filled)] = ""
     return filled
+
+
+def _told(shares: Mapping[str, float], lacking: Sequence[str]) -> str:
+    """How patients are assigned, such as `15 % of the patients are assigned to val and 15 % to test`."""
+    first, *others = (f"{100 * shares[split]:g} %" for split in lacking)
+    parts = [f"{first} of the patients are assigned to {lacking[0]}"]
+    return " and ".join(parts + [f"{share} to {split}" for share, split in zip(others, lacking[1:], strict=True)])
 
 
 def _with_any(sources: Codes, given: Mask) -> Mask:
