@@ -13,7 +13,8 @@ import yaml
 
 import pausing
 import task_runs
-from commands import EXPERIMENTS
+import warm
+from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.manifest import Manifest
@@ -81,6 +82,18 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
             "phantom__confusion_enc0", "phantom__confusion_other"} == pictures  # fmt: skip
     text = "".join(path.read_text() for path in (tmp_path / "results").glob("*.json"))
     assert "p00" not in text  # no patient's id
+    said = ["--run", tmp_path, "--ran", "cxrbase evaluate", "--encoder", "enc0=a ViT", "--out", tmp_path / "kept.json"]
+    kept = warm.run([REPOSITORY / "benchmarks" / "evaluate_rows.py", *said], cwd=REPOSITORY)
+    assert kept.returncode == 0, kept.stderr
+    result = json.loads((tmp_path / "kept.json").read_text())
+    assert [row["auroc"]["value"] for row in result["rows"]] == [
+        None
+        if row["metrics"]["auroc"]["macro"]["value"] is None
+        else round(row["metrics"]["auroc"]["macro"]["value"], 4)
+        for row in rows
+    ]
+    assert len(result["besides_scores"]) == 2
+    assert "benchmarks/evaluate_rows.py" in result["command"]
 
     monkeypatch.setattr(feature_store, "extract_features", None)  # nothing is computed the second time
     assert main(words(phantom, tmp_path, encoders / "enc0", f"other={encoders}/enc1/encoder.safetensors")) == 0

@@ -85,17 +85,16 @@ def candidates(
     return Candidates(np.stack([pair // len(digits), pair % len(digits)], axis=1), keys % 2 == 1, cosines)
 
 
-def embedding(digits: NDArray[np.uint8], *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def embedding(digits: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Directions in which images differ much and croppings of one image differ little.
 
     Args:
         digits: (N, DIGITS) uint8 of the images.
-        seed: Seed of the sample and of the croppings.
 
     Returns:
         The mean, (DIGITS,), and the directions, (DIGITS, D), of what `trimmed` gives.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     sample = digits[generator.choice(len(digits), min(len(digits), 4000), replace=False)]
     values = trimmed(sample, 0, 0, 0, 0)
     mean = values.mean(0)
@@ -165,9 +164,9 @@ def _wanted(first: NDArray[Any], second: NDArray[Any], marked: NDArray[np.bool_]
 class _Index:
     """Rows grouped into cells by the nearest of some images: an inverted file (Jegou et al. 2011, section IV)."""
 
-    def __init__(self, base: NDArray[np.float32], *, seed: int = 0) -> None:
+    def __init__(self, base: NDArray[np.float32]) -> None:
         cells = round(np.sqrt(len(base)))
-        self.centres = base[np.sort(np.random.default_rng(seed).choice(len(base), cells, replace=False))]
+        self.centres = base[np.sort(np.random.default_rng(0).choice(len(base), cells, replace=False))]
         home = _nearest(base, self.centres, 1)[:, 0]
         self.order = np.argsort(home, kind="stable")
         self.base = base[self.order]
