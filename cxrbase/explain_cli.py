@@ -3,9 +3,8 @@
 import sys
 from typing import Any
 
+from cxrbase.release.methods import METHODS, Method
 from cxrbase.suggestions import SuggestingParser
-
-_METHODS = ("rollout", "gradient", "relevance", "occlusion")
 
 
 def explain(words: list[str]) -> int:
@@ -20,7 +19,7 @@ def explain(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="folder for <method>.png and overview.png")
     parser.add_argument(
-        "--methods", type=list[str], default=list(_METHODS), help="one or more of " + ", ".join(_METHODS)
+        "--methods", type=list[Method], default=list(METHODS), help="one or more of " + ", ".join(METHODS)
     )
     parser.add_argument("--finding", type=str, default=None, help="finding to explain (default: the most probable)")
     options = parser.parse_args(words)

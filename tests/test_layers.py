@@ -11,6 +11,7 @@ import tomllib
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,7 @@ def test_no_module_loads_a_heavy_library_by_itself():
 
 def test_every_library_that_is_imported_is_declared():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    needs = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    needs = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     declared = {re.match(r"[\w.-]+", need)[0].lower() for need in needs}
     sources = [tree(file) for file in FILES]
     sources += [ast.parse(path.read_text()) for path in (REPOSITORY / "tests").rglob("*.py")]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrbase.data.canvas import on_canvas, to_canvas
+from cxrbase.data.decode_image import UNKNOWN_FORMAT
 from cxrbase.data.reading import Reading
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.errors import CorruptError, ShardError
@@ -153,7 +154,7 @@ class ShardStore:
         except cv2.error as error:
             raise self._corrupt(row, "damaged", " ".join(str(error).split())) from error
         if image is None:
-            raise self._corrupt(row, "damaged", "it is no image of a known format")
+            raise self._corrupt(row, "damaged", UNKNOWN_FORMAT)
         return np.asarray(image, np.uint8)
 
     def _name(self, row: int) -> str:

@@ -1,19 +1,16 @@
 """Maps of what an encoder or classifier looks at: rollout, gradient-weighted attention, relevance, occlusion."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.attention import recorded_attention, relevance, rollout, weighted
+from cxrbase.release.methods import Method, check_method
 from cxrbase.weights_fit import Encoder
 
-Method = Literal["rollout", "gradient", "relevance", "occlusion"]
-METHODS: tuple[Method, ...] = get_args(Method)
 _SQUARES = 64  # hidden in one step of the network
 # From all tokens of the last layer, (B, P + L, D), to the number that is explained, (B,).
 Score = Callable[[Tensor], Tensor]
@@ -37,8 +34,7 @@ def explain(network: Encoder, images: Tensor, *, method: Method, score: Score | 
     Raises:
         ConfigError: There is no such method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if method == "occlusion":
         return _occlusion(network, images, score)
     with torch.enable_grad(), recorded_attention(network) as maps:

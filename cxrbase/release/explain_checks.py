@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.functional import spearman_corrcoef
 
-from cxrbase.release.explain import Method, Score, explain
+from cxrbase.release.explain import Score, explain
+from cxrbase.release.methods import Method
 from cxrbase.weights_fit import Encoder
 
 # Rank correlation above which a map did not notice that the weights were randomised

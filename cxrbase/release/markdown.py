@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cxrbase.evaluation.score_text import score_text
+from cxrbase.report_parts import markdown_table
 
 
 def interval(score: Any) -> str:
@@ -27,6 +28,5 @@ def count(value: Any) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; what would tear it is escaped."""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    return markdown_table(escaped[0], escaped[1:])
