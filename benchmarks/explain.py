@@ -26,9 +26,10 @@ from cxrbase.data.decode import decode_uint8
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.evaluation.metrics import auroc
-from cxrbase.release.explain import METHODS, explain
+from cxrbase.release.explain import explain
 from cxrbase.release.explain_checks import box_patches, deletion_insertion, follows_weights, pointing_game
 from cxrbase.release.explained import Explained, open_explained
+from cxrbase.release.methods import METHODS
 from cxrbase.views import centre_view
 
 SIZE = 96

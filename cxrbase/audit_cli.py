@@ -4,7 +4,6 @@ import sys
 
 from jsonargparse.typing import PositiveInt
 
-from cxrbase.cores import available_cores
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -25,10 +24,7 @@ def audit(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="folder for report.md, report.html, exclude.csv, ...")
     parser.add_argument(
-        "--threads",
-        type=PositiveInt,
-        default=available_cores(),
-        help="threads that decode and compare (default: all cores)",
+        "--threads", type=PositiveInt, default=None, help="threads to decode and compare; by default one per core"
     )
     options = parser.parse_args(words)
     result = audit_sets(options.manifests, options.out, threads=options.threads)
@@ -39,7 +35,7 @@ def audit(words: list[str]) -> int:
     wrong = result["views"]["wrong"]
     sys.stdout.write(
         f"{images} images: {len(result['groups'])} groups of copies, {leaks} leaks between splits, {flagged} labels "
-        f"that the source tells, {odd} odd, {len(wrong)} views that look wrong, {len(result['unreadable'])} "
+        f"given away by the source, {odd} odd, {len(wrong)} views that look wrong, {len(result['unreadable'])} "
         f"unreadable; see {options.out}/report.html\n"
     )
     return 0

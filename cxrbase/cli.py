@@ -74,7 +74,7 @@ _COMMANDS = {
         "write originals of any source into shards for training",
         "run the same command again to go on where it stopped",
     ),
-    "audit": _Command("audit_cli", "audit", "find copies, leaks, labels that the source tells, and odd images"),
+    "audit": _Command("audit_cli", "audit", "find copies, leaks, labels given away by the source, and odd images"),
     "export": _Command("export_cli", "export", "write an encoder for timm, transformers, onnxruntime or torch"),
     "explain": _Command(
         "explain_cli", "explain", "where a model or an encoder looks, as pictures over the image", _PARTIAL

@@ -32,7 +32,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} {error}") from error
     # A date such as 2024-13-01 and a number of 5,000 digits are ValueErrors.
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings: give lines of `name: value`, as the files of experiments/ have")
     return content
@@ -61,7 +61,7 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: give an existing YAML file ({error})") from error
     if len(data) > LARGEST:
-        raise ConfigError(f"{path} has more than {LARGEST:,} bytes: it is no configuration file")
+        raise ConfigError(f"{path} has more than {LARGEST:,} bytes: it is not a configuration file")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -74,7 +74,7 @@ def refuse_unbounded(text: str) -> None:
     An alias is what makes a value hold itself, or a few lines stand for billions of values.
     """
     if len(text) > LARGEST:
-        raise RefusedYAML(f"has more than {LARGEST:,} characters: it is no configuration file")
+        raise RefusedYAML(f"has more than {LARGEST:,} characters: it is not a configuration file")
     depth = 0
     # The one in C is ten times as fast; not every build of PyYAML has it.
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -84,4 +84,4 @@ def refuse_unbounded(text: str) -> None:
             raise RefusedYAML(f"has the tag {tag}: write plain values without tags")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise RefusedYAML(f"has more than {DEEPEST} levels: it is no configuration file")
+            raise RefusedYAML(f"has more than {DEEPEST} levels: it is not a configuration file")

@@ -16,12 +16,14 @@ def demo(words: list[str]) -> int:
         description="Serves a page, on this machine only, that shows one radiograph as the network sees it, with "
         "probabilities, a map and similar images. Nothing is kept. Research software, not for diagnosis.",
     )
-    parser.add_argument("--model", type=str, required=True, help="model folder, or an encoder as of cxrbase embed")
     parser.add_argument(
-        "--features", type=str, default=None, help="table of cxrbase embed, to look for similar images in"
+        "--model", type=str, required=True, help="model folder, or an encoder, as for cxrbase embed --encoder"
     )
-    parser.add_argument("--max_mb", type=PositiveInt, default=100, help="largest upload that is taken, in MB")
-    parser.add_argument("--port", type=int, default=8642, help="of the page")
+    parser.add_argument(
+        "--features", type=str, default=None, help="feature table from cxrbase embed, searched for similar images"
+    )
+    parser.add_argument("--max_mb", type=PositiveInt, default=100, help="largest accepted upload, in MB")
+    parser.add_argument("--port", type=int, default=8642, help="port of the page")
     options = parser.parse_args(words)
     if not 0 < options.port < 65_536:
         parser.error(f"--port must be in 1..65535, got {options.port}")

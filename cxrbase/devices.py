@@ -1,16 +1,23 @@
 """The device that `--device` names."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from cxrbase.errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
 
-def device_of(name: str | None = None) -> torch.device:
+DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda or cuda:1"
+
+
+def device_of(name: str | None = None) -> "torch.device":
     """The device of a name such as cpu, cuda or cuda:1; `auto` and None take a GPU where there is one.
 
     Raises:
         ConfigError: There is no such device here.
     """
+    import torch  # here, because the help of a command does not need it
+
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

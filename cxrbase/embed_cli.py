@@ -4,6 +4,7 @@ import sys
 
 from jsonargparse.typing import PositiveInt
 
+from cxrbase.devices import DEVICE_HELP
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -11,7 +12,8 @@ def embed(words: list[str]) -> int:
     """Runs `cxrbase embed` with the words after it and returns the exit code."""
     parser = SuggestingParser(
         prog="cxrbase embed",
-        description="Writes class-token and mean-patch features of images, in order. A killed job goes on.",
+        description="Writes class-token and mean-patch features of images, in order. Run a killed job again to resume "
+        "it.",
     )
     parser.add_argument("images", nargs="+", type=str, help="files, folders, globs, manifests, or packed folders")
     parser.add_argument(
@@ -19,9 +21,11 @@ def embed(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="new .parquet file")
     parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images per step of the network")
-    parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda ... (default: a GPU if any)")
-    parser.add_argument("--threads", type=PositiveInt, default=None, help="threads that decode (default: all cores)")
-    parser.add_argument("--part", type=PositiveInt, default=1024, help="images that a killed job loses at most")
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE_HELP)
+    parser.add_argument("--threads", type=PositiveInt, default=None, help="decoding threads; by default one per core")
+    parser.add_argument(
+        "--part", type=PositiveInt, default=1024, help="images per part; a killed job loses at most one part"
+    )
     options = parser.parse_args(words)
 
     from cxrbase.release.embed import embed as run

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 
 from cxrbase.config_files import read_value
-from cxrbase.devices import device_of
+from cxrbase.devices import DEVICE_HELP, device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.suite.compare import compare_results, comparison_warnings
 from cxrbase.evaluation.suite.figures import write_curves, write_figures
@@ -70,7 +70,7 @@ def _parser() -> SuggestingParser:
         "instead of the two: folders of finished runs of `cxrbase fit` on a task, whose models are compared on their "
         "test images; <name>=<run> names one, and runs of one name are its seeds"))  # fmt: skip
     parser.add_argument("--out", type=str, default="runs/evaluate", help="folder for results, figures and features")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE_HELP)
     parser.add_class_arguments(
         Settings, "evaluate", help="how tasks are scored; what is given here goes before the task file's section"
     )

@@ -3,9 +3,8 @@
 import sys
 from typing import Any
 
+from cxrbase.release.methods import METHODS, Method
 from cxrbase.suggestions import SuggestingParser
-
-_METHODS = ("rollout", "gradient", "relevance", "occlusion")
 
 
 def explain(words: list[str]) -> int:
@@ -15,10 +14,14 @@ def explain(words: list[str]) -> int:
         description="Draws what a model looks at over the image, and says whether the map depends on the network.",
     )
     parser.add_argument("image", type=str, help="DICOM, PNG, JPEG ...")
-    parser.add_argument("--model", type=str, required=True, help="model folder, or an encoder as of cxrbase embed")
+    parser.add_argument(
+        "--model", type=str, required=True, help="model folder, or an encoder, as for cxrbase embed --encoder"
+    )
     parser.add_argument("--out", type=str, required=True, help="folder for <method>.png and overview.png")
-    parser.add_argument("--methods", type=list[str], default=list(_METHODS), help="of " + ", ".join(_METHODS))
-    parser.add_argument("--finding", type=str, default=None, help="of the model (default: the most probable)")
+    parser.add_argument(
+        "--methods", type=list[Method], default=list(METHODS), help="one or more of " + ", ".join(METHODS)
+    )
+    parser.add_argument("--finding", type=str, default=None, help="finding to explain (default: the most probable)")
     options = parser.parse_args(words)
 
     from cxrbase.release.explain_images import explain_image

@@ -10,14 +10,16 @@ def export(words: list[str]) -> int:
     parser = SuggestingParser(
         prog="cxrbase export",
         description="Writes an encoder with its preprocessing, model card, licence and checksums, and checks the "
-        "result with the program that it is for.",
+        "result with the target program.",
     )
-    parser.add_argument("--encoder", type=str, required=True, help="run folder, weight file of others, or timm:<name>")
+    parser.add_argument(
+        "--encoder", type=str, required=True, help="run folder, third-party weight file, or timm:<name>"
+    )
     parser.add_argument(
         "--to",
         choices=["timm", "hf", "onnx", "torch"],
         required=True,
-        help="timm: local-dir: of timm; hf: AutoModel of transformers; onnx: onnxruntime; torch: torch.export",
+        help="target: timm (local-dir:), hf (transformers AutoModel), onnx (onnxruntime) or torch (torch.export)",
     )
     parser.add_argument("--out", type=str, required=True, help="new folder")
     parser.add_argument(

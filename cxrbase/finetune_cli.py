@@ -56,7 +56,7 @@ def fit_task(words: list[str]) -> int:
     data = load_task_data(task)
     data.check()
     if made.encoder is None and "RANK" in os.environ:
-        raise ConfigError("processes that are started together need one encoder: name it by --encoder")
+        raise ConfigError("name the encoder with --encoder when several processes start together")
     name = made.encoder or str(_own_encoder(task, configs(words), accelerator=settings.accelerator))
     logger.info("encoder %s", name)
     encoder, card = load_any_encoder(
@@ -171,7 +171,12 @@ def _parser() -> TrainingParser:
     )
     parser.add_class_arguments(Task, "task")
     parser.add_class_arguments(FineTune, "finetune")
-    parser.add_argument("--evaluate", type=dict[str, Any] | None, default=None, help="Settings of `cxrbase evaluate`.")
+    parser.add_argument(
+        "--evaluate",
+        type=dict[str, Any] | None,
+        default=None,
+        help="Section of the task file for `cxrbase evaluate`; not used here.",
+    )
     return parser
 
 

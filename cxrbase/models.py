@@ -238,11 +238,11 @@ def _card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no description of a model: {error}") from error
+        raise ModelError(f"{path} is not a description of a model: {error}") from error
     if not isinstance(card, dict):
-        raise ModelError(f"{path} is no description of a model: it holds a {type(card).__name__}, not an object")
+        raise ModelError(f"{path} is not a description of a model: it holds a {type(card).__name__}, not an object")
     if lacking := [name for name in _FIELDS if name not in card]:
-        raise ModelError(f"{path} is no description of a model: it lacks {', '.join(lacking)}")
+        raise ModelError(f"{path} is not a description of a model: it lacks {', '.join(lacking)}")
     if card["format"] != FORMAT:
         remedy = "fit it again" if card["format"] in range(1, FORMAT) else "update cxrbase"
         raise ModelError(f"{path} has format {card['format']!r}, this version of cxrbase reads {FORMAT}: {remedy}")

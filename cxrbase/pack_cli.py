@@ -57,13 +57,18 @@ def _parser() -> SuggestingParser:
     add("--out", type=str, required=True, help="folder or fsspec URL (s3://bucket/folder) to write to")
     add("--size", type=PositiveInt, default=512, help="shorter side in pixels; nothing is enlarged")
     add("--codec", choices=get_args(Codec), default="jpeg", help="jpeg, or png without loss for twice the space")
-    add("--quality", type=PositiveInt, default=90, help="of the JPEG, 1 to 100")
-    add("--window", choices=get_args(Window), default="percentile", help="how deeper images become 8 bits")
+    add("--quality", type=PositiveInt, default=90, help="JPEG quality, 1 to 100")
+    add(
+        "--window",
+        choices=get_args(Window),
+        default="percentile",
+        help="how images of more than 8 bits are reduced to 8",
+    )
     add("--crop_borders", action="store_true", help="cut off black borders")
     add("--exclude", action="append", type=str, help="list of images to leave out, as `cxrbase audit` writes it")
     add("--max_bad", type=float, default=0.01, help="largest share of images that may be unreadable")
-    add("--jobs", type=PositiveInt, help="processes (default: all cores)")
+    add("--jobs", type=PositiveInt, help="processes; by default one per core")
     add("--engine", choices=get_args(Engine), default="local", help="local, or ray for an existing Ray cluster")
-    add("--partial", action="store_true", help="go on where images of a source are missing")
-    add("--block_rows", type=PositiveInt, help="images in a shard (default: about 64 MB)")
+    add("--partial", action="store_true", help="continue if images of a source are missing")
+    add("--block_rows", type=PositiveInt, help="images in a shard; by default as many as make about 64 MB")
     return parser

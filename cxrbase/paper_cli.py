@@ -5,7 +5,7 @@ import sys
 from jsonargparse import ArgumentError
 
 from cxrbase.compare.paper_plan import Paper
-from cxrbase.devices import device_of
+from cxrbase.devices import DEVICE_HELP, device_of
 from cxrbase.errors import ConfigError
 from cxrbase.suggestions import SuggestingParser
 
@@ -22,8 +22,8 @@ def paper(words: list[str]) -> int:
     parser.add_argument("--encoder", action="append", type=str, default=[], help=(
         "<name>=<weights> for an encoder of the file, as `cxrbase evaluate --encoder` takes them; given again with the "
         "same name it is another training seed"))  # fmt: skip
-    parser.add_argument("--out", type=str, default="runs/paper", help="folder of papers")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--out", type=str, default="runs/paper", help="parent folder; output goes to <out>/<name>")
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE_HELP)
     parser.add_class_arguments(Paper, as_group=False)
     try:
         given = parser.instantiate(parser.parse_args(words)).as_dict()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from cxrbase.cores import available_cores
+from cxrbase.devices import DEVICE_HELP
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -20,8 +20,8 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--model", type=str, required=True, help="model folder or fine-tuning run")
     parser.add_argument("--out", type=str, required=True, help="new .csv or .json file")
     parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images per step of the network")
-    parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda ... (default: a GPU if any)")
-    parser.add_argument("--threads", type=PositiveInt, default=available_cores(), help="threads that decode")
+    parser.add_argument("--device", type=str, default="auto", help=DEVICE_HELP)
+    parser.add_argument("--threads", type=PositiveInt, default=None, help="decoding threads; by default one per core")
     options = parser.parse_args(words)
     out = Path(options.out)
     if out.exists():

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -32,6 +32,12 @@ def markdown_text(text: str) -> str:
     """A line of Markdown or a cell of a table, without what a file name could use to become markup."""
     text = html.escape(" ".join(str(text).split()), quote=False)
     return "".join("\\" + sign if sign in "\\`*_[]|" else sign for sign in text)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, of cells that hold neither a bare | nor a line break."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def png_address(png: bytes) -> str:

@@ -37,6 +37,10 @@ from cxrbase.trainer_checks import refuse_precision, refuse_strategy
 logger = logging.getLogger(__name__)
 
 _RUN_DIR = "CXRBASE_RUN_DIR"  # from the first process to those that Lightning starts
+_DESCRIPTION = (
+    "Pretrains a Vision Transformer on chest radiographs. With a task file in --config it fits an encoder to the task "
+    "instead, which has options of its own: cxrbase fit --config experiments/task/<task>.yaml --help."
+)
 _NAMED_BY_PATH = {"last", "best", "hpc", "registry"}
 
 
@@ -170,7 +174,7 @@ def fit(words: list[str]) -> int:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "cxrbase", "description": "Pretrains a Vision Transformer on chest radiographs."},
+            parser_kwargs={"prog": "cxrbase", "fit": {"description": _DESCRIPTION}},
             parser_class=TrainingParser,
         )
     except MisconfigurationException as error:

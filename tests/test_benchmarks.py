@@ -1,4 +1,4 @@
-"""Every benchmark runs, at the smallest size it takes, and leaves a JSON that says where, when and how it was made."""
+"""Benchmarks run at the smallest size they take, and leave a JSON that says where, when and how it was made."""
 
 import json
 import os
@@ -33,6 +33,6 @@ def test_a_benchmark_runs_and_says_how_it_was_made(name, words, tmp_path):
     done = warm.run([script, *words, "--out", out], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    assert result["command"].startswith(f"python benchmarks/{name}.py") or "benchmarks/" in result["command"]
+    assert f"benchmarks/{name}.py" in result["command"]
     assert {"date", "machine", "versions"} <= result.keys()
     assert sys.prefix not in out.read_text()

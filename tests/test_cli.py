@@ -14,6 +14,7 @@ from PIL import Image
 import warm
 from commands import EXPERIMENTS, REPOSITORY, command
 from cxrbase.cli import main
+from cxrbase.devices import DEVICE_HELP
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -51,9 +52,21 @@ def test_fit_help_shows_what_docstrings_say(capsys):
     text = capsys.readouterr().out
     assert "--data.batch_size" in text
     assert "Images per device and step" in text
+    assert "Pretrains a Vision Transformer" in text
+    assert "cxrbase fit --config experiments/task/<task>.yaml --help" in " ".join(text.split())
     with pytest.raises(SystemExit):
         main(["fit", "--model.objective.help=cxrbase.objectives.DINO"])
     assert "teacher_temperature" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["audit", "embed", "predict", "pack", "evaluate", "paper"])
+def test_device_and_threads_are_said_once_and_alike(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    cores = "by default one per core (type: PositiveInt, default: null)"
+    assert ("--threads" in text or "--jobs" in text) == (cores in text)
+    assert ("--device" in text) == (f"{DEVICE_HELP} (type: str, default: auto)" in text)
 
 
 def test_version_and_wrong_command(capfd):

@@ -26,9 +26,9 @@ BAD = {
     "large": (b"# " + b"x" * LARGEST, f"more than {LARGEST:,} bytes"),
     "deep": (b"model: " + b"[" * 60 + b"]" * 60, "more than 50 levels"),
     "code": (b"model: !!python/object/apply:os.getcwd []", "has the tag"),
-    "open": (b"model: [", "is no YAML"),
-    "date": (b"model: 2024-13-41", "is no YAML"),
-    "digits": (b"model: " + b"9" * 5000, "is no YAML"),
+    "open": (b"model: [", "is not valid YAML"),
+    "date": (b"model: 2024-13-41", "is not valid YAML"),
+    "digits": (b"model: " + b"9" * 5000, "is not valid YAML"),
 }
 # In one process, which the kernel ends when it takes more than a minute.
 COMMANDS = """

@@ -13,7 +13,8 @@ import yaml
 
 import pausing
 import task_runs
-from commands import EXPERIMENTS
+import warm
+from commands import EXPERIMENTS, REPOSITORY
 from cxrbase.backbones import create_backbone, save_encoder
 from cxrbase.cli import main
 from cxrbase.data.manifest import Manifest
@@ -81,6 +82,14 @@ def test_encoders_of_two_sizes_are_scored_on_the_same_splits(phantom, encoders, 
             "phantom__confusion_enc0", "phantom__confusion_other"} == pictures  # fmt: skip
     text = "".join(path.read_text() for path in (tmp_path / "results").glob("*.json"))
     assert "p00" not in text  # no patient's id
+    said = ["--run", tmp_path, "--ran", "cxrbase evaluate", "--encoder", "enc0=a ViT", "--out", tmp_path / "kept.json"]
+    kept = warm.run([REPOSITORY / "benchmarks" / "evaluate_rows.py", *said], cwd=REPOSITORY)
+    assert kept.returncode == 0, kept.stderr
+    result = json.loads((tmp_path / "kept.json").read_text())
+    macro = [row["metrics"]["auroc"]["macro"]["value"] for row in rows]
+    assert [row["auroc"]["value"] for row in result["rows"]] == pytest.approx(macro, abs=1e-4)
+    assert len(result["besides_scores"]) == 2
+    assert "benchmarks/evaluate_rows.py" in result["command"]
 
     monkeypatch.setattr(feature_store, "extract_features", None)  # nothing is computed the second time
     assert main(words(phantom, tmp_path, encoders / "enc0", f"other={encoders}/enc1/encoder.safetensors")) == 0
@@ -328,7 +337,7 @@ def test_finished_runs_of_fine_tuning_are_compared_in_pairs(finished, tmp_path, 
         (["probe0", "probe=probe1", "probe=few", "probe=probe0"], "are both called probe and have the seed 0"),
         (["probe0", "few"], "numbers of resamples differ"),
         (["probe0", "attentive1"], "have no seed of fine-tuned"),
-        (["probe0", "encoder"], "is no finished run"),
+        (["probe0", "encoder"], "is not a finished run"),
         (["probe0", "attentive0", "--encoder=x"], "leave out --encoder"),
     ],
 )

@@ -179,7 +179,7 @@ def test_eva_x_is_fitted_to_a_task(place, tmp_path):
     more = [f"--encoder={path}", "--finetune.mode=finetune", "--finetune.epochs=1"]
     assert main(words(place, "phantom", *more, run="eva", encoder=None)) == 0
     assert load_model(place / "eva").card["encoder"]["format"] == "EVA-X"
-    assert "Not recorded: ask those whom the encoder is of." in (place / "eva" / "model" / "README.md").read_text()
+    assert "Not recorded: ask the authors of the encoder." in (place / "eva" / "model" / "README.md").read_text()
     images, out = str(place / "phantom" / "images"), tmp_path / "features.parquet"
     assert main(["embed", "--encoder", str(place / "eva"), images, "--out", str(out), "--device=cpu"]) == 0
 
@@ -425,7 +425,7 @@ def test_unreadable_images_are_answered_by_the_option_that_allows_for_them(place
 def test_processes_that_are_started_together_must_be_told_the_encoder(place, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert main(words(place, run="together", encoder=None)) == 1
-    assert "name it by --encoder" in capsys.readouterr().err.splitlines()[-1]
+    assert "name the encoder with --encoder" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypatch):

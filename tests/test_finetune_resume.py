@@ -66,7 +66,7 @@ def killed(place):
 def test_a_run_that_is_stopped_says_how_to_go_on_and_is_no_success(place, number, code):
     found, said = stopped_by(number, place, f"stopped_{code}")
     assert found == code
-    assert f"go on with --ckpt_path={place / f'stopped_{code}'}" in said
+    assert f"resume with --ckpt_path={place / f'stopped_{code}'}" in said
     assert "Traceback" not in said
 
 

@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from fnmatch import fnmatch
 from functools import cache
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -167,6 +170,19 @@ def test_no_module_loads_a_heavy_library_by_itself():
         # An export is checked with the program that it is for.
         mine = {"transformers"} if file == "release/export_transformers.py" else set()
         assert not (everywhere & {"sklearn", "transformers"}) - mine, f"{file} needs a library of the tests"
+
+
+def test_every_library_that_is_imported_is_declared():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needs = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.match(r"[\w.-]+", need)[0].lower() for need in needs}
+    sources = [tree(file) for file in FILES]
+    sources += [ast.parse(path.read_text()) for path in (REPOSITORY / "tests").rglob("*.py")]
+    roots = {name.split(".")[0] for source in sources for name in imports_of(source)}
+    owners = {root: {name.lower() for name in names} for root, names in packages_distributions().items()}
+    # What has no owner is of Python, the package, the tests or an extra that is not installed; botocore is s3fs's own.
+    lacking = {root for root in roots & set(owners) - {"cxrbase", "botocore"} if not owners[root] & declared}
+    assert not lacking
 
 
 def test_help_loads_no_torch_objectives_no_lightning_and_training_no_heavy_library_beyond_lightnings_own():

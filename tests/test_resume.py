@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(image_fo
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"before the first checkpoint; go on with --ckpt_path={run}" in error
+    assert f"before the first checkpoint; resume with --ckpt_path={run}" in error
     assert not (run / "last.ckpt").exists()
     elsewhere = command("mae", f"--ckpt_path={run}", root=image_folder, run_dir=tmp_path / "other")
     assert main(elsewhere) == 1

@@ -26,8 +26,8 @@ def test_a_killed_worker_is_told_in_a_sentence_and_the_run_goes_on(image_folder,
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert re.findall("cxrbase: error: .*", error) == [
-        "cxrbase: error: a worker process of the loader was killed (SIGKILL), perhaps for want of memory: "
-        "set fewer num_workers or a smaller batch_size, and go on with --ckpt_path=<run folder>"
+        "cxrbase: error: a worker process of the loader was killed (SIGKILL), possibly out of memory: "
+        "set fewer num_workers or a smaller batch_size, and resume with --ckpt_path=<run folder>"
     ]
     assert error.rstrip().endswith("<run folder>")
     assert not (run / "summary.json").exists()

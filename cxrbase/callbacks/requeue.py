@@ -50,7 +50,7 @@ class Requeue(Callback):
             return
         folder = Path(trainer.default_root_dir)
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
-        logger.warning("SIGTERM: saved at step %d; go on with --ckpt_path=%s", trainer.global_step, folder)
+        logger.warning("SIGTERM: saved at step %d; resume with --ckpt_path=%s", trainer.global_step, folder)
         raise SystemExit(EXIT_CODE)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -66,7 +66,7 @@ class RunRecord(Callback):
         folder = Path(trainer.default_root_dir)
         if isinstance(exception, KeyboardInterrupt):
             kept = "" if (folder / "last.ckpt").is_file() else ", before the first checkpoint"
-            logger.warning("stopped at step %d%s; go on with --ckpt_path=%s", trainer.global_step, kept, folder)
+            logger.warning("stopped at step %d%s; resume with --ckpt_path=%s", trainer.global_step, kept, folder)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the summary; runs after every other callback has finished its own."""

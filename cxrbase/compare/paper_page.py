@@ -8,6 +8,7 @@ from typing import Any
 from cxrbase.compare.paper_figures import TITLES, label_of, p_text, pick
 from cxrbase.compare.paper_numbers import METRICS
 from cxrbase.evaluation.score_text import gap_text, score_text
+from cxrbase.report_parts import markdown_table, markdown_text
 
 Content = Mapping[str, Any]
 
@@ -55,9 +56,10 @@ def _how(content: Content) -> list[str]:
         "",
         f"Our encoder: {said}.",
         "",
-        "| encoder | role | weights |",
-        "|---|---|---|",
-        *(f"| {one['name']} | {one['title']} | {_weights(one)} |" for one in content["encoders"]),
+        markdown_table(
+            ("encoder", "role", "weights"),
+            [(markdown_text(one["name"]), markdown_text(one["title"]), _weights(one)) for one in content["encoders"]],
+        ),
     ]
 
 
@@ -66,42 +68,41 @@ def _weights(encoder: Mapping[str, Any]) -> str:
         return "**missing**"
     card = encoder["card"]
     seen = f", {card['images_seen']:,} images seen" if card.get("images_seen") else ""
-    return f"{', '.join(encoder['paths'])} ({card['timm_name']}, {card['image_size']} px{seen})"
+    return f"{markdown_text(', '.join(encoder['paths']))} ({card['timm_name']}, {card['image_size']} px{seen})"
 
 
 def _scores(content: Content, name: str) -> list[str]:
     """Task x encoder, AUC and ACC."""
-    lines = ["| task | encoder | labels | trainings | draws | AUC | ACC |", "|---|---|---|---|---|---|---|"]
     values = content["figures"][name]["values"]
+    rows = []
     for row in (row for row in values if row["metric"] == "auroc"):
         twin = pick(values, task=row["task"], encoder=row["encoder"], shots=row["shots"], metric="accuracy")
         assert twin is not None
         cells = [
-            row["task"],
-            row["encoder"],
+            markdown_text(row["task"]),
+            markdown_text(row["encoder"]),
             _labels(row["shots"]),
             str(row["seeds"]),
             str(row["draws"]),
             score_text(row),
             score_text(twin),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines if values else ["No task of this figure has its images here."]
+        rows.append(cells)
+    table = markdown_table(("task", "encoder", "labels", "trainings", "draws", "AUC", "ACC"), rows)
+    return [table] if values else ["No task of this figure has its images here."]
 
 
 def _tests(content: Content, name: str) -> list[str]:
     rows: Sequence[Mapping[str, Any]] = content["figures"][name]["differences"]
     if not rows:
         return []
-    lines = [
-        "",
-        "| task | metric | ours with | less, with all labels | difference | p after Holm |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [row["task"], METRICS[row["metric"]], _labels(row["shots"]), row["against"], gap_text(row), p_text(row)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    cells = [
+        (markdown_text(row["task"]), METRICS[row["metric"]], _labels(row["shots"]), markdown_text(row["against"]),
+         gap_text(row), p_text(row))
+        for row in rows
+    ]  # fmt: skip
+    head = ("task", "metric", "ours with", "less, with all labels", "difference", "p after Holm")
+    return ["", markdown_table(head, cells)]
 
 
 def _labels(shots: int | None) -> str:

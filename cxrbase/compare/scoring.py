@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cxrbase.compare.plan import Cell, Plan, code_version
 from cxrbase.data.reading import Reading
+from cxrbase.devices import device_of
 from cxrbase.evaluation.measure import plain
 from cxrbase.evaluation.metrics import feature_std, rankme
 from cxrbase.evaluation.significance import hierarchical_mean
@@ -38,9 +39,7 @@ def score_tasks(plan: Plan, run: Path, cell: Cell) -> dict[str, Any]:
         `warnings`, `confounded`, whether source, site or origin tells a label, and `features`, how much of the feature
         space is used.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(device_of())
     encoder = NamedEncoder(cell.title, str(run), *load_any_encoder(str(run)))
     found = {}
     for path in plan.tasks:

@@ -19,6 +19,7 @@ from cxrbase.compare.heartbeat import alive, say
 from cxrbase.compare.lifeline import LIFELINE, end_with_parent
 from cxrbase.compare.plan import CONTROL, Axis, Cell, Plan, code_version
 from cxrbase.compare.scoring import curve, score_tasks
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError, CXRBaseError
 
 
@@ -88,8 +89,7 @@ def _cost(plan: Plan, cell: Cell) -> dict[str, Any]:
     batch = data.batch_size * cell.devices * cell.settings.get("trainer", {}).get("accumulate_grad_batches", 1)
     cost: dict[str, Any] = {"flops_per_image": flops_per_image(module, data), "global_batch": batch}
     if plan.budget == "seconds":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cost["seconds_per_image"] = seconds_per_image(module, data, precision=cell.precision, device=device)
+        cost["seconds_per_image"] = seconds_per_image(module, data, precision=cell.precision, device=device_of())
     amount, flops, seconds = plan.amounts[plan.budget], cost["flops_per_image"], cost.get("seconds_per_image")
     cost["steps"] = steps_for(plan.budget, amount, global_batch=batch, flops=flops, seconds=seconds)
     return cost

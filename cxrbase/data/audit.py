@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrbase.cores import available_cores
 from cxrbase.data.audit_checks import (
     Rows,
     confounding,
@@ -28,13 +29,14 @@ from cxrbase.data.audit_views import ViewCheck, check_views
 from cxrbase.errors import ManifestError
 
 
-def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2) -> dict[str, Any]:
+def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int | None = None) -> dict[str, Any]:
     """Audits manifests or folders, and writes report.md, report.html, exclude.csv and audit.json.
 
     Args:
-        paths: Manifests, .parquet or .csv, folders of images, or `<source>=<root>` for public sets as downloaded.
+        paths: Manifests (.parquet or .csv), folders of images with or without one, packs, also by URL, or
+            `<source>=<root>` for public sets as downloaded.
         out: Folder to write to; hashes.parquet in it makes a second run fast.
-        threads: Threads that decode and compare.
+        threads: Threads that decode and compare; None takes one per core.
 
     Returns:
         What audit.json holds.
@@ -42,7 +44,9 @@ def audit_sets(paths: Sequence[str | Path], out: str | Path, *, threads: int = 2
     Raises:
         ConfigError: A source is unknown.
         ManifestError: A manifest is missing or malformed, two have the same name, or no image of one can be read.
+        ShardError: A pack cannot be read.
     """
+    threads = threads or available_cores()
     out, sets = Path(out), [open_set(path) for path in paths]
     names = [entry.name for entry in sets]
     for name in names:

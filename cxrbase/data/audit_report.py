@@ -15,7 +15,7 @@ from cxrbase.data.audit_align import SIDE
 from cxrbase.data.audit_pixels import SmallImages
 from cxrbase.data.manifest_exclusions import EXCLUSION_COLUMNS
 from cxrbase.errors import DecodeError, ShardError
-from cxrbase.report_parts import markdown_text, png_address, rendered
+from cxrbase.report_parts import markdown_table, markdown_text, png_address, rendered
 
 _LISTED = 20
 _PICTURED = 12
@@ -58,9 +58,8 @@ def _markdown(sections: list[Section]) -> str:
     for section in sections:
         lines += [f"## {section.title}", "", markdown_text(section.text), ""]
         if section.rows:
-            lines += ["| " + " | ".join(section.header) + " |", "|" + "---|" * len(section.header)]
-            lines += ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in section.rows[:_LISTED]]
-            lines += ["", *_more(section)]
+            rows = ([markdown_text(cell) for cell in row] for row in section.rows[:_LISTED])
+            lines += [markdown_table(section.header, rows), "", *_more(section)]
     return "\n".join(lines).rstrip() + "\n"
 
 

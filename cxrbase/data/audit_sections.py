@@ -65,7 +65,7 @@ def _on_images(result: dict[str, Any], rows: Sequence[int], views: Sequence[int]
     note = note if unchecked else ""
     return [
         Section(
-            "Labels that the source tells",
+            "Labels given away by the source",
             "AUROC of the source alone, and the share of the label's entropy that it explains. Where flagged, a model "
             "can score high without looking at the lungs.",
             ("label", "AUROC", "information", "flagged", "positive / negative by source"),

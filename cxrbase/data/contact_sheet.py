@@ -8,15 +8,14 @@ from cxrbase.data.decode import decode, to_uint8
 from cxrbase.data.manifest import Manifest
 
 
-def contact_sheet(manifest: Manifest, path: str | Path, *, rows: int = 5, columns: int = 8, seed: int = 0) -> None:
-    """Draws a random choice of images with view position, site and findings.
+def contact_sheet(manifest: Manifest, path: str | Path, *, rows: int = 5, columns: int = 8) -> None:
+    """Draws a random choice of images, the same each time, with view position, site and findings.
 
     Args:
         manifest: Images to choose from.
         path: PNG to write.
         rows: Rows of images.
         columns: Columns of images.
-        seed: Seed of the choice.
 
     Raises:
         DecodeError: One of the chosen images cannot be read.
@@ -24,7 +23,7 @@ def contact_sheet(manifest: Manifest, path: str | Path, *, rows: int = 5, column
     from matplotlib.figure import Figure
 
     count = min(rows * columns, len(manifest))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(manifest), count, replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(len(manifest), count, replace=False))
     figure = Figure(figsize=(1.9 * columns, 2.3 * rows), layout="constrained", facecolor="white")
     files, labels, names = manifest.paths, manifest.label_matrix(), manifest.labels
     views, sites = manifest.column("view_position"), manifest.column("site")

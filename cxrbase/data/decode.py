@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cxrbase.data.decode_dicom import read_dicom
-from cxrbase.data.decode_image import MAX_PIXELS, Pixels, Radiograph, Refused, shrink
+from cxrbase.data.decode_image import MAX_PIXELS, UNKNOWN_FORMAT, Pixels, Radiograph, Refused, shrink
 from cxrbase.data.decode_raster import read_raster
 from cxrbase.errors import ConfigError, DecodeError
 
@@ -173,7 +173,7 @@ def _read(path: Path, source: str, min_side: int | None) -> Radiograph:
     except Image.DecompressionBombError as error:
         raise DecodeError(source, str(path), f"it has more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise DecodeError(source, str(path), "it is not an image of a known format, or it is damaged") from error
+        raise DecodeError(source, str(path), UNKNOWN_FORMAT) from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DecodeError(source, str(path), f"it is damaged ({reason})") from error

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 # 10,000 x 10,000; detectors have up to 25 million pixels.
 MAX_PIXELS = 100_000_000
+UNKNOWN_FORMAT = "it is not an image of a known format, or it is damaged"
 Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 

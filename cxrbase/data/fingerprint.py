@@ -11,7 +11,6 @@ _SIDE = 32
 _FREQUENCIES = 11
 _PART = 50_000
 DIGITS = _FREQUENCIES**2 - 1
-HASH_BITS = 4 * DIGITS
 
 
 def pixel_sha1(image: NDArray[np.uint8]) -> str:
@@ -28,7 +27,7 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
         image: (H, W) uint8.
 
     Returns:
-        HASH_BITS bits as hex, a digit for each low frequency of the cosine transform of the ranks of the grey values:
+        DIGITS hex digits, one for each low frequency of the cosine transform of the ranks of the grey values:
         0 very negative, 15 very positive. Compare with `digits_of`; hashes of copies differ by little in few digits.
     """
     transform, scale = _basis(), _scale()

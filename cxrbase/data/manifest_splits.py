@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -60,14 +60,21 @@ def fill_splits(
         filled[rows] = np.where(np.isin(new, lacking), new, "train")
         dealt |= rows
         title = name or ", ".join(filter(None, np.array(titles, object)[np.unique(sources[inside])])) or "the images"
-        said = " and ".join(f"{shares[split]:.1%} as {split}" for split in lacking)
         named = (table.column("patient_id")[rows] != "").any()
-        who = ", so patients are dealt" if named else " and no patient_id, so images are dealt one by one,"
-        logger.info("%s: no official %s%s %s, seed %d", title, " and ".join(lacking), who, said, seed)
+        lack = " and ".join(lacking) + ("" if named else " and no patient_id")
+        told = _told(shares, lacking, "patients" if named else "images")
+        logger.info("%s: no official %s, so %s, seed %d", title, lack, told, seed)
     if dealt.any() and sets.min() != sets.max():
         for yielding in (dealt & (splits == ""), dealt):
             filled[yielding & _in_two(table, sets, filled)] = ""
     return filled
+
+
+def _told(shares: Mapping[str, float], lacking: Sequence[str], what: str) -> str:
+    """How they are assigned, such as `15 % of the patients are assigned to val and 15 % to test`."""
+    first, *others = (f"{100 * shares[split]:g} %" for split in lacking)
+    parts = [f"{first} of the {what} are assigned to {lacking[0]}"]
+    return " and ".join(parts + [f"{share} to {split}" for share, split in zip(others, lacking[1:], strict=True)])
 
 
 def _with_any(sources: Codes, given: Mask) -> Mask:

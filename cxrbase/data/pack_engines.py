@@ -48,7 +48,7 @@ def run_local(tasks: Iterable[BlockTask], *, jobs: int) -> Generator[BlockRecord
         pool.shutdown()
     except BrokenProcessPool as error:
         raise ShardError(
-            "a process that packs was killed, perhaps for want of memory: run the same command again with fewer "
+            "a process that packs was killed, possibly out of memory: run the same command again with fewer "
             "--jobs, it goes on where it stopped"
         ) from error
     finally:
@@ -75,7 +75,7 @@ def run_ray(tasks: Iterable[BlockTask]) -> Generator[BlockRecord, None, None]:
             ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"no Ray cluster ({' '.join(str(error).split())[:150]}): begin one with `ray start --head`, or set "
+                f"no Ray cluster ({' '.join(str(error).split())[:150]}): start one with `ray start --head`, or set "
                 "RAY_ADDRESS to one"
             ) from error
     work = ray.remote(num_cpus=1, max_retries=_RETRIES)(pack_block)

@@ -96,10 +96,6 @@ class ShardCache:
         (self.folder / name).unlink(missing_ok=True)
         return True
 
-    def held(self) -> int:
-        """Bytes of the shards at hand."""
-        return sum(status.st_size for _, status in self._files())
-
     def __getstate__(self) -> dict[str, Any]:
         """Without the connection, which every process makes for itself."""
         return {**self.__dict__, "_storage": None}

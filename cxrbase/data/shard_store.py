@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxrbase.data.canvas import on_canvas, to_canvas
+from cxrbase.data.decode_image import UNKNOWN_FORMAT
 from cxrbase.data.reading import Reading
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.errors import CorruptError, ShardError
@@ -158,7 +159,7 @@ class ShardStore:
         except cv2.error as error:
             raise self._corrupt(row, "damaged", " ".join(str(error).split())) from error
         if image is None:
-            raise self._corrupt(row, "damaged", "it is no image of a known format")
+            raise self._corrupt(row, "damaged", UNKNOWN_FORMAT)
         return np.asarray(image, np.uint8)
 
     def _name(self, row: int) -> str:
@@ -217,10 +218,10 @@ def _said(error: OSError | ShardError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def usual_side(index: ShardIndex, share: float = 0.99) -> int:
-    """Smallest multiple of 16 that a share of the images fit into, in pixels; the rest is shrunk a little."""
+def usual_side(index: ShardIndex) -> int:
+    """Smallest multiple of 16 that 99 % of the images fit into, in pixels; the rest is shrunk a little."""
     width, height = index.column("width"), index.column("height")
     longest = np.maximum(width, height)
     if not 0 < np.minimum(width, height).min() <= longest.max() <= _LARGEST:
         raise ShardError(f"{index.path} has an impossible width or height: pack the images again")
-    return -(-int(np.quantile(longest, share, method="higher")) // 16) * 16
+    return -(-int(np.quantile(longest, 0.99, method="higher")) // 16) * 16

@@ -112,10 +112,10 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any]:
     """JSON metadata of a table that `parquet_bytes` wrote; ShardError where there is none."""
     try:
         found = json.loads((schema.metadata or {})[METADATA_KEY])
+        if not isinstance(found, dict):
+            raise ValueError(f"the metadata is a {type(found).__name__}")
     except (KeyError, ValueError) as error:
         raise ShardError("the file does not say how its images were made: it is not of cxrbase pack") from error
-    if not isinstance(found, dict):
-        raise ShardError("the file does not say how its images were made: it is not of cxrbase pack")
     return found
 
 

@@ -45,8 +45,8 @@ def lost_workers(batches: Callable[[], Any]) -> Iterator[None]:
         if ended is None:
             raise
         raise WorkerError(
-            f"a worker process of the loader {ended}, perhaps for want of memory: set fewer num_workers or a smaller "
-            "batch_size, and go on with --ckpt_path=<run folder>"
+            f"a worker process of the loader {ended}, possibly out of memory: set fewer num_workers or a smaller "
+            "batch_size, and resume with --ckpt_path=<run folder>"
         ) from error
 
 

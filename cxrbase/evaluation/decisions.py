@@ -10,8 +10,6 @@ from cxrbase.evaluation.ranking import check_scores
 Floats = npt.NDArray[np.float64]
 Criterion = Literal["youden", "f1", "accuracy"]
 
-DECIDED = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
-
 
 def choose_thresholds(scores: npt.ArrayLike, labels: npt.ArrayLike, *, criterion: Criterion = "youden") -> Floats:
     """The threshold of each class that is best on the given images, which must not be the test images.

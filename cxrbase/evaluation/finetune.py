@@ -13,6 +13,7 @@ from cxrbase.data.centre import CentreViews, few_rows
 from cxrbase.data.dataset import ImageStore
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.reading import Reading
+from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, Predicted, predict
 from cxrbase.evaluation.cohort import Cohort
@@ -243,4 +244,4 @@ def _predict(
 
 
 def _device(settings: FineTune) -> torch.device:
-    return torch.device("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    return device_of("cpu" if settings.accelerator == "cpu" else None)

@@ -128,7 +128,7 @@ def fit_classifier(
         if not trainer.interrupted:
             raise
         # Lightning leaves by 0 after SIGTERM, which a scheduler takes for done, and by 1 after Ctrl-C.
-        logger.warning("stopped in epoch %d; go on with --ckpt_path=%s", trainer.current_epoch + 1, run_dir)
+        logger.warning("stopped in epoch %d; resume with --ckpt_path=%s", trainer.current_epoch + 1, run_dir)
         raise SystemExit(128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)) from end
     if trainer.is_global_zero:
         classifier.load_state_dict(best.state)

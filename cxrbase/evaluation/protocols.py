@@ -1,7 +1,7 @@
 """Scoring protocols for frozen features: linear probe or nearest neighbours, on all, some or a few labels."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,10 +94,10 @@ class Scored:
     regularisation: tuple[float, ...] = ()
 
 
-def standard_protocols(*, shots: Sequence[int] = SHOTS, fractions: Sequence[float] = FRACTIONS) -> list[Protocol]:
+def standard_protocols() -> list[Protocol]:
     """Neighbours and linear probe on everything, then the linear probe on few labels."""
     whole = [Protocol("knn"), Protocol("linear")]
-    return whole + [Protocol(share=share) for share in fractions] + [Protocol(shots=k) for k in shots]
+    return whole + [Protocol(share=share) for share in FRACTIONS] + [Protocol(shots=k) for k in SHOTS]
 
 
 def score(features: Features, splits: Splits, protocol: Protocol, *, seed: int) -> Scored:

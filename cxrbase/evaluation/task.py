@@ -171,7 +171,7 @@ def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"no task file {path}: give one of experiments/task/, such as phantom.yaml")
     content = read_config(path)
     if not isinstance(content.get("task"), dict):
-        raise ConfigError(f"{path} is no task file: it needs a section `task:`, as those in experiments/task/ have")
+        raise ConfigError(f"{path} is not a task file: it needs a section `task:`, as those in experiments/task/ have")
     for name, section in content.items():
         if name not in SECTIONS:
             raise ConfigError(f"{path} has the section {_suggested(str(name), SECTIONS)}")

@@ -10,8 +10,8 @@ from cxrbase.release.run_facts import SourceCount, part_of
 NOT_FOR_DIAGNOSIS = "This is research software. It is not a medical device and must not be used for diagnosis."
 DATA_STATEMENT = (
     "Data statement: this folder holds weights and numbers. It holds no image, no reconstruction of one, and no "
-    "identifier of a patient, study or file. Images of credentialed sources must be got from their owners, "
-    "and what their terms say of models trained on them is for you to read."
+    "identifier of a patient, study or file. Images of credentialed sources must be obtained from their "
+    "owners; read what their terms say about models trained on them."
 )
 _NAMES = {"view_position": "view", "age": "age in years"}
 

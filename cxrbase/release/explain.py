@@ -1,19 +1,17 @@
 """Maps of what an encoder or classifier looks at: rollout, gradient-weighted attention, relevance, occlusion."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.attention import recorded_attention, relevance, rollout, weighted
+from cxrbase.release.methods import Method, check_method
 from cxrbase.weights_fit import Encoder
 
-Method = Literal["rollout", "gradient", "relevance", "occlusion"]
-METHODS: tuple[Method, ...] = get_args(Method)
+_SQUARES = 64  # hidden in one step of the network
 # From all tokens of the last layer, (B, P + L, D), to the number that is explained, (B,).
 Score = Callable[[Tensor], Tensor]
 
@@ -36,8 +34,7 @@ def explain(network: Encoder, images: Tensor, *, method: Method, score: Score | 
     Raises:
         ConfigError: There is no such method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if method == "occlusion":
         return _occlusion(network, images, score)
     with torch.enable_grad(), recorded_attention(network) as maps:
@@ -77,7 +74,7 @@ def _whole(network: Encoder, tokens: Tensor) -> Score:
 
 
 @torch.no_grad()
-def _occlusion(network: Encoder, images: Tensor, score: Score | None, *, batch: int = 64) -> Tensor:
+def _occlusion(network: Encoder, images: Tensor, score: Score | None) -> Tensor:
     """Mean loss of the score over all squares that cover a patch (Zeiler & Fergus 2014, arXiv 1311.2901)."""
     rows, columns = _grid(network, images)
     squares = [(row, column) for row in range(-1, rows) for column in range(-1, columns)]
@@ -88,8 +85,8 @@ def _occlusion(network: Encoder, images: Tensor, score: Score | None, *, batch: 
         before = chosen(tokens)
         lost = torch.zeros(rows, columns, device=images.device)
         count = torch.zeros_like(lost)
-        for start in range(0, len(squares), batch):
-            part = squares[start : start + batch]
+        for start in range(0, len(squares), _SQUARES):
+            part = squares[start : start + _SQUARES]
             after = chosen(network.forward_features(_hidden(network, image, part)))
             for (row, column), drop in zip(part, before - after, strict=True):
                 covered = slice(max(row, 0), row + 2), slice(max(column, 0), column + 2)

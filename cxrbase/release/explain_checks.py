@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.functional import spearman_corrcoef
 
-from cxrbase.release.explain import Method, Score, explain
+from cxrbase.release.explain import Score, explain
+from cxrbase.release.methods import Method
 from cxrbase.weights_fit import Encoder
 
 # Rank correlation above which a map did not notice that the weights were randomised
 # (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, judge by eye and rank correlation).
 UNCHANGED = 0.7
+_STEPS = 8  # points of a deletion or insertion curve beyond the first
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class Pointing:
         return self.hits / self.images
 
 
-def randomised(network: Encoder, *, seed: int = 0) -> Callable[[], None]:
+def randomised(network: Encoder) -> Callable[[], None]:
     """Shuffles the values of every weight in place, which keeps their distribution, and returns what puts them back."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         for value in network.parameters():
@@ -88,9 +90,7 @@ def pointing_game(maps: Tensor, truth: NDArray[np.bool_]) -> Pointing:
     return Pointing(hits, int(kept.sum()), float(inside[kept].mean()) if kept.any() else float("nan"))
 
 
-def deletion_insertion(
-    network: Encoder, images: Tensor, maps: Tensor, score: Score, *, steps: int = 8
-) -> tuple[Tensor, Tensor]:
+def deletion_insertion(network: Encoder, images: Tensor, maps: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """Areas under the score while patches go, or come back, strongest first (Petsiuk et al. 2018, arXiv 1806.07421).
 
     Args:
@@ -98,7 +98,6 @@ def deletion_insertion(
         images: (B, 1, H, W).
         maps: (B, rows, columns).
         score: As of `explain`.
-        steps: Points of each curve beyond the first.
 
     Returns:
         Deletion (lower is better) and insertion (higher is better), both (B,), mean of the score over the curve.
@@ -106,8 +105,8 @@ def deletion_insertion(
     order = maps.flatten(1).argsort(1, descending=True).argsort(1)
     patches = order.shape[1]
     curves: list[list[Tensor]] = [[], []]
-    for step in range(steps + 1):
-        first = order < round(step / steps * patches)
+    for step in range(_STEPS + 1):
+        first = order < round(step / _STEPS * patches)
         for curve, keep in zip(curves, (~first, first), strict=True):
             shown = images * nn.functional.interpolate(
                 keep.reshape(len(maps), 1, *maps.shape[1:]).float(), images.shape[-2:], mode="nearest"

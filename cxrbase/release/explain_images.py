@@ -10,9 +10,10 @@ import torch
 
 from cxrbase.data.canvas import to_canvas
 from cxrbase.errors import ConfigError
-from cxrbase.release.explain import METHODS, Method, Score, explain
+from cxrbase.release.explain import Score, explain
 from cxrbase.release.explain_checks import UNCHANGED, follows_weights
 from cxrbase.release.explained import Explained, open_explained
+from cxrbase.release.methods import METHODS, Method, check_method
 from cxrbase.release.overlay import write_overlay
 from cxrbase.release.overview import overview
 
@@ -43,8 +44,7 @@ def explain_image(
         DecodeError: The image cannot be read.
     """
     for method in methods:
-        if method not in METHODS:
-            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        check_method(method)
     if Path(image).is_dir():
         raise ConfigError(f"one image is explained at a time, and {image} is a folder: name a file in it")
     names = [OVERVIEW, *(f"{method}.png" for method in methods)]

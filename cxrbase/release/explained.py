@@ -65,8 +65,8 @@ class Explained:
         known = [name for name in self.findings if name not in self.unlearnt]
         if finding in self.unlearnt or not known:
             raise ConfigError(
-                f"the model learnt nothing of {finding or 'any finding'}, as its training images had no examples with "
-                f"and without it: choose another; it learnt {', '.join(known) or 'none'}"
+                f"the model learnt nothing about {finding or 'any finding'}, as its training images had no examples "
+                f"with and without it: choose another; it learnt {', '.join(known) or 'none'}"
             )
         index = self.findings.index(finding or self._likeliest(view, known))
         return self.findings[index], self.score_of(index)

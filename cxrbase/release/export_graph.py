@@ -50,7 +50,7 @@ def write_onnx(network: Encoder, card: dict[str, Any], folder: Path) -> dict[str
     if large > _MOST_IN_ONNX:
         raise EncoderError(
             f"the network has {large / 1e9:.1f} GB of weights, and one ONNX file can hold {_MOST_IN_ONNX / 1e9:.1f}: "
-            "take --to torch"
+            "use --to torch"
         )
     module = Features(network).eval()
     with _explained("ONNX"), _silent():

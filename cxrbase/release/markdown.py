@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cxrbase.evaluation.score_text import score_text
+from cxrbase.report_parts import markdown_table
+
 
 def interval(score: Any) -> str:
-    """A score with its interval, of a mapping with value, low and high."""
-    if not isinstance(score, dict) or score.get("value") is None:
+    """A score with its interval as `score_text` writes it; of a mapping with value, low and high, as a run records."""
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
         return "undefined"
-    return f"{score['value']:.3f} [{number(score.get('low'))}, {number(score.get('high'))}]"
+    ends = (score.get("low"), score.get("high"))
+    low, high = ends if all(isinstance(end, int | float) for end in ends) else (None, None)
+    return score_text({"value": score["value"], "low": low, "high": high})
 
 
 def number(value: Any) -> str:
@@ -23,6 +28,5 @@ def count(value: Any) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; what would tear it is escaped."""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    return markdown_table(escaped[0], escaped[1:])

@@ -68,7 +68,10 @@ def _licence(licence: str | None) -> Iterator[str]:
             "encoder's weights and of the images' owners hold for it."
         )
     else:
-        yield f"{licence}; the text is in `LICENSE`. Terms of the encoder's weights and of the images' owners go first."
+        yield (
+            f"{licence}; the text is in `LICENSE`. The terms of the encoder's weights and of the images take "
+            "precedence."
+        )
 
 
 def _data(card: dict[str, Any]) -> Iterator[str]:
@@ -90,7 +93,7 @@ def _pretraining(facts: RunFacts) -> Iterator[str]:
     yield "## Pretraining of the encoder"
     summary = facts.summary
     if not summary:
-        yield "Not recorded: ask those whom the encoder is of."
+        yield "Not recorded: ask the authors of the encoder."
         return
     yield table(("", ""), [
         ("Objective", str(summary.get("objective", "not recorded"))),
@@ -134,8 +137,8 @@ def _warnings(card: dict[str, Any]) -> Iterator[str]:
     yield "## What it warns of"
     yield f"Lateral images: {in_words(card.get('lateral_check'))}."
     yield (
-        "Images farther from the training images than 99 % of the validation images are called unlike them, and pixels "
-        "tell of inverted, blank and small images. Neither finds every odd image."
+        "Images farther from the training images than 99 % of the validation images are called unlike them, and "
+        "inverted, blank and small images are recognised by their pixels. Neither finds every odd image."
     )
     if card.get("warnings"):
         yield "\n".join(f"- {text}" for text in card["warnings"])
@@ -145,6 +148,6 @@ def _limits() -> Iterator[str]:
     yield "## Limits"
     yield (
         "Scores, probabilities and thresholds hold for images like those above. Other scanners, ages, views, readers' "
-        "labels and shares of the sick shift them, and simulated radiographs say nothing about patients. Nothing was "
+        "labels and disease prevalence shift them, and simulated radiographs say nothing about patients. Nothing was "
         "tested prospectively."
     )

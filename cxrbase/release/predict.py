@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 import torch
 from tqdm import tqdm
 
+from cxrbase.cores import available_cores
 from cxrbase.devices import device_of
 from cxrbase.errors import ConfigError
 from cxrbase.models import Model, load_model
@@ -59,7 +60,7 @@ def predict(
     *,
     batch_size: int = 32,
     device: str | None = None,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Iterator[Prediction]:
     """Scores images in order.
 
@@ -68,7 +69,7 @@ def predict(
         images: As of `find_images`.
         batch_size: Images per step.
         device: cpu, cuda ...; None takes a GPU where there is one.
-        threads: That decode.
+        threads: That decode; None takes one per core.
 
     Raises:
         ConfigError: There is no such device.
@@ -80,7 +81,7 @@ def predict(
     warn_of_packs(items, loaded.reading)
     loaded.network.to(place)
     # What cannot work is said now, and not when the first prediction is asked for.
-    return _predictions(loaded, items, batch_size=batch_size, device=place, threads=threads)
+    return _predictions(loaded, items, batch_size=batch_size, device=place, threads=threads or available_cores())
 
 
 def _predictions(

@@ -1,9 +1,12 @@
-"""The report in a real browser: it opens without errors, charts are there, tables sort, also by keyboard."""
+"""A comparison as a kept result, and its report in a browser: no errors, charts are there, tables sort."""
 
+import json
 import shutil
 
 import pytest
 
+import warm
+from commands import REPOSITORY
 from cxrbase.compare.collect import collect
 from cxrbase.compare.report import write_report
 
@@ -36,3 +39,17 @@ def test_the_report_opens_shows_charts_and_sorts(finished, plan, tmp_path):
         assert first.inner_text() == "untrained seed 2"
         browser.close()
     assert said == []
+
+
+def test_a_comparison_is_kept_as_a_result_of_a_benchmark(finished, plan, tmp_path):
+    collect(plan, finished(LEVELS), tmp_path, data="data")
+    words = ["--run", tmp_path, "--ran", "cxrbase compare", "--minutes", "3", "--name", "made"]
+    script = REPOSITORY / "benchmarks" / "compare_rows.py"
+    done = warm.run([script, *words, "--out", tmp_path / "made.json"], cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "made.json").read_text())
+    rows = {row["cell"]: row for row in kept["tables"]["Cells"]}
+    assert len(rows) == 12
+    assert rows["simclr 32-true seed 0"]["made, linear"] == pytest.approx(LEVELS["simclr"], abs=0.01)
+    assert kept["ran"] == "cxrbase compare"
+    assert "benchmarks/compare_rows.py" in kept["command"]

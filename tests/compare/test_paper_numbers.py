@@ -1,13 +1,15 @@
 """The tests of the paper's figures on made results: what is paired, and what is not."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
-from cxrbase.compare.paper_figures import draw
+from cxrbase.compare.paper_figures import TITLES, draw
 from cxrbase.compare.paper_numbers import METRICS, content
+from cxrbase.compare.paper_page import write_page
 from cxrbase.compare.paper_plan import Paper, Slot
 from cxrbase.compare.paper_scores import Scores
 from cxrbase.evaluation.significance import hierarchical_difference
@@ -146,3 +148,20 @@ def test_draws_are_no_trainings_and_every_training_has_all_draws(paper):
 def runs_of(draws):
     patients = np.random.default_rng(0).normal(0, 0.02, 500)
     return np.array([[value, *(value + patients)] for value in draws])
+
+
+def test_names_cannot_break_the_tables_of_the_page(tmp_path):
+    about = {"task": "effusion | edema", "shots": None, "metric": "auroc", "low": 0.1, "high": 0.3}
+    score = about | {"encoder": "a|b", "seeds": 1, "draws": 1, "value": 0.2}
+    gap = about | {"against": "c|d", "difference": 0.2, "p": 0.5, "p_holm": 0.5}
+    figure = {"values": [score, score | {"metric": "accuracy"}], "differences": [gap]}
+    encoder = {"name": "a|b", "title": "of | nobody", "given": False}
+    found = {
+        "name": "made", "missing": [], "encoders": [encoder], "ours": "", "seeds": [0], "threshold": "youden",
+        "resamples": 5, "warnings": [], "figures": dict.fromkeys(TITLES, figure),
+    }  # fmt: skip
+    write_page(found, tmp_path / "paper.md")
+    rows = [line for line in (tmp_path / "paper.md").read_text().splitlines() if line.startswith("|")]
+    assert "| effusion \\| edema | a\\|b | all | 1 | 1 | 0.200 [0.100, 0.300] | 0.200 [0.100, 0.300] |" in rows
+    assert len(rows) == 3 + 6 * len(TITLES)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4, 7, 8}

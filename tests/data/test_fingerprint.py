@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrbase.data.fingerprint import DIGITS, HASH_BITS, digits_of, mirrored, perceptual_hash, pixel_sha1, trimmed
+from cxrbase.data.fingerprint import DIGITS, digits_of, mirrored, perceptual_hash, pixel_sha1, trimmed
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_sha1_is_of_shape_and_pixels():
 
 def test_hash_has_a_fixed_length(image):
     for one in (image, image[:1, :1], np.zeros((5, 900), np.uint8)):
-        assert len(perceptual_hash(one)) == DIGITS == HASH_BITS // 4
+        assert len(perceptual_hash(one)) == DIGITS == 120
 
 
 @pytest.mark.parametrize("gamma", [0.6, 1.6])

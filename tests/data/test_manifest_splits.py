@@ -113,6 +113,13 @@ def test_a_source_without_splits_is_dealt_beside_one_that_has_them(tmp_path):
     assert (data.manifest.splits()[:COUNT] == GIVEN["all"]).all()
 
 
+def test_shares_of_missing_splits_are_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    read_manifest(make_folder(tmp_path / "raw", GIVEN["none"]), named=None, targets=None)
+    said = "no official val and test, so 15 % of the patients are assigned to val and 15 % to test, seed 0"
+    assert said in caplog.text
+
+
 def test_a_source_without_a_training_image_is_named(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     place = two_sources(tmp_path, other=["test"] * COUNT)

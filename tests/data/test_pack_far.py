@@ -102,7 +102,7 @@ def test_a_run_streams_from_object_storage_through_a_cache_that_holds_half_of_it
                 wanted = picture(int(paths[row].split("/")[1][:-4]))
                 np.testing.assert_array_equal(image[0, :height, :width], wanted)
                 rows.append(int(row))
-            assert data.store.place.held() <= limit
+            assert sum(status.st_size for _, status in data.store.place._files()) <= limit
         assert sorted(rows) == list(range(64))
     data.teardown("fit")
 

@@ -73,7 +73,7 @@ def test_a_small_cache_stays_within_its_limit_and_nothing_is_lost(pack, tmp_path
         rows = []
         for batch in loader:
             rows += batch[2].tolist()
-            assert data.store.place.held() <= limit
+            assert sum(status.st_size for _, status in data.store.place._files()) <= limit
         assert sorted(rows) == list(range(64))
     assert not len(loader.dataset.quarantine.rows)
     data.teardown("fit")

@@ -118,6 +118,15 @@ def test_an_undefined_score_is_said(tmp_path, encoder_folder):
     assert "| hernia | undefined |" in text
 
 
+@pytest.mark.parametrize("end", [None, float("nan"), "0.7"])
+def test_an_undefined_interval_is_said_as_on_the_screen(end, tmp_path, encoder_folder):
+    score = {"value": 0.812, "low": end, "high": end, "per_class": {}}
+    probe = {"n_train": 1, "n_test": 2, "linear": {"pretrained": score, "random_init": score}, "knn": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"probe": probe}))
+    text = model_card(tmp_path, read_card(encoder_folder), licence="Apache-2.0")
+    assert "| linear | 0.812 (no interval: too few resamples hold every class) |" in text
+
+
 def test_the_weights_that_a_run_started_from_have_a_column(tmp_path, encoder_folder):
     score = {"value": 0.7, "low": 0.6, "high": 0.8, "per_class": {}}
     linear = {"pretrained": score, "start": score | {"value": 0.65}, "random_init": score | {"value": 0.61}}

@@ -12,7 +12,7 @@ from torch import nn
 from cxrbase.backbones import create_backbone, load_encoder
 from cxrbase.errors import ConfigError
 from cxrbase.release.attention import recorded_attention, relevance, rollout
-from cxrbase.release.explain import METHODS, explain
+from cxrbase.release.explain import explain
 from cxrbase.release.explain_checks import (
     UNCHANGED,
     box_patches,
@@ -21,6 +21,7 @@ from cxrbase.release.explain_checks import (
     pointing_game,
     rank_correlation,
 )
+from cxrbase.release.methods import METHODS
 from cxrbase.release.overlay import colour_range, overlay, to_original, write_overlay
 from cxrbase.release.overview import overview
 

@@ -200,7 +200,7 @@ def test_transformers_refuses_what_its_vit_has_no_place_for(tmp_path):
 
 def test_a_network_that_one_onnx_file_cannot_hold_is_refused_before_it_is_traced(encoder_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("cxrbase.release.export_graph._MOST_IN_ONNX", 1000)
-    with pytest.raises(EncoderError, match="take --to torch"):
+    with pytest.raises(EncoderError, match="use --to torch"):
         export(str(encoder_folder), to="onnx", out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

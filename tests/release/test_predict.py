@@ -160,7 +160,7 @@ def test_a_finding_that_was_not_learnt_has_no_probability(model, images, tmp_pat
     assert shown["explained"] == "nodule"
     whole = Analysis(str(model))((images / "00.png").read_bytes())["probabilities"]
     assert all(row["value"] is not None for row in whole)
-    with pytest.raises(ConfigError, match=r"learnt nothing of effusion.*; it learnt nodule"):
+    with pytest.raises(ConfigError, match=r"learnt nothing about effusion.*; it learnt nodule"):
         explain_image(str(folder), image, out=tmp_path / "maps", finding="effusion")
     for wrong in (["gout"], 3):
         card = json.loads((folder / "model.json").read_text()) | {"learnt": wrong}

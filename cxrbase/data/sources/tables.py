@@ -20,24 +20,23 @@ def find_table(root: Path, *names: str) -> Path:
     raise ManifestError(f"{root} has no table {' or '.join(names)}: finish the download, or give another folder")
 
 
-def header(path: Path, *, separator: str = ",") -> list[str]:
+def header(path: Path) -> list[str]:
     """Names of the columns, stripped."""
-    with _rows(path, separator) as rows:
+    with _rows(path) as rows:
         return next(rows, [])
 
 
-def read_csv(path: Path, *, columns: Sequence[str], separator: str = ",") -> dict[str, list[str]]:
+def read_csv(path: Path, *, columns: Sequence[str]) -> dict[str, list[str]]:
     """Named columns of a table with a header line, every cell as stripped text.
 
     Args:
         path: Table in UTF-8, with or without a byte order mark; a name ending in .gz is decompressed.
         columns: Columns to read; others may be there.
-        separator: Character between cells.
 
     Raises:
         ManifestError: The file or a column is missing, or the file is damaged.
     """
-    with _rows(path, separator) as rows:
+    with _rows(path) as rows:
         names = next(rows, [])
         places = [_place(path, names, column) for column in columns]
         cells: list[list[str]] = [[] for _ in columns]
@@ -81,10 +80,10 @@ def _place(path: Path, names: list[str], column: str) -> int:
 
 
 @contextmanager
-def _rows(path: Path, separator: str) -> Iterator[Iterator[list[str]]]:
+def _rows(path: Path) -> Iterator[Iterator[list[str]]]:
     with _text(path) as lines:
         # Strict, because otherwise one stray quotation mark swallows every row after it.
-        rows = csv.reader(lines, delimiter=separator, strict=True)
+        rows = csv.reader(lines, strict=True)
         yield ([cell.strip() for cell in row] for row in rows if row)
 
 

@@ -43,7 +43,7 @@ def _coco(path: Path) -> dict[str, list[Any]]:
         for entry in content["annotations"]:
             found[names[entry["image_id"]]].append({"category_id": int(entry["category_id"]), "bbox": [*entry["bbox"]]})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is no COCO table, download it again: {type(error).__name__} {error}") from error
+        raise ManifestError(f"{path} is not a COCO table, download it again: {type(error).__name__} {error}") from error
     return found
 
 

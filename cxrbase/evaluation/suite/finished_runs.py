@@ -40,7 +40,7 @@ def _read(text: str) -> Result:
     folder = Path(place if named else text)
     results = read_results(folder / "results")
     if len(results) != 1 or "best_epoch" not in results[0].row:
-        raise ConfigError(f"{folder} is no finished run of cxrbase fit on a task: give the folder that holds model/")
+        raise ConfigError(f"{folder} is not a finished run of cxrbase fit on a task: give the folder that holds model/")
     row = results[0].row
     encoder = row["encoder"] | {"name": name if named else folder.resolve().name}
     return replace(results[0], row=row | {"encoder": encoder, "protocol": FINE_TUNED, "protocol_text": FINE_TUNED})

@@ -65,7 +65,7 @@ def read_result(path: Path) -> Result:
         names = ("logits", "probabilities", "labels", "patients")
         logits, probabilities, labels, patients = (table[name] for name in names)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path} is no result that can be read: remove it and run again ({error})") from error
+        raise ConfigError(f"{path} cannot be read as a result: remove it and run again ({error})") from error
     return Result(row, logits, probabilities, labels, patients, macro)
 
 

@@ -35,7 +35,7 @@ class Neighbours:
             for table in read_row_groups(path, columns=["path", "cls", "patch_mean"]):
                 self._add(table)
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise ConfigError(f"{path} is no table of cxrbase embed: {error}") from error
+            raise ConfigError(f"{path} is not a table written by cxrbase embed: {error}") from error
         if not self.names:
             raise ConfigError(f"{path} holds no features: none of its images could be read")
 
