@@ -5,7 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
 from cxrbase.objectives import Objective
-from cxrbase.sizes import height_width, plain
+from cxrbase.sizes import height_width, longest, plain
 
 
 def check_views(objective: Objective, data: CXRDataModule, *, name: str) -> None:
@@ -36,10 +36,10 @@ def check_views(objective: Objective, data: CXRDataModule, *, name: str) -> None
 
 
 def check_sizes(encoder: VisionTransformer, data: CXRDataModule) -> None:
-    """Compares the size of the views to the patches of a network.
+    """Compares the size of the views to the patches of a network, and to what is kept of an image.
 
     Raises:
-        ConfigError: If patches do not tile a view.
+        ConfigError: If patches do not tile a view, or a view is larger than the canvas that it is cut from.
     """
     patch = height_width(encoder.patch_embed.patch_size)
     sizes = {"data.image_size": data.image_size}
@@ -51,3 +51,8 @@ def check_sizes(encoder: VisionTransformer, data: CXRDataModule) -> None:
             raise ConfigError(
                 f"{option} is {said}, which patches of {unit} pixels do not tile: set it to a multiple of {unit}"
             )
+    if data.canvas_size is not None and data.canvas_size < longest(data.image_size):
+        raise ConfigError(
+            f"data.canvas_size={data.canvas_size} keeps less of an image than data.image_size={plain(data.image_size)} "
+            "shows: leave it out, or make it larger"
+        )
