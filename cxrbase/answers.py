@@ -3,11 +3,14 @@
 import difflib
 import inspect
 import re
+from pkgutil import resolve_name
+from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cxrbase import objectives
-from cxrbase.objectives import DINO, MAE, SimCLR
+from cxrbase.errors import ConfigError
+from cxrbase.objectives import DINO, MAE, Objective, SimCLR
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.views import RandomViews
 
@@ -34,6 +37,24 @@ class TrainingParser(SuggestingParser, LightningArgumentParser):
                 for name in list(inspect.signature(kind).parameters):
                     names.setdefault(name, f"{prefix}.{name}")
         return names
+
+
+def refuse_no_objective(objective: Any) -> None:
+    """Refuses functions, of which the parser takes any, as they would be called to find that they make no objective.
+
+    Args:
+        objective: The setting model.objective as parsed.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    path = getattr(objective, "class_path", None)
+    kind = objective if path is None else resolve_name(path)
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise ConfigError(
+            f"model.objective must be a class derived from {objectives.__name__}.Objective, got {path or objective}: "
+            f"there are {', '.join(_OBJECTIVES.values())} in {objectives.__name__}, and yours by its import path"
+        )
 
 
 def wrong_objective(message: str) -> str | None:

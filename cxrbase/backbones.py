@@ -59,6 +59,8 @@ def create_backbone(
         raise ConfigError(f"timm cannot make backbone {name!r} with {arguments}: {error}") from error
     if not isinstance(vit, VisionTransformer):
         raise ConfigError(f"backbone must be a timm VisionTransformer, {name!r} is a {type(vit).__name__}")
+    if not len(vit.blocks):
+        raise ConfigError(f"backbone_options must give {name!r} a depth of at least 1, got {options}")
     _init_position(vit)
     return vit
 

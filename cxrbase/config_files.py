@@ -1,4 +1,4 @@
-"""Configuration files: UTF-8 YAML of bounded size and depth that holds settings, without aliases and tags."""
+"""Configuration files: UTF-8 YAML of bounded size and depth that holds each setting once, without aliases and tags."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ DEEPEST = 50  # sections within sections; parsers and constructors call themselv
 
 
 class RefusedYAML(yaml.YAMLError):
-    """YAML that is well formed and that a small file could fill the memory or run code with."""
+    """YAML that is well formed, and that would fill the memory, run code, or leave out what it says first."""
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         path: A YAML file.
 
     Raises:
-        ConfigError: The file is missing, too large, no UTF-8, no YAML, has an alias or a tag, or holds no settings.
+        ConfigError: The file is missing, too large, no UTF-8, no YAML, has an alias, a tag or a name twice, or holds no
+            settings.
     """
     text = read_text(path)
     try:
@@ -69,7 +70,7 @@ def read_text(path: str | Path) -> str:
 
 
 def refuse_unbounded(text: str) -> None:
-    """Makes no value; raises RefusedYAML, half a sentence, for too much YAML, too many levels, an alias or a tag.
+    """Makes no value; raises RefusedYAML, half a sentence, for too much of it, an alias, a tag, or a name given twice.
 
     An alias is what makes a value hold itself, or a few lines stand for billions of values.
     """
@@ -77,7 +78,8 @@ def refuse_unbounded(text: str) -> None:
         raise RefusedYAML(f"has more than {LARGEST:,} characters: it is not a configuration file")
     depth = 0
     # The one in C is ten times as fast; not every build of PyYAML has it.
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
             raise RefusedYAML(f"refers to a value by the alias *{event.anchor}: write the value out in its place")
         if tag := getattr(event, "tag", None):
@@ -85,3 +87,19 @@ def refuse_unbounded(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise RefusedYAML(f"has more than {DEEPEST} levels: it is not a configuration file")
+    _refuse_twice(yaml.compose(text, Loader=loader))
+
+
+def _refuse_twice(node: yaml.Node | None) -> None:
+    """Refuses a name that a section gives twice, of which YAML keeps the last in silence."""
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    names: set[str] = set()
+    for part in node.value:
+        key, value = part if isinstance(node, yaml.MappingNode) else (None, part)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in names:
+                line = key.start_mark.line + 1
+                raise RefusedYAML(f"gives {key.value} again in line {line}, beside the one above: keep one of the two")
+            names.add(key.value)
+        _refuse_twice(value)

@@ -24,6 +24,7 @@ from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.joint_batch import count_next_epoch, deal_whole_steps, share_in_step
 from cxrbase.objectives import MAE, Loss, Objective
 from cxrbase.optim import cosine, param_groups, rest, scaled_lr, warmup_cosine
+from cxrbase.ranges import check_range
 from cxrbase.sharding import full_state, is_sharded, refuse_unfit, shard
 from cxrbase.sizes import Size
 from cxrbase.view_checks import check_sizes, check_views
@@ -74,10 +75,10 @@ class Pretraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of the run and must be in [0, 1), got {warmup}")
-        if lr <= 0:
-            raise ValueError(f"lr must be above 0, got {lr}")
+        check_range("(0, inf)", lr=lr)
+        check_range("[0, 1]", min_lr=min_lr)
+        check_range("[0, 1)", warmup=warmup, drop_path=drop_path)
+        check_range("[0, inf)", weight_decay=weight_decay, weight_decay_end=weight_decay_end)
         self.lr, self.min_lr, self.warmup, self.betas, self.seed = lr, min_lr, warmup, betas, seed
         self.weight_decay, self.weight_decay_end = weight_decay, weight_decay_end
         self.backbone_name, self.image_size = backbone, image_size

@@ -1,6 +1,10 @@
-"""Refuses settings of the trainer under which a run would fail late, or train otherwise than it says."""
+"""Refuses settings of the trainer under which a run would fail late, not train, or train otherwise than it says."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from cxrbase.errors import ConfigError
 
@@ -44,3 +48,57 @@ def refuse_strategy(strategy: object) -> None:
         raise ConfigError(
             f"--trainer.strategy must leave weights their shapes and a checkpoint one file, got {name!r}: set {_SPREAD}"
         )
+
+
+def refuse_no_steps(trainer: Any) -> None:
+    """Refuses settings of the trainer by which a run would have no step, or not the images that the stream deals.
+
+    Args:
+        trainer: Section `trainer` as parsed.
+
+    Raises:
+        ConfigError: One of them is such.
+    """
+    for name in ("max_steps", "max_epochs", "limit_train_batches", "accumulate_grad_batches"):
+        if trainer[name] == 0:
+            raise ConfigError(f"--trainer.{name}=0 leaves nothing to train: leave it out, or make it larger")
+    if trainer.overfit_batches:
+        raise ConfigError(
+            f"--trainer.overfit_batches={trainer.overfit_batches} would replace the training stream: use "
+            "--trainer.limit_train_batches for a short epoch"
+        )
+
+
+def refuse_devices(devices: Any, *, accelerator: str) -> None:
+    """Refuses numbers of devices that a CPU, as one of them, cannot be.
+
+    Args:
+        devices: As Lightning takes it.
+        accelerator: As Lightning takes it.
+
+    Raises:
+        ConfigError: The run is on a CPU, and it is neither `auto` nor a number above 0.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and devices != "auto" and not (str(devices).isdigit() and int(devices) > 0):
+        raise ConfigError(f"--trainer.devices on a CPU must be auto or a number of processes above 0, got {devices}")
+
+
+def refuse_overwritten(words: Sequence[str]) -> None:
+    """Refuses words for what another option or the run itself sets, as they would be without effect.
+
+    Args:
+        words: Of the command line.
+
+    Raises:
+        ConfigError: It names one.
+    """
+    options = [word.partition("=")[::2] for word in words]
+    following = [*words[1:], ""]
+    for (name, joined), after in zip(options, following, strict=True):
+        if name in ("--checkpoint.dirpath", "--trainer.default_root_dir"):
+            raise ConfigError(f"{name} is set by --run_dir: leave it out")
+        if name in ("--checkpoint.save_last", "--weights_only") and (joined or after).lower() == "false":
+            raise ConfigError(
+                f"{name} is always true, as a run is resumed from last.ckpt and runs no code of it: leave it out"
+            )

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from cxrbase.answers import TrainingParser
+from cxrbase.answers import TrainingParser, refuse_no_objective
 from cxrbase.callbacks.collapse import Collapse
 from cxrbase.callbacks.figures import Figures
 from cxrbase.callbacks.probe import FrozenProbe
@@ -32,7 +32,13 @@ from cxrbase.curves import curves
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
-from cxrbase.trainer_checks import refuse_precision, refuse_strategy
+from cxrbase.trainer_checks import (
+    refuse_devices,
+    refuse_no_steps,
+    refuse_overwritten,
+    refuse_precision,
+    refuse_strategy,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +108,9 @@ class CXRBaseCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses what no run can be made with, and fills in what depends on the machine and the moment."""
         config = self.config[self.config.subcommand]
+        refuse_no_objective(config.model.objective)
+        refuse_no_steps(config.trainer)
+        refuse_devices(config.trainer.devices, accelerator=str(config.trainer.accelerator))
         refuse_precision(config.trainer.precision, option="--trainer.precision")
         refuse_strategy(config.trainer.strategy)
         if config.run_dir is None:
@@ -166,6 +175,7 @@ def fit(words: list[str]) -> int:
         The exit code.
     """
     quiet()
+    refuse_overwritten(words)
     try:
         cli = CXRBaseCLI(
             Pretraining,

@@ -223,6 +223,28 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
         (["--trainer.strategy=fsdp"], "got 'fsdp': set --trainer.strategy=lightning.pytorch.strategies.ModelParallel"),
         (["--trainer.strategy=deepspeed_stage_2"], "--trainer.strategy must leave weights their shapes"),
         (["--trainer.strategy=lightning.pytorch.strategies.FSDPStrategy"], "FSDPStrategy': set --trainer.strategy"),
+        (["--data.std=-1"], "std must be in (0, 1], got -1"),
+        (["--data.std=0"], "std must be in (0, 1], got 0"),
+        (["--data.mean=5"], "mean must be in [0, 1], got 5"),
+        (["--data.max_bad=-1"], "max_bad must be in [0, 1], got -1"),
+        (["--data.cache_gb=-1"], "cache_gb must be at least 0, got -1"),
+        (["--data.num_workers=-1"], "num_workers must be at least 0, got -1"),
+        (["--data.canvas_size=10"], "data.canvas_size=10 keeps less of an image than data.image_size=32 shows"),
+        (["--model.drop_path=1.5"], "drop_path must be in [0, 1), got 1.5"),
+        (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
+        (["--model.min_lr=2"], "min_lr must be in [0, 1], got 2"),
+        (['--model.backbone_options={"patch_size": 8, "depth": 0}'], "a depth of at least 1"),
+        (["--trainer.max_steps=0"], "--trainer.max_steps=0 leaves nothing to train"),
+        (["--trainer.max_steps=-1", "--trainer.max_epochs=0"], "--trainer.max_epochs=0 leaves nothing to train"),
+        (["--trainer.accumulate_grad_batches=0"], "--trainer.accumulate_grad_batches=0 leaves nothing to train"),
+        (["--trainer.limit_train_batches=0"], "--trainer.limit_train_batches=0 leaves nothing to train"),
+        (["--trainer.overfit_batches=1"], "use --trainer.limit_train_batches"),
+        (["--trainer.devices=-1"], "--trainer.devices on a CPU must be auto or a number of processes above 0, got -1"),
+        (["--trainer.devices=0"], "above 0, got 0"),
+        (["--checkpoint.dirpath=elsewhere"], "--checkpoint.dirpath is set by --run_dir: leave it out"),
+        (["--trainer.default_root_dir", "elsewhere"], "--trainer.default_root_dir is set by --run_dir: leave it out"),
+        (["--checkpoint.save_last=false"], "--checkpoint.save_last is always true"),
+        (["--weights_only", "false"], "--weights_only is always true"),
         (["--model.lr=1e30", "--trainer.max_steps=20", "--model.warmup=0.0"], "the loss is"),
     ],
 )
@@ -234,6 +256,20 @@ def test_what_cannot_work_is_said_in_one_sentence(image_folder, tmp_path, capfd,
     assert not re.search("Namespace|NoneType|Union", line)
     # A run that never took a step leaves no folder behind.
     assert (tmp_path / "run").exists() == ("--model.lr=1e30" in words)
+
+
+@pytest.mark.parametrize(("function", "options"), [("os.system", {"command": "echo {}"}), ("os.mkdir", {"path": "{}"})])
+def test_a_function_in_place_of_an_objective_is_refused_before_it_is_called(
+    image_folder, tmp_path, capfd, function, options
+):
+    done = tmp_path / "done"
+    given = {name: value.format(done) for name, value in options.items()}
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"model": {"objective": {"class_path": function, "init_args": given}}}))
+    code, line = failure(capfd, command("mae", f"--config={config}", root=image_folder, run_dir=tmp_path / "run"))
+    assert code == 1
+    assert f"must be a class derived from cxrbase.objectives.Objective, got {function}: there are MAE" in line
+    assert not done.exists()
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "text", "huge"])

@@ -26,6 +26,8 @@ BAD = {
     "large": (b"# " + b"x" * LARGEST, f"more than {LARGEST:,} bytes"),
     "deep": (b"model: " + b"[" * 60 + b"]" * 60, "more than 50 levels"),
     "code": (b"model: !!python/object/apply:os.getcwd []", "has the tag"),
+    "twice": (b"data: {root: a}\nmodel: {}\ndata: {root: b}", "gives data again in line 3"),
+    "twice_within": (b"data: {root: a, seed: 1, root: b}", "gives root again in line 1"),
     "open": (b"model: [", "is not valid YAML"),
     "date": (b"model: 2024-13-41", "is not valid YAML"),
     "digits": (b"model: " + b"9" * 5000, "is not valid YAML"),

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxrbase.answers import TrainingParser
+from cxrbase.answers import TrainingParser, refuse_no_objective
 from cxrbase.compare.plan import BudgetKind
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
@@ -41,7 +41,10 @@ def _made(kind: type[T], section: str, given: dict[str, Any]) -> T:
     parser = TrainingParser(exit_on_error=False)
     parser.add_class_arguments(kind, section)
     try:
-        made = parser.instantiate(parser.parse_object({section: given}))[section]
+        config = parser.parse_object({section: given})
+        if section == "model":
+            refuse_no_objective(config.model.objective)
+        made = parser.instantiate(config)[section]
     except (ArgumentError, TypeError) as error:
         answer = parser.answer(str(error))
         raise ConfigError(f"correct words or axes, which cxrbase fit would not take either: {answer}") from error

@@ -28,6 +28,7 @@ from cxrbase.data.stream import StreamLoader, StreamSampler
 from cxrbase.data.training_loader import training_loader
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import ConfigError
+from cxrbase.ranges import check_range
 from cxrbase.sizes import Size, longest
 from cxrbase.views import RandomViews, Views
 
@@ -94,15 +95,12 @@ class CXRDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        for name, value in (("num_workers", num_workers), ("decode_threads", decode_threads)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_range("[1, inf)", batch_size=batch_size, canvas_size=canvas_size)
+        check_range("[0, inf)", num_workers=num_workers, decode_threads=decode_threads, cache_gb=cache_gb)
+        check_range("[0, 1]", mean=mean, max_bad=max_bad)
+        check_range("(0, 1]", std=std)
         if not pretrain_on or not set(pretrain_on) <= set(SPLITS):
             raise ValueError(f"pretrain_on must name some of {', '.join(SPLITS)}, got {list(pretrain_on)}")
-        if canvas_size is not None and canvas_size < 1:
-            raise ValueError(f"canvas_size must be at least 1, got {canvas_size}")
         if num_workers and decode_threads:
             raise ConfigError("data.num_workers and data.decode_threads exclude each other: set one of them to 0")
         self.root, self.manifest_path, self.phantom, self.pretrain_on = root, manifest, phantom, pretrain_on

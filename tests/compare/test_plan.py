@@ -55,6 +55,13 @@ def test_a_word_that_fit_does_not_take_is_answered_in_a_sentence(plan, word, sai
     assert "\n" not in str(error.value)
 
 
+def test_a_function_in_place_of_an_objective_is_refused_before_it_is_called(tmp_path):
+    objective = {"class_path": "os.mkdir", "init_args": {"path": str(tmp_path / "done")}}
+    with pytest.raises(ConfigError, match=r"a class derived from cxrbase\.objectives\.Objective, got os\.mkdir"):
+        build({"model": {"objective": objective}, "data": {"root": "x"}})
+    assert not (tmp_path / "done").exists()
+
+
 def test_tasks_are_opened_and_scored_with_the_limits_of_the_plan(plan):
     wanted = replace(plan, max_bad=0.2, cache_gb=0.5)
     settings, given = settings_of(wanted), opening(wanted)
