@@ -229,7 +229,7 @@ def test_typo_in_a_yaml_file_is_answered_too(image_folder, tmp_path, capfd):
         (["--data.max_bad=-1"], "max_bad must be in [0, 1], got -1"),
         (["--data.cache_gb=-1"], "cache_gb must be at least 0, got -1"),
         (["--data.num_workers=-1"], "num_workers must be at least 0, got -1"),
-        (["--data.canvas_size=10"], "data.canvas_size=10 keeps less of an image than data.image_size=32 shows"),
+        (["--data.canvas_size=10"], "data.canvas_size 10 is smaller than data.image_size 32"),
         (["--model.drop_path=1.5"], "drop_path must be in [0, 1), got 1.5"),
         (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
         (["--model.min_lr=2"], "min_lr must be in [0, 1], got 2"),

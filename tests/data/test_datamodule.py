@@ -56,14 +56,15 @@ def test_a_bare_folder_is_split_and_streamed(image_folder, tmp_path):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_how_missing_splits_are_dealt_is_said_once(image_folder, tmp_path, caplog, named):
+def test_how_missing_splits_are_assigned_is_said_once(image_folder, tmp_path, caplog, named):
     caplog.set_level(logging.INFO, "cxrbase")
     rows = [f"{path.name},{f'p{n % 20}' if named else ''}" for n, path in enumerate(sorted(image_folder.glob("*.png")))]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,patient_id", *rows]))
     ready(image_folder, tmp_path, manifest=str(tmp_path / "manifest.csv"))
-    (said,) = [record.message for record in caplog.records if "dealt" in record.message]
-    who = ", so patients are dealt" if named else " and no patient_id, so images are dealt one by one,"
-    assert said == f"the images: no official val and test{who} 15.0% as val and 15.0% as test, seed 0"
+    (said,) = [record.message for record in caplog.records if "no official" in record.message]
+    lack, what = ("", "patients") if named else (" and no patient_id", "images")
+    told = f"15 % of the {what} are assigned to val and 15 % to test"
+    assert said == f"the images: no official val and test{lack}, so {told}, seed 0"
 
 
 def test_every_epoch_draws_other_views_and_the_same_epoch_the_same(image_folder, tmp_path):
