@@ -186,7 +186,7 @@ class Pretraining(L.LightningModule):
         return {"loss": loss * share, "objective": loss.detach()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the loss of the step before, now that the device has all of this one to do, and lets weights rest."""
+        """Looks at the loss of the step before, as the device has all of this one to do now; lets weights rest."""
         self.refuse_infinite_loss()
         # Not before the gradients of all processes are reduced, which needs one of every weight.
         rest(optimizer, self.objective.resting(self.progress))
