@@ -19,7 +19,7 @@ from cxrbase.data.fingerprint import DIGITS, perceptual_hash, pixel_sha1
 from cxrbase.data.grey import statistics
 from cxrbase.data.images import default_cache, fetch_index, index_path, is_url, refuse_unfinished
 from cxrbase.data.manifest import Manifest
-from cxrbase.data.manifest_columns import MOST_ORIGINS, read_table, text_of
+from cxrbase.data.manifest_columns import MOST_ORIGINS, ORIGINS, read_table, text_of
 from cxrbase.data.manifest_splits import fill_splits
 from cxrbase.data.shard_index import ShardIndex
 from cxrbase.data.shards import INDEX, METADATA_KEY, STATISTICS_FIELDS
@@ -65,15 +65,17 @@ class AuditSet:
 
     @property
     def origins(self) -> NDArray[Any]:
-        """Where each image is from, (N,) of str: its source, and its `origin` in a set that was put together.
+        """Where each image is from, (N,) of str: its source, and its `ORIGINS` in a set that was put together.
 
-        An origin of more than 100 values tells nothing of a label, and is left out.
+        A column of more than 100 values tells nothing of a label, and is left out.
         """
-        codes, names = self.manifest.coded("origin")
-        if len(names) > MOST_ORIGINS:
-            return self.sources
-        origins = np.array(names, object)[codes]
-        return np.where(origins == "", self.sources, self.sources + ": " + origins)
+        result = self.sources
+        for column in ORIGINS:
+            codes, names = self.manifest.coded(column)
+            if len(names) <= MOST_ORIGINS:
+                origins = np.array(names, object)[codes]
+                result = np.where(origins == "", result, result + ": " + origins)
+        return result
 
 
 def open_set(path: str | Path) -> AuditSet:

@@ -1,5 +1,6 @@
 """Reads, checks and parses the columns of a manifest: names, paths, splits, ages and labels."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,8 @@ from cxrbase.data.parquet import read_parquet
 from cxrbase.errors import ManifestError
 
 MOST_ORIGINS = 100  # values of the column `origin`; one that has more holds no groups, and may name people
+# Where images of a set that was put together are from: their source before they got another, and the origin within it.
+ORIGINS = ("original_source", "origin")
 STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label_"
@@ -46,6 +49,35 @@ def complete(table: pa.Table) -> pa.Table:
         if table[name].type not in (pa.string(), pa.large_string()) or _any_number(text[name]):
             done[name] = _numbers(name, text.pop(name), wanted="1, 0 or nothing")
     return pa.table(done | text)
+
+
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """Rows of several manifests with the union of their columns, null where one lacks a column.
+
+    A label that is blank throughout in one of them is text there and takes the type that it has in the others.
+
+    Raises:
+        ArrowException: A column is a label in one and text in another.
+    """
+    names = {name for table in tables for name in table.column_names if name.startswith(LABEL_PREFIX)}
+    for name in sorted(names):
+        having = [table for table in tables if name in table.column_names]
+        if len({table[name].type for table in having}) < 2:
+            continue
+        told = {table[name].type for table in having if not _blank(table, name)} or {pa.float32()}
+        tables = [_as_nulls(table, name, told) for table in tables]
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _as_nulls(table: pa.Table, name: str, types: set[pa.DataType]) -> pa.Table:
+    """A blank column of another type than these, as nulls of one of them."""
+    if name not in table.column_names or table[name].type in types or not _blank(table, name):
+        return table
+    return table.set_column(table.column_names.index(name), name, pa.nulls(len(table), min(types, key=str)))
+
+
+def _blank(table: pa.Table, name: str) -> bool:
+    return bool(pc.all(pc.equal(text_of(table, name), "")).as_py())
 
 
 def with_view_position(table: pa.Table) -> pa.Table:

@@ -2,13 +2,14 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrbase.data.manifest_columns import ORIGINS
 from cxrbase.data.manifest_exclusions import ExclusionList
 from cxrbase.errors import ManifestError
 
@@ -34,7 +35,7 @@ class NamedImages:
     """Images in one place, and what their sources are called.
 
     Args:
-        table: One row per image, with `path`, `source` and perhaps `origin`, the source before it was given another.
+        table: One row per image, with `path`, `source` and perhaps `ORIGINS`, sources before they were given others.
         called: Other names of each source, the more telling first; those of "" are names of all images, such as that of
             their folder.
     """
@@ -42,14 +43,19 @@ class NamedImages:
     table: Columns
     called: Mapping[str, Sequence[str]]
 
-    def names(self, source: str, origin: str) -> tuple[str, ...]:
+    def names(self, source: str, origins: Iterable[str]) -> tuple[str, ...]:
         """What the source of an image is called, the more telling name first."""
-        return (source, *self.called.get(source, ()), *(self.called.get("", ()) if source else ()), origin)
+        return (source, *self.called.get(source, ()), *(self.called.get("", ()) if source else ()), *origins)
+
+    def origins(self) -> Iterator[tuple[str, ...]]:
+        """Values of `ORIGINS` of each image."""
+        columns = (self.table.coded(name) for name in ORIGINS)
+        return zip(*([names[code] for code in codes.tolist()] for codes, names in columns), strict=True)
 
     @property
     def known(self) -> set[str]:
         """All names."""
-        used = (name for column in ("source", "origin") for name in self.table.coded(column)[1])
+        used = (name for column in ("source", *ORIGINS) for name in self.table.coded(column)[1])
         return {*used, *(name for names in self.called.values() for name in names)} - {""}
 
     @property
@@ -73,13 +79,12 @@ class _Places:
         self.exact: dict[str, list[_Image]] = defaultdict(list)
         self.loose: dict[str, list[_Image]] = defaultdict(list)
         for number, images in enumerate(tables if wanted else ()):
-            codes, origins = images.table.coded("origin")
-            columns = zip(images.table.column("source"), images.table.column("path"), codes.tolist(), strict=True)
-            for row, (source, path, code) in enumerate(columns):
+            columns = zip(images.table.column("source"), images.table.column("path"), images.origins(), strict=True)
+            for row, (source, path, origins) in enumerate(columns):
                 forms = path, f"{source}/{path}", path.removeprefix(f"{source}/")
                 if wanted.isdisjoint(forms):  # nearly all of a million
                     continue
-                image = _Image(number, row, source, images.names(source, origins[code]))
+                image = _Image(number, row, source, images.names(source, origins))
                 for form in dict.fromkeys(forms):
                     (self.exact if form == path else self.loose)[form].append(image)
 

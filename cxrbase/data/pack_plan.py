@@ -16,6 +16,7 @@ from cxrbase.code_hash import code_hash
 from cxrbase.data import shards
 from cxrbase.data.decode import intensity_convention
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_columns import together
 from cxrbase.data.manifest_excluded import NamedImages, excluded
 from cxrbase.data.manifest_exclusions import ExclusionList
 from cxrbase.data.pack_block import BlockTask, index_columns
@@ -157,7 +158,7 @@ def check_together(plans: Sequence[Plan]) -> None:
 def join(tables: Sequence[pa.Table]) -> pa.Table:
     """Rows of several sources with the union of their columns; ManifestError where they are no manifest together."""
     try:
-        joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="default")
+        joined = together([table.replace_schema_metadata(None) for table in tables])
     except pa.ArrowException as error:
         raise ManifestError(f"the sources do not fit together, rename a column: {error}") from error
     for place, field in enumerate(joined.schema):

@@ -54,7 +54,8 @@ class Selection:
 
     Args:
         sources: Data sets to draw from, by their name in the column `source`; None draws from all.
-        view_positions: Views to draw, such as PA and AP; None draws all, unknown ones included.
+        view_positions: Views to draw, such as PA and AP; None draws all, unknown ones included. A source that does not
+            tell its views then has no image, which is said in a warning.
         exclude: Lists of images to leave out, as the exclude.csv of `cxrbase audit`.
         weights: How often each image of a source is drawn per epoch: 2 is twice, 0.25 a fresh quarter of the source in
             each epoch. Sources that are not named are drawn once.
@@ -87,17 +88,19 @@ class Selection:
             called: Other names of the sources, see `NamedImages`.
 
         Raises:
-            ConfigError: A source or view is not in the table, or nothing remains, in all or of a source that is named.
+            ConfigError: A source is not in the table or no image has any of the views, or nothing remains, in all or of
+                a source that is named.
             ManifestError: An exclusion list cannot be read, or may mean images of two sources.
         """
         _warn_of_absent(table, rows, wanted=self.sources)
         if self.sources is not None:
             rows = _only(table, rows, name="sources", column="source", wanted=self.sources)
         if self.view_positions is not None:
-            rows = _only(table, rows, name="view_positions", column="view_position", wanted=self.view_positions)
+            seen = _only(table, rows, name="view_positions", column="view_position", wanted=self.view_positions)
+            rows = _kept(table, rows, seen, why=f"has view_position {' or '.join(self.view_positions)}")
         if self.exclude:
             (out,) = excluded(read_exclusions(self.exclude), [NamedImages(table, called or {})])
-            rows = rows[~out[rows]]
+            rows = _kept(table, rows, rows[~out[rows]], why="is left by the exclusion lists")
         if not len(rows):
             raise ConfigError("data.select leaves no image to train on: widen its sources and view_positions")
         codes, names = table.coded("source")
@@ -124,11 +127,26 @@ def _only(
     return np.asarray(rows[np.array([value.lower() in lower for value in names])[codes[rows]]])
 
 
-def _known(name: str, wanted: Iterable[str], there: list[str]) -> None:
+def _known(name: str, wanted: Sequence[str] | Mapping[str, float], there: list[str]) -> None:
+    """Refuses what no image has; of views only all of them, because a list of usual ones is for any set."""
     lower = {value.lower() for value in there}
     if unknown := [value for value in wanted if value.lower() not in lower]:
         found = ", ".join(sorted({value for value in there if value})) or "none"
-        raise ConfigError(f"data.select.{name} has {', '.join(unknown)}, which no image has; there are {found}")
+        said = f"data.select.{name} has {', '.join(unknown)}, which no image has; there are {found}"
+        if name != "view_positions" or len(unknown) == len(wanted):
+            raise ConfigError(said)
+        logger.warning(said)
+
+
+def _kept(table: ImageTable, before: NDArray[np.int64], after: NDArray[np.int64], *, why: str) -> NDArray[np.int64]:
+    """The rows after a filter; names whole sources that it takes away."""
+    codes, names = table.coded("source")
+    for code in np.setdiff1d(codes[before], codes[after]):
+        logger.warning(
+            "no image of %s is trained on: none of its %d in the splits to train on %s",
+            names[code] or "no named source", int((codes[before] == code).sum()), why,
+        )  # fmt: skip
+    return after
 
 
 def _drawn(name: str, wanted: Iterable[str], there: set[str]) -> None:

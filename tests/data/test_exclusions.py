@@ -13,6 +13,7 @@ from PIL import Image
 from commands import command
 from cxrbase.cli import main
 from cxrbase.data import shards
+from cxrbase.data.audit_images import open_set
 from cxrbase.data.manifest import Manifest
 from cxrbase.data.manifest_excluded import NamedImages, excluded
 from cxrbase.data.manifest_exclusions import read_exclusions
@@ -128,6 +129,23 @@ def test_sets_of_one_source_are_told_apart_by_their_names(tmp_path):
     sources = [(f"{name}=csv-manifest", place) for name, place in zip("ab", places, strict=True)]
     found = packed(tmp_path / "pack", *sources, exclude=tmp_path / "audit" / "exclude.csv")
     assert found == [*(f"a/{n}.png" for n in range(4)), *(f"b/{n}.png" for n in range(3))]
+
+
+def test_a_set_that_was_put_together_keeps_its_sources_beside_its_origins(tmp_path):
+    """Its audit names images by their sources, of which packing makes one."""
+    names = {f"{number}.png": image for number, image in enumerate(PHOTOGRAPHS[:8])}
+    place = write(tmp_path / "set", names | {"3.png": PHOTOGRAPHS[2], "7.png": PHOTOGRAPHS[6]})
+    rows = "".join(f"{n}.png,{'nih' if n < 4 else 'covidx'},{'' if n < 4 else 'cohen'},train\n" for n in range(8))
+    (place / "manifest.csv").write_text(f"path,source,origin,split\n{rows}")
+    listed = [(source, path) for source, path, _ in audit(tmp_path / "audit", place)]
+    assert sorted(listed) == [("covidx", "7.png"), ("nih", "3.png")]
+    found = packed(tmp_path / "pack", ("mine=csv-manifest", place), exclude=tmp_path / "audit" / "exclude.csv")
+    assert found == [f"mine/{n}.png" for n in (0, 1, 2, 4, 5, 6)]
+    table = Manifest.read(tmp_path / "pack" / shards.INDEX)
+    assert table.column("original_source").tolist() == ["nih"] * 3 + ["covidx"] * 3
+    assert table.column("origin").tolist() == [""] * 3 + ["cohen"] * 3
+    origins = open_set(tmp_path / "pack").origins
+    assert set(origins) == {"mine: nih", "mine: covidx: cohen"}
 
 
 def test_a_known_data_set_is_known_under_a_name_of_its_own(tmp_path):

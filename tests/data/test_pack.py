@@ -358,6 +358,22 @@ def test_sources_that_are_no_manifest_together_are_refused_before_work(folder, t
     assert not (tmp_path / "out").exists()
 
 
+def test_a_label_that_is_blank_throughout_in_one_source_is_unknown_beside_others(folder, tmp_path):
+    """As of a CSV that was written from a template; a remark that nobody made is blank in the same way."""
+    for name, number, label, remark in (("a", 1, "", "left"), ("b", 2, "1", ""), ("c", 3, "", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes((folder / f"0{number}.png").read_bytes())
+        (tmp_path / name / "manifest.csv").write_text(f"path,label_tb,label_detail\n0.png,{label},{remark}\n")
+    Manifest.from_columns({"path": ["0.png"], "label_detail": [np.nan]}, root=".").write(
+        tmp_path / "c/manifest.parquet"
+    )
+    pack([(f"{name}=csv-manifest", str(tmp_path / name)) for name in "abc"], tmp_path / "out", options=SMALL)
+    table = Manifest.read(tmp_path / "out" / shards.INDEX)
+    assert table.labels == ("tb",)
+    np.testing.assert_array_equal(table.column("label_tb"), [np.nan, 1, np.nan])
+    assert table.column("label_detail").tolist() == ["left", "", ""]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

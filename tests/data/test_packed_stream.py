@@ -106,6 +106,22 @@ def test_sources_views_and_exclusion_lists_narrow_pretraining_only(pack, tmp_pat
         Selection(weights={"nih": 0.0})
 
 
+def test_a_source_that_views_or_lists_leave_nothing_of_is_named(tmp_path, caplog):
+    columns = {"source": ["nih"] * 8 + ["rsna"] * 8 + ["siim"] * 8, "view_position": ["PA"] * 8 + [""] * 8 + ["PA"] * 8}
+    place = make_pack(tmp_path / "pack", **columns)
+    (tmp_path / "list.csv").write_text("source,path\n" + "".join(f"siim,{row}.png\n" for row in range(16, 24)))
+    caplog.set_level("WARNING", "cxrbase.data.selection")
+    select = Selection(view_positions=["PA", "AP"], exclude=[str(tmp_path / "list.csv")])
+    data = ready(place, select=select, pretrain_on=["train", "val", "test"], batch_size=4)
+    rows = rows_of(data.train_dataloader())
+    assert set(data.manifest.column("source")[rows]) == {"nih"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "data.select.view_positions has AP, which no image has; there are PA",
+        "no image of rsna is trained on: none of its 8 in the splits to train on has view_position PA or AP",
+        "no image of siim is trained on: none of its 8 in the splits to train on is left by the exclusion lists",
+    ]
+
+
 def test_exclusion_lists_narrow_folders_too(image_folder, tmp_path):
     (tmp_path / "exclude.csv").write_text("source,path,reason\n,00.png,exact copy\nnih,01.png,near copy\n")
     select = Selection(exclude=[str(tmp_path / "exclude.csv")])

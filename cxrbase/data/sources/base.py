@@ -57,7 +57,8 @@ class Source:
             Manifest with the column `source` filled and labels as `label_<finding>`.
 
         Raises:
-            ManifestError: The folder or a table is missing or malformed, or images are missing and `partial` is off.
+            ManifestError: The folder or a table is missing or malformed, or images are missing, or patients where all
+                images are there, and `partial` is off.
         """
         root = Path(root)
         if not root.is_dir():
@@ -76,6 +77,7 @@ class Source:
         found, listed = int(present.sum()), len(manifest)
         wanted = max(self.images or 0, listed)
         if found == wanted:
+            self._check_patients(manifest, partial)
             return manifest
         absent = manifest.column("path")[~present][:3].tolist()
         first = f", first missing {', '.join(absent)}" if absent else ""
@@ -88,3 +90,13 @@ class Source:
             raise ManifestError(f"{said}: there is nothing to go on with")
         logger.warning("%s; going on with those", said)
         return Manifest(manifest.table.filter(pa.array(present)), manifest.root)
+
+    def _check_patients(self, manifest: Manifest, partial: bool) -> None:
+        """Of all images: fewer patients than published are those of an altered table."""
+        found = len(set(manifest.column("patient_id").tolist()) - {""})
+        if self.images is None or found >= (self.patients or 0):
+            return
+        said = f"the images of {self.title} in {manifest.root} are of {found:,} of the {self.patients:,} patients"
+        if not partial:
+            raise ManifestError(f"{said}: download its tables again, or go on with partial=True (--partial)")
+        logger.warning("%s; going on with those", said)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cxrbase.data.manifest import Manifest
+from cxrbase.data.manifest_columns import together
 from cxrbase.data.sources import (
     brax,
     chexpert,
@@ -89,7 +90,7 @@ def merge(manifests: Sequence[Manifest], root: str | Path) -> Manifest:
         raise ManifestError("there are no manifests to merge: give at least one")
     tables = [_moved(manifest, Path(root)) for manifest in manifests]
     try:
-        table = pa.concat_tables(tables, promote_options="default")
+        table = together(tables)
     except pa.ArrowException as error:
         raise ManifestError(f"the manifests do not fit together, rename a column: {error}") from error
     return Manifest(table, Path(root))

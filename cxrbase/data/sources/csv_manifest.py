@@ -16,8 +16,8 @@ def _read(root: Path) -> Columns:
     manifest = Manifest.read(path)
     columns: Columns = {name: manifest.column(name) for name in manifest.table.column_names}
     # Every source fills `source` with its own name; what the file said is kept.
-    if "origin" not in columns and (columns["source"] != "").any():
-        columns["origin"] = columns["source"]
+    if (columns["source"] != "").any():
+        columns.setdefault("original_source" if "origin" in columns else "origin", columns["source"])
     return columns
 
 
@@ -31,7 +31,7 @@ SOURCE = Source(
     notes=(
         "columns are those of any manifest: path, patient_id, study_id, view_position, split, sex, age, site, "
         "label_<finding> with 1, 0 or blank, and any text",
-        "a column source is kept as origin",
+        "a column source is kept as origin, or as original_source beside a column origin",
         "patient ids stay as they are: make them differ from those of other sets before you merge",
     ),
 )

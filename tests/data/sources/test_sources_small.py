@@ -250,6 +250,13 @@ def test_merge_keeps_rows_and_where_they_are_from(tmp_path):
         start += len(part)
 
 
+def test_merge_takes_a_label_that_is_blank_throughout_for_unknown(tmp_path):
+    rows = enumerate(([""], [0], [np.nan]))
+    parts = [Manifest.from_columns({"path": [f"{n}.png"], "label_x": value}, root=tmp_path) for n, value in rows]
+    np.testing.assert_array_equal(merge(parts, tmp_path).column("label_x"), [np.nan, 0, np.nan])
+    np.testing.assert_array_equal(merge(parts[::2], tmp_path).column("label_x"), [np.nan, np.nan])
+
+
 def test_merge_refuses_what_does_not_fit(tmp_path):
     TREES["folder"](tmp_path)
     part = SOURCES["folder"].read(tmp_path)
