@@ -43,7 +43,8 @@ _COMMANDS = {
         "fit",
         "pretrain from YAML files, or fit an encoder to a task:\n"
         "cxrbase fit --config experiments/base.yaml --config experiments/objective/mae.yaml \\\n"
-        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml\n"
+        "            --config experiments/size/tiny.yaml --config experiments/data/phantom.yaml \\\n"
+        "            --config experiments/recipe/mae_tiny.yaml\n"
         "cxrbase fit --config experiments/task/pneumonia.yaml --encoder runs/<run>",
         "start again with --ckpt_path=<run folder> to go on",
     ),

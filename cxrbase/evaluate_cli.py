@@ -34,7 +34,8 @@ def evaluate(words: list[str]) -> int:
     options = _parser().parse_args(rest)
     out = Path(options.out)
     if options.results:
-        return _compare_runs(options.results, out, with_encoders=bool(options.encoder or options.config))
+        _refuse_beside_runs(rest, changes)
+        return _compare_runs(options.results, out)
     if not options.encoder or not options.config:
         raise ConfigError("give at least one --encoder and one --config, or finished runs with --results")
     chosen = chosen_settings(rest)
@@ -88,10 +89,16 @@ def chosen_settings(words: Sequence[str]) -> dict[str, Any]:
     return {one.name: whole[one.name] for one in fields(Settings) if one.name in said}
 
 
-def _compare_runs(texts: Sequence[str], out: Path, *, with_encoders: bool) -> int:
+def _refuse_beside_runs(words: Sequence[str], changes: Mapping[str, Any]) -> None:
+    given = sorted(set(_parser().parse_args(words, defaults=False).keys()) - {"results", "out"})
+    given += [f"task.{name}" for name in changes]
+    if given:
+        named = ", ".join(f"--{name}" for name in given)
+        raise ConfigError(f"--results compares finished runs as they are: leave out {named}")
+
+
+def _compare_runs(texts: Sequence[str], out: Path) -> int:
     """Compares finished runs of fine-tuning in pairs, task by task."""
-    if with_encoders:
-        raise ConfigError("--results compares finished runs as they are: leave out --encoder and --config")
     results = read_runs(texts)
     lines = _compared(results, out, protocols=(FINE_TUNED,))
     for task in dict.fromkeys(result.row["task"]["name"] for result in results):

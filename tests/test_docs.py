@@ -4,8 +4,10 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -13,6 +15,8 @@ import timm
 import warm
 from commands import REPOSITORY, TINY
 from cxrbase.cli import main
+from cxrbase.data.images import read_manifest
+from cxrbase.data.manifest import Manifest
 from cxrbase.data.phantom import make_phantom
 from cxrbase.evaluate_cli import _task_changes
 from cxrbase.evaluation.task import read_task
@@ -34,9 +38,8 @@ def run_line(line, plans, *more):
     words = shlex.split(re.sub(r"timm:\w+", "timm:test_vit", line))[1:]
     if words[0] == "fit":
         words += SMALL_TASK if "--encoder" in words else SMALL
-    if words[0] == "evaluate":
-        words += ["--device=cpu", "--evaluate.resamples=20"]
-        words += ["--evaluate.seeds=[0]"] if "--config" in words else []
+    if words[0] == "evaluate" and "--config" in words:
+        words += ["--device=cpu", "--evaluate.resamples=20", "--evaluate.seeds=[0]"]
     planned = len(plans)
     assert main([*words, *more]) == 0
     assert (words[0] in ("compare", "paper")) == (len(plans) == planned + 1)
@@ -71,8 +74,34 @@ def runs(labelled, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def dicoms(labelled, tmp_path):
+    """The DICOM files among the radiographs as an archive writes them: without a suffix, and with a directory."""
+    folder = tmp_path / "dicoms"
+    for path in labelled.rglob("*.dcm"):
+        (folder / path.stem).mkdir(parents=True)
+        shutil.copy(path, folder / path.stem / "IM0001")
+    shutil.copy(path, folder / "DICOMDIR")
+    (folder / "README").touch()
+    return folder
+
+
+def test_the_snippet_for_a_folder_of_dicoms_writes_whose_images_they_are(dicoms, labelled):
+    text = (DOCS / "tutorials" / "own-folder.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    run = warm.run(["-c", snippet.replace("/path/to/dicoms", str(dicoms))])
+    assert run.returncode == 0, run.stderr
+    said = {Path(row["path"]).stem: row for row in Manifest.read(labelled / "manifest.csv").table.to_pylist()}
+    found = read_manifest(dicoms, named=None, targets=None)
+    assert len(found) == len(list(labelled.rglob("*.dcm"))) > 10
+    for row in found.table.to_pylist():
+        known = said[Path(row["path"]).parent.name]
+        assert row["patient_id"] == known["patient_id"]
+        assert row["view_position"] == {"LATERAL": "LL"}.get(known["view_position"], known["view_position"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_folder, tmp_path, monkeypatch):
+def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_folder, dicoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "experiments").symlink_to(REPOSITORY / "experiments")
@@ -84,6 +113,7 @@ def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_fo
     monkeypatch.setattr("cxrbase.paper_cli._run", lambda plan, *where: plans.append(plan.given) or 0)
     for kind, title, text in BLOCK.findall(page.read_text()):
         text = text.replace("/path/to/labelled", str(labelled)).replace("/path/to/images", str(image_folder))
+        text = text.replace("/path/to/dicoms", str(dicoms))
         if title:
             (tmp_path / title).write_text(text)
         elif kind == "python":
@@ -95,6 +125,16 @@ def test_every_command_and_snippet_of_a_page_runs(page, runs, labelled, image_fo
                     run_line(line, plans)
                 else:
                     assert line.startswith("make pretrain"), line  # the README's test runs it
+
+
+def test_commands_that_are_shown_have_the_recipe_of_their_objective_and_size(capsys):
+    assert main(["--help"]) == 0
+    pages = [*DOCS.rglob("*.md"), REPOSITORY / "README.md"]
+    text = "\n".join([*(page.read_text() for page in pages), capsys.readouterr().out]).replace("\\\n", " ")
+    shown = re.findall(r"objective/(\w+)\.yaml .*size/(\w+)\.yaml(.*)", text)
+    assert len(shown) > 5
+    recipes = [(f"recipe/{objective}_{size}.yaml", rest) for objective, size, rest in shown]
+    assert [name for name, rest in recipes if (REPOSITORY / "experiments" / name).is_file() and name not in rest] == []
 
 
 @pytest.mark.parametrize(("title", "text"), RECIPES, ids=[title for title, _ in RECIPES])

@@ -338,7 +338,10 @@ def test_finished_runs_of_fine_tuning_are_compared_in_pairs(finished, tmp_path, 
         (["probe0", "few"], "numbers of resamples differ"),
         (["probe0", "attentive1"], "have no seed of fine-tuned"),
         (["probe0", "encoder"], "is not a finished run"),
-        (["probe0", "attentive0", "--encoder=x"], "leave out --encoder"),
+        (["probe0", "attentive0", "--encoder=x", "--config=y"], "leave out --config, --encoder"),
+        (["probe0", "attentive0", "--evaluate.resamples=20"], "leave out --evaluate.resamples"),
+        (["probe0", "attentive0", "--evaluate.seeds=[0]", "--device=cpu"], "leave out --device, --evaluate.seeds"),
+        (["probe0", "attentive0", "--task.data.root=/data"], "leave out --task.data.root"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_answered_in_one_sentence(finished, tmp_path, capsys, runs, said):

@@ -1,4 +1,8 @@
-"""Every command and snippet of the README runs, on small networks and few images."""
+"""The commands and snippets of the README run, on small networks and few images.
+
+Of `make` only pretraining runs; test, finetune, compare and paper are planned (--dry-run), and `cxrbase demo`, which
+serves until it is stopped, shows its help. Options and variables within the text are run, planned or read.
+"""
 
 import re
 import shlex
@@ -11,10 +15,13 @@ import pytest
 
 import warm
 from commands import REPOSITORY, command
+from cxrbase import finetune_cli
 from cxrbase.cli import main
+from cxrbase.evaluate_cli import chosen_settings
 
 README = (REPOSITORY / "README.md").read_text()
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 SMALL = [
     "--data.image_size=32",
     "--data.canvas_size=32",
@@ -152,6 +159,42 @@ def test_demo_line_starts(capsys):
     assert all(word in said for word in words if word.startswith("--"))
 
 
+@pytest.mark.parametrize("words", [words for words in INLINE if re.match(r"--data\.\S+=", words)])
+def test_options_of_a_run_within_the_text(words, image_folder, tmp_path):
+    """With the views of a default run, which some of them are about."""
+    few = [*shlex.split(words), "--data.batch_size=4", "--trainer.max_steps=1"]
+    assert main(command("mae", *few, root=image_folder, run_dir=tmp_path / "run", small=False)) == 0
+
+
+@pytest.mark.parametrize("word", sorted({word for word in INLINE if re.match(r"[A-Z_]+=", word)}))
+def test_variables_of_make_within_the_text(word, checkout, monkeypatch):
+    target = "compare" if "--budget" in word else "finetune" if re.search("MODE|finetune", word) else "pretrain"
+    planned = ["make", "--dry-run", target, *shlex.split(word)]
+    run = subprocess.run(planned, cwd=checkout, capture_output=True, text=True, check=True)
+    words = shlex.split(run.stdout.replace("\\\n", " "))
+    value = word.partition("=")[2].strip('"')
+    assert any(value in said for said in (words, " ".join(words)))
+    if target == "finetune":
+        finetune_cli._parser().parse_args(words[words.index("fit") + 1 :])
+    if target == "compare":
+        plans = []
+        monkeypatch.setattr("cxrbase.compare_cli._run", lambda plan, **where: plans.append(plan) or 0)
+        monkeypatch.chdir(checkout)
+        assert main(["compare", *words[words.index("--config") :]]) == 0
+        assert plans[0].budget == "images"
+
+
+def test_options_of_evaluate_within_the_text():
+    words = [word for word in INLINE if word.startswith("--evaluate.")]
+    assert words == ["--evaluate.seen=exact"]
+    assert chosen_settings(words) == {"seen": "exact"}
+
+
+def test_every_option_with_a_value_within_the_text_is_covered():
+    kinds = r"--data\.|--evaluate\.|[A-Z_]+=|cxrbase fit --config=runs/"  # the last is repeated in test_experiments.py
+    assert [word for word in INLINE if "=" in word and not re.match(kinds, word)] == []
+
+
 def test_make_test_runs_pytest(checkout):
     run = subprocess.run(["make", "--dry-run", "test"], cwd=checkout, capture_output=True, text=True, check=True)
     assert "pytest" in run.stdout
@@ -202,7 +245,11 @@ def test_every_shell_line_is_covered():
     assert [line for line in SHELL if not line.startswith(kinds)] == []
 
 
-def test_python_snippet(example):
+@pytest.mark.parametrize("size", ["32", "[24,40]"])
+def test_python_snippet(size, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = command("mae", f"--data.image_size={size}", root=image_folder, run_dir=tmp_path / "runs" / "example")
+    assert main(words) == 0
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
     run = warm.run(["-c", snippet])
     assert run.returncode == 0, run.stderr
