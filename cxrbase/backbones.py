@@ -18,6 +18,7 @@ from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.sizes import Size, height_width
 from cxrbase.states import write_state
+from cxrbase.weights_checks import not_finite
 from cxrbase.weights_fit import Encoder, as_encoder
 from cxrbase.weights_formats import read_checkpoint
 from cxrbase.whole_files import written_whole
@@ -135,7 +136,7 @@ def load_encoder(path: str | Path) -> Encoder:
         The network in evaluation mode.
 
     Raises:
-        EncoderError: If a file is missing, damaged or does not fit its description.
+        EncoderError: If a file is missing, damaged or does not fit its description, or its weights are not finite.
     """
     card = read_card(Path(path))
     weights = _weights(Path(path), card)
@@ -147,6 +148,8 @@ def load_encoder(path: str | Path) -> Encoder:
         vit.load_state_dict(_read_state(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise EncoderError(f"{weights} cannot be loaded as {card['timm_name']}: {error}") from error
+    if said := not_finite(vit.state_dict()):
+        raise EncoderError(f"{weights} is no encoder: {said}")
     return as_encoder(vit, card["timm_name"]).eval()
 
 

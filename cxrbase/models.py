@@ -23,6 +23,7 @@ from cxrbase.evaluation.lateral_check import LateralCheck
 from cxrbase.sizes import Size, height_width
 from cxrbase.states import write_state
 from cxrbase.views import centre_view
+from cxrbase.weights_checks import not_finite
 from cxrbase.weights_fit import as_encoder
 from cxrbase.whole_files import written_whole
 
@@ -174,7 +175,8 @@ def load_model(path: str | Path) -> Model:
         path: The folder `model` of a fine-tuning run, that run's folder, or one of the two files.
 
     Raises:
-        ModelError: It is missing, damaged, of a newer format, or the weights do not fit its description.
+        ModelError: It is missing, damaged or of a newer format, or the weights do not fit its description or are not
+            finite.
     """
     folder = _folder(Path(path))
     card = _card(folder / CARD_FILE)
@@ -208,6 +210,8 @@ def load_model(path: str | Path) -> Model:
     except (EncoderError, OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AssertionError,
             AttributeError) as error:  # fmt: skip
         raise ModelError(f"{weights} does not fit {CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
+    if said := not_finite(state):
+        raise ModelError(f"{weights} is no model: {said}")
     network.requires_grad_(False)
     return Model(network.eval(), card, limits, laterals)
 

@@ -13,8 +13,9 @@ from cxrbase.data.decode import INTENSITY_CONVENTION
 from cxrbase.data.reading import Reading
 from cxrbase.errors import EncoderError
 from cxrbase.sizes import Size, plain
+from cxrbase.weights_checks import Stats
 from cxrbase.weights_fit import Encoder, as_encoder, fit_weights, heads_of, patch_of, position_grid
-from cxrbase.weights_formats import NIH, Checkpoint, Stats, read_checkpoint
+from cxrbase.weights_formats import NIH, Checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 

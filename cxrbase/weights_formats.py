@@ -14,11 +14,11 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrbase.errors import EncoderError
-
-Stats = tuple[tuple[float, ...], tuple[float, ...]]
+from cxrbase.weights_checks import Stats, checked_heads, checked_stats, not_finite
 
 IMAGENET: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # timm.data.IMAGENET_DEFAULT_MEAN
 CLIP: Stats = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # EVA-02
@@ -107,7 +107,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             pytorch_model.bin.
 
     Raises:
-        EncoderError: If the file cannot be read, holds objects other than tensors, or no Vision Transformer.
+        EncoderError: If the file cannot be read, holds objects other than tensors, or no Vision Transformer, if its
+            weights are not finite, or if what it or a file beside it says of heads, mean or std cannot be.
     """
     path = _file(path)
     content = _read(path)
@@ -120,24 +121,33 @@ def read_checkpoint(path: Path) -> Checkpoint:
     family = _family(content, tensors, inner)
     state = _rename(inner, path)
     kept = {key: value for key, value in state.items() if _ENCODER.match(key)}
+    if said := not_finite(kept):
+        raise EncoderError(f"{path} is no encoder: {said}")
     stats, known = _stats(path, content, family, kept)
     skipped = tuple(sorted(other + [key for key in state if key not in kept]))
-    heads = _neighbour(path, "config.json").get("num_attention_heads") or _heads_of_run(content)
+    asked = _neighbour(path, "config.json").get("num_attention_heads") or _heads_of_run(content)
+    heads = checked_heads(asked, width=len(kept["patch_embed.proj.weight"]), where=path)
     return Checkpoint(path, family, kept, skipped, stats, known, heads, _size_of_run(content), _reading_of_run(content))
 
 
-def _heads_of_run(content: dict[str, Any]) -> int | None:
+def _heads_of_run(content: dict[str, Any]) -> Any:
     """Attention heads in a checkpoint of `cxrbase fit`: weights have the same shapes with any number of them."""
     settings = content.get("hyper_parameters")
     if not (isinstance(settings, dict) and isinstance(name := settings.get("backbone"), str)):
         return None
-    if asked := (settings.get("backbone_options") or {}).get("num_heads"):
-        return int(asked)
+    options = settings.get("backbone_options") or {}
+    if not isinstance(options, dict):
+        raise EncoderError(f"backbone_options of the run must be settings by name, got {str(options)[:80]!r}")
+    if asked := options.get("num_heads"):
+        return asked
     if not timm.is_model(name):  # lest a name in a file makes timm look on a server
         raise EncoderError(f"timm knows no network {name!r}, the backbone of its run")
     with torch.device("meta"):
-        network: Any = timm.create_model(name, pretrained=False)
-    return int(network.blocks[0].attn.num_heads)
+        network = timm.create_model(name, pretrained=False)
+    if not isinstance(network, VisionTransformer):
+        raise EncoderError(f"the backbone of the run must be a Vision Transformer, {name!r} is none")
+    block: Any = network.blocks[0]
+    return int(block.attn.num_heads)
 
 
 def _size_of_run(content: dict[str, Any]) -> tuple[int, int] | None:
@@ -257,17 +267,19 @@ def _rename(inner: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _stats(path: Path, content: dict[str, Any], family: str, state: dict[str, Tensor]) -> tuple[Stats, bool]:
+    channels = state["patch_embed.proj.weight"].shape[1]
     if isinstance(ours := content.get("normalised"), dict):  # a checkpoint of `cxrbase fit`
-        return ((float(ours["mean"]),), (float(ours["std"]),)), True
+        return checked_stats([ours.get("mean")], [ours.get("std")], channels=1, where=path), True
     beside = _neighbour(path, "preprocessor_config.json")
     if "image_mean" in beside and "image_std" in beside:
-        return (tuple(beside["image_mean"]), tuple(beside["image_std"])), True
+        where = path.with_name("preprocessor_config.json")
+        return checked_stats(beside["image_mean"], beside["image_std"], channels=channels, where=where), True
     if family in ("Medical MAE", "EVA-X"):
         return (NIH if family == "Medical MAE" else EVA_X), True
     if family == "EVA-02":
         return CLIP, True
     known = family in ("MAE", "DINO", "DINOv2")
-    return (IMAGENET if state["patch_embed.proj.weight"].shape[1] == 3 else NIH), known
+    return (IMAGENET if channels == 3 else NIH), known
 
 
 def _neighbour(path: Path, name: str) -> dict[str, Any]:
@@ -276,6 +288,6 @@ def _neighbour(path: Path, name: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(beside.read_text())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EncoderError(f"{beside} is not JSON: {error}") from error
     return content if isinstance(content, dict) else {}

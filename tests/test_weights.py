@@ -12,7 +12,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from cxrbase.backbones import create_backbone, save_encoder
-from cxrbase.errors import EncoderError
+from cxrbase.errors import CXRBaseError, EncoderError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.weights import initialise, load_any_encoder, short_name
 from cxrbase.weights_fit import fold_stem
@@ -328,6 +328,65 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
     ]:
         with pytest.raises(EncoderError, match=message):
             load_any_encoder(name)
+
+
+@pytest.mark.parametrize("make", [timm_pth, mae, eva_x])
+def test_weights_that_are_not_finite_are_refused(make, tmp_path):
+    path, model, _ = make(tmp_path)
+    broken = model.state_dict() | {"norm.bias": torch.full((64,), torch.nan), "pos_embed": model.pos_embed / 0}
+    torch.save(broken, path)
+    for load in (load_any_encoder, lambda name: initialise(vit(), name, mean=0.5, std=0.25)):
+        with pytest.raises(EncoderError, match=f"{path.name} is no encoder: 2 of .* tensors are not finite, first"):
+            load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"image_mean": [0.5] * 3, "image_std": [0]},
+            "the std in .*preprocessor_config.json must be .* above 0, got .0",
+        ),
+        ({"image_mean": 0.5, "image_std": [0.5]}, "the mean in .* must be a list of 1 or 3 numbers, got 0.5"),
+        ({"image_mean": None, "image_std": None}, "the mean in .*, got None"),
+        ({"image_mean": ["a"], "image_std": [1]}, "the mean in .*, got ..a"),
+        ({"image_mean": [0.5], "image_std": [1, 1]}, "the std in .* must be a list of 1 or 3 numbers above 0"),
+        ({"image_mean": [True], "image_std": [1]}, "the mean in .*, got .True"),
+        ({"image_mean": [0.5], "image_std": [float("nan")]}, "the std in .*, got .nan"),
+        ({"num_attention_heads": "four"}, "the attention heads of .* must divide its width 64, got 'four'"),
+        ({"num_attention_heads": 7}, "must divide its width 64, got '7'"),
+        ({"num_attention_heads": -1}, "must divide its width 64, got '-1'"),
+    ],
+)
+def test_odd_files_beside_weights_are_answered_in_a_sentence(said, message, tmp_path):
+    path, _, _ = timm_pth(tmp_path)
+    for name in ("preprocessor_config.json", "config.json"):
+        (tmp_path / name).write_text(json.dumps(said))
+    with pytest.raises(EncoderError, match=message):
+        load_any_encoder(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hyper_parameters": {"backbone": "resnet18"}}, "'resnet18' is none"),
+        (
+            {"hyper_parameters": {"backbone": "vit_tiny_patch16_224", "backbone_options": "x"}},
+            "backbone_options .* 'x'",
+        ),
+        ({"hyper_parameters": {"backbone": "a", "backbone_options": {"num_heads": "four"}}}, "got 'four'"),
+        ({"normalised": {"mean": 0.5}}, "the std in .* must be a list of 1 number above 0, got .None"),
+        ({"normalised": {"mean": 0.5, "std": "x"}}, "the std in .*, got .'x'"),
+        ({"normalised": {"mean": 0.5, "std": 0.5, "window": ["x"]}}, "window must be"),
+    ],
+)
+def test_odd_settings_in_a_checkpoint_of_fit_are_answered_in_a_sentence(changed, message, tmp_path):
+    network = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, in_chans=1, num_classes=0, embed_dim=64, depth=1, num_heads=1
+    )
+    torch.save({"state_dict": network.state_dict()} | changed, tmp_path / "last.ckpt")
+    with pytest.raises(CXRBaseError, match=message):
+        load_any_encoder(str(tmp_path / "last.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import warm
 from cxrbase.cli import main
@@ -42,6 +43,27 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(encoder_folder, tmp_path_factory):
     return make_model(encoder_folder, tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.mark.parametrize("kind", ["model", "encoder"])
+def test_weights_that_are_not_finite_are_refused(kind, model, encoder_folder, images, tmp_path, capfd):
+    place = shutil.copytree(model if kind == "model" else encoder_folder, tmp_path / "broken")
+    file = place / ("model.safetensors" if kind == "model" else "encoder.safetensors")
+    state = load_file(file)
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    save_file(state | {name: torch.full_like(state[name], torch.nan)}, file)
+    inputs, image = ["--device=cpu", str(images)], str(images / "00.png")
+    commands = {
+        "embed": [f"--encoder={place}", f"--out={tmp_path / 'e.parquet'}", *inputs],
+        "explain": [f"--model={place}", f"--out={tmp_path / 'x'}", image],
+        "predict": [f"--model={place}", f"--out={tmp_path / 'p.csv'}", *inputs],
+        "export": [f"--encoder={place}", f"--out={tmp_path / 'o'}", "--to=timm"],
+    }
+    del commands["export" if kind == "model" else "predict"]
+    for command, words in commands.items():
+        assert main([command, *words]) == 1
+        assert f"is no {kind}: 1 of {len(state)} tensors are not finite, first {name}" in capfd.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"broken"}
 
 
 def test_probabilities_are_the_calibrated_ones_of_the_head(model, images):
