@@ -149,7 +149,8 @@ def test_the_commands_of_a_recipe_run_on_a_folder_of_the_published_layout(title,
     # Each made folder lacks an image and holds a broken one.
     run_line(listed.removesuffix(" --partial"), [], "--partial")
     run_line(audited, [])
-    run_line(pretrained, [], "--data.max_bad=0.5", "--data.batch_size=2", "--data.views.local_size=16")
+    few = ["--data.max_bad=0.5", "--data.batch_size=2", "--data.pretrain_on=[train, val]"]
+    run_line(pretrained, [], *few, "--data.views.local_size=16")
     assert (tmp_path / pretrained.rpartition("--run_dir=")[2] / "encoder.safetensors").is_file()
     words = shlex.split(fitted)
     changes, rest = _task_changes(words[2:])
@@ -165,10 +166,11 @@ def test_the_commands_and_options_of_a_million_images_run_on_a_few(tmp_path, mon
     text = re.sub(r"(?<=[ =])/data/", f"{tmp_path}/data/", text)
     for name in ("nih", "padchest"):
         MAKERS[name](tmp_path / "data" / name)
-    listed, packed, audited, fitted = (block for kind, _, block in BLOCK.findall(text) if kind == "sh")
+    listed, packed, audited, originals, fitted = (block for kind, _, block in BLOCK.findall(text) if kind == "sh")
     run_line(listed, [])
     # The made folders are small parts of the sets, and each holds a broken image.
     run_line(packed, [], "--partial", "--max_bad=0.5", "--jobs=1")
+    run_line(originals, [])
     run_line(audited, [])
     few = ["--data.batch_size=2", "--data.max_bad=0.5", "--run_dir=runs/first"]
     run_line(fitted, [], *few)
