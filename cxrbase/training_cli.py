@@ -32,6 +32,7 @@ from cxrbase.curves import curves
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError, CXRBaseError
 from cxrbase.pretraining import Pretraining
+from cxrbase.run_lock import LOCK, RunLock
 from cxrbase.trainer_checks import (
     refuse_devices,
     refuse_no_steps,
@@ -162,6 +163,7 @@ class CXRBaseCLI(LightningCLI):
         callbacks.insert(0, RunRecord(found[Throughput], found[FrozenProbe]))
         if trainer.loggers:
             callbacks.insert(0, LearningRateMonitor("step"))
+        callbacks.insert(0, RunLock())  # before the settings of the run are written
         return trainer
 
 
@@ -225,7 +227,7 @@ def drop_refused(folder: Path) -> None:
 def holds_settings_alone(folder: Path) -> bool:
     """Whether a run left nothing in its folder that took work to make."""
     held = list(folder.iterdir()) if folder.is_dir() else []
-    return all(path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.") for path in held)
+    return all(path.name in ("config.yaml", "hparams.yaml", LOCK) or path.name.startswith("events.") for path in held)
 
 
 def new_run_dir(name: str) -> str:

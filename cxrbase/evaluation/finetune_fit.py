@@ -22,6 +22,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluation.classifier import Classifier, predict, validation_score
 from cxrbase.evaluation.finetune_settings import FineTune
 from cxrbase.progress_lines import ProgressLines, can_redraw
+from cxrbase.run_lock import RunLock
 from cxrbase.weights_fit import Encoder
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def _trainer(settings: FineTune, run_dir: Path, best: BestEpoch) -> L.Trainer:
         use_distributed_sampler=False,
         precision=settings.precision or "32-true",  # type: ignore[arg-type]
         logger=curves(run_dir),
-        callbacks=[best, *([] if bar else [ProgressLines()]), last],
+        callbacks=[RunLock(), best, *([] if bar else [ProgressLines()]), last],
         enable_progress_bar=bar,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
