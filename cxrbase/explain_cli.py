@@ -17,15 +17,17 @@ def explain(words: list[str]) -> int:
     parser.add_argument("image", type=str, help="DICOM, PNG, JPEG ...")
     parser.add_argument("--model", type=str, required=True, help="model folder, or an encoder as of cxrbase embed")
     parser.add_argument("--out", type=str, required=True, help="folder for <method>.png and overview.png")
-    parser.add_argument("--methods", type=list[str], default=list(_METHODS), help="of " + ", ".join(_METHODS))
+    parser.add_argument(
+        "--methods", type=list[str] | str, default=list(_METHODS), help=f"one, or a list: [{', '.join(_METHODS)}]"
+    )
     parser.add_argument("--finding", type=str, default=None, help="of the model (default: the most probable)")
     options = parser.parse_args(words)
 
+    methods: Any = [options.methods] if isinstance(options.methods, str) else options.methods
+
     from cxrbase.release.explain_images import explain_image
 
-    done = explain_image(
-        options.model, options.image, out=options.out, methods=options.methods, finding=options.finding
-    )
+    done = explain_image(options.model, options.image, out=options.out, methods=methods, finding=options.finding)
     for row in done:
         # Rollout is of the network as a whole, whatever the finding.
         about = f" of {row['finding']}" if row["finding"] and row["method"] != "rollout" else ""

@@ -12,11 +12,13 @@ def test_an_encoder_is_explained_at_the_resolution_of_the_image(encoder_folder, 
     rows, columns = np.mgrid[:150, :200]
     Image.fromarray(np.uint8(127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13))).save(tmp_path / "a.png")
     words = ["explain", str(tmp_path / "a.png"), "--model", str(encoder_folder), "--out", str(tmp_path / "out")]
-    assert main([*words, "--methods", "[rollout, relevance]"]) == 0
+    assert main([*words, "--methods", "[rollout, relevance, rollout]"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"rollout.png", "relevance.png", "overview.png"}
     with Image.open(tmp_path / "out" / "rollout.png") as picture:
         assert picture.size == (200, 150)
-    assert "change" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "change" in said
+    assert said.count("rollout.png") == 1
 
 
 def test_maps_without_ranks_are_not_called_unchanged(encoder_folder, image_folder, tmp_path, capsys, monkeypatch):
@@ -24,7 +26,7 @@ def test_maps_without_ranks_are_not_called_unchanged(encoder_folder, image_folde
     monkeypatch.setattr("cxrbase.release.explain_checks.explain", lambda *_, **__: still)
     image = str(next(image_folder.glob("*.png")))
     words = ["explain", image, "--model", str(encoder_folder), "--out", str(tmp_path / "out")]
-    assert main([*words, "--methods", "[rollout]"]) == 0
+    assert main([*words, "--methods", "rollout"]) == 0
     said = capsys.readouterr().out
     assert "is not known" in said
     assert "DOES NOT CHANGE" not in said
@@ -32,7 +34,12 @@ def test_maps_without_ranks_are_not_called_unchanged(encoder_folder, image_folde
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--methods", "[magic]"], "one of rollout"), (["--finding", "pneumonia"], "an encoder knows no finding")],
+    [
+        (["--methods", "[magic]"], "some of rollout, gradient, relevance, occlusion, got ['magic']"),
+        (["--methods", "magic"], "some of rollout, gradient, relevance, occlusion, got ['magic']"),
+        (["--methods", "[]"], "some of rollout, gradient, relevance, occlusion, got []"),
+        (["--finding", "pneumonia"], "an encoder knows no finding"),
+    ],
 )
 def test_what_cannot_be_explained_is_said_in_one_sentence(words, said, encoder_folder, image_folder, tmp_path, capsys):
     image = str(next(image_folder.glob("*.png")))
