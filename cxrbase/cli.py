@@ -81,7 +81,10 @@ _COMMANDS = {
         "explain_cli", "explain", "where a model or an encoder looks, as pictures over the image", _PARTIAL
     ),
     "predict": _Command(
-        "predict_cli", "predict", "calibrated probabilities of a fine-tuned model, with warnings", _PARTIAL
+        "predict_cli",
+        "predict",
+        "calibrated probabilities of a fine-tuned model, with warnings",
+        "<out>.part holds the rows so far: remove it and run the command again",
     ),
     "demo": _Command("demo_cli", "demo", "a page on this machine to try a model on one radiograph", "start it again"),
     "embed": _Command("embed_cli", "embed", "features of images as a Parquet table", "run it again to go on"),
@@ -99,10 +102,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(_USAGE.format(commands=_listed()))
+        _tell(_USAGE.format(commands=_listed()))
         return 0 if words else 2
     if words[0] == "--version":
-        sys.stdout.write(f"cxrbase {__version__}\n")
+        _tell(f"cxrbase {__version__}\n")
         return 0
     if words[0] not in _COMMANDS:
         near = difflib.get_close_matches(words[0], _COMMANDS, n=1)
@@ -110,6 +113,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"no command {words[0]!r}; {hint}", code=2)
     _show_messages()
     return _guarded(_COMMANDS[words[0]], words[1:])
+
+
+def _tell(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read it has seen enough, as in `cxrbase --help | head -1`; Python would try once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _listed() -> str:
@@ -147,7 +159,8 @@ def _run_quietly(command: _Command, words: list[str]) -> int:
         if not _of_memory(error):
             raise
         return _complain(
-            "out of memory: take smaller batches (--data.batch_size, --finetune.batch_size), or in pretraining set "
+            "out of memory: take smaller batches (--data.batch_size, --finetune.batch_size) or images "
+            "(--data.canvas_size, --image_size of cxrbase phantom), or in pretraining set "
             f"--model.recompute=true ({_in_a_sentence(str(error))[:200]})"
         )
     except KeyboardInterrupt:

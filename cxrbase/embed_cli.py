@@ -29,6 +29,7 @@ def embed(words: list[str]) -> int:
     options = parser.parse_args(words)
 
     from cxrbase.release.embed import embed as run
+    from cxrbase.release.outputs import refuse_all_bad
 
     done = run(
         options.encoder, options.images, out=options.out, batch_size=options.batch_size, device=options.device,
@@ -39,4 +40,5 @@ def embed(words: list[str]) -> int:
         f"{done.path}: {done.images} images{resumed}, {done.warned} with warnings, {done.bad} could not be read "
         "(column error)\n"
     )
+    refuse_all_bad(done.path, images=done.images, bad=done.bad)
     return 0

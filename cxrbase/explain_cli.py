@@ -19,16 +19,16 @@ def explain(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="folder for <method>.png and overview.png")
     parser.add_argument(
-        "--methods", type=list[Method], default=list(METHODS), help="one or more of " + ", ".join(METHODS)
+        "--methods", type=list[Method] | Method, default=list(METHODS), help=f"one, or a list: [{', '.join(METHODS)}]"
     )
     parser.add_argument("--finding", type=str, default=None, help="finding to explain (default: the most probable)")
     options = parser.parse_args(words)
 
+    methods: Any = [options.methods] if isinstance(options.methods, str) else options.methods
+
     from cxrbase.release.explain_images import explain_image
 
-    done = explain_image(
-        options.model, options.image, out=options.out, methods=options.methods, finding=options.finding
-    )
+    done = explain_image(options.model, options.image, out=options.out, methods=methods, finding=options.finding)
     for row in done:
         # Rollout is of the network as a whole, whatever the finding.
         about = f" of {row['finding']}" if row["finding"] and row["method"] != "rollout" else ""

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
+from jsonargparse.typing import PositiveInt
 
 from cxrbase.suggestions import SuggestingParser
 
@@ -15,7 +16,11 @@ def phantom(words: list[str]) -> int:
 
 
 def make(
-    root: str = "data/phantom", patients: int = 1200, image_size: int = 128, seed: int = 0, workers: int | None = None
+    root: str = "data/phantom",
+    patients: int = 1200,
+    image_size: int = 128,
+    seed: int = 0,
+    workers: PositiveInt | None = None,  # type: ignore[valid-type]
 ) -> None:
     """Makes simulated radiographs with known findings, and contact_sheet.png beside them.
 

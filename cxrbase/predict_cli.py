@@ -1,7 +1,7 @@
 """`cxrbase predict`: calibrated probabilities of a fine-tuned model, with warnings."""
 
+import os
 import sys
-from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
@@ -23,9 +23,14 @@ def predict(words: list[str]) -> int:
     parser.add_argument("--device", type=str, default="auto", help=DEVICE_HELP)
     parser.add_argument("--threads", type=PositiveInt, default=None, help="decoding threads; by default one per core")
     options = parser.parse_args(words)
-    out = Path(options.out)
-    if out.exists():
-        parser.error(f"{out} exists already: give another --out, or remove it")
+
+    from cxrbase.release.outputs import local_place, refuse_all_bad
+
+    out = local_place(options.out)
+    part = out.with_name(f"{out.name}.part")
+    for path in (out, part):
+        if path.exists():
+            parser.error(f"{path} exists already: give another --out, or remove it")
     if out.suffix not in (".csv", ".json"):
         parser.error(f"--out must be a new file that ends in .csv or .json, got {out}")
 
@@ -39,12 +44,15 @@ def predict(words: list[str]) -> int:
         options.model, options.images, batch_size=options.batch_size, device=options.device, threads=options.threads
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A row is on disk when it is made, so that what stops a long job does not take the others with it.
-    with out.open("x", newline="", encoding="utf-8", buffering=1) as file:
+    # A row is on disk when it is made, so that what stops a long job does not take the others with it; the table has
+    # its own name when it is whole.
+    with part.open("x", newline="", encoding="utf-8", buffering=1) as file:
         done = write_predictions(found, model.classes, file, form="csv" if out.suffix == ".csv" else "json")
+    os.replace(part, out)
     sys.stdout.write(
         f"{out}: {done.images} images, {done.warned} with warnings, {done.bad} could not be read (column error)\n"
     )
     if doubt := in_words(unproven(model.card)):
         sys.stdout.write(f"warning: {doubt}\n")
+    refuse_all_bad(out, images=done.images, bad=done.bad)
     return 0

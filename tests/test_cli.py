@@ -38,6 +38,15 @@ def test_help_answers_without_the_libraries_that_take_long_to_load():
     assert "fit" in done.stdout
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_is_quiet_where_nobody_reads_on(option):
+    job = subprocess.Popen(
+        [sys.executable, "-u", "-m", "cxrbase", option], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    job.stdout.close()
+    assert (job.wait(), job.stderr.read()) == (0, "")
+
+
 def test_help_lists_every_command(capsys):
     assert main([]) == 2
     listed = re.findall(r"^  ([a-z]+) ", capsys.readouterr().out.split("options:")[0], re.MULTILINE)
@@ -306,6 +315,14 @@ def test_folder_without_images_and_manifest_without_its_column(tmp_path, capfd):
     code, line = failure(capfd, command("mae", root=tmp_path, run_dir=tmp_path / "run"))
     assert code == 1
     assert "a.png" in line
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_phantom_command_refuses_a_number_of_workers_that_is_none(workers, tmp_path, capfd):
+    code, line = failure(capfd, ["phantom", f"--root={tmp_path}", f"--workers={workers}"])
+    assert code == 2
+    assert "workers" in line
+    assert str(workers) in line
 
 
 def test_phantom_command_makes_a_contact_sheet(tmp_path, capsys):

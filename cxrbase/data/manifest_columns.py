@@ -26,7 +26,13 @@ def read_table(path: Path) -> pa.Table:
         return read_parquet(path)
     parse = pacsv.ParseOptions(newlines_in_values=True)
     with pacsv.open_csv(path, parse_options=parse) as reader:
-        types = dict.fromkeys(reader.schema.names, pa.string())
+        names = reader.schema.names
+    # Columns of such names would not be known, and so labels, patients and splits be left out in silence.
+    if odd := [name for name in names if name != name.strip()]:
+        raise ManifestError(
+            f"the column name {odd[0]!r} has blanks around it: write commas without blanks in the header"
+        )
+    types = dict.fromkeys(names, pa.string())
     convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
     # One thread, because only then errors name the row.
     return pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), parse, convert)

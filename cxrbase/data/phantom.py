@@ -83,11 +83,11 @@ def _holds(root: Path, spec: dict[str, int]) -> bool:
             found = "a damaged phantom.json"
         if found == spec:
             return True
-        raise ConfigError(f"{root} holds {found} and not {spec}: remove it, or set --data.root to another folder")
+        raise ConfigError(f"{root} holds {found} and not {spec}: remove it, or name another folder as root")
     if root.exists() and not root.is_dir():
-        raise ConfigError(f"{root} is not a folder: set --data.root to a new folder")
+        raise ConfigError(f"{root} is not a folder: name a new folder as root")
     if root.is_dir() and any(root.iterdir()) and not (root / ".unfinished").exists():
-        raise ConfigError(f"{root} is not empty and holds no phantom: set --data.root to a new folder")
+        raise ConfigError(f"{root} is not empty and holds no phantom: name a new folder as root")
     return False
 
 

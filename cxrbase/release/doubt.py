@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cxrbase.evaluation.score_text import score_text
+from cxrbase.release.run_facts import part_of
 
 
 def unproven(card: dict[str, Any]) -> list[str]:
@@ -12,8 +13,9 @@ def unproven(card: dict[str, Any]) -> list[str]:
     Args:
         card: Of `Model`; where it has no metrics, as in folders made by hand, nothing is known and nothing is said.
     """
-    scores = card.get("metrics", {}).get("auroc", {}).get("per_class", {})
-    return [f"{name} ({_figure(score)})" for name, score in scores.items() if _at_chance(score)]
+    scores = part_of(part_of(card.get("metrics"), "auroc"), "per_class")
+    found = {name: part_of(scores, name) for name in scores}
+    return [f"{name} ({_figure(score)})" for name, score in found.items() if _at_chance(score)]
 
 
 def in_words(doubtful: Sequence[str]) -> str:

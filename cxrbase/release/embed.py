@@ -23,6 +23,7 @@ from cxrbase.errors import ConfigError
 from cxrbase.evaluation.features import pool_tokens
 from cxrbase.release.explained import encoder_of
 from cxrbase.release.inputs import Item, Loaded, find_images, loaded_batches, prepare, warn_of_packs
+from cxrbase.release.outputs import local_place
 from cxrbase.sizes import longest
 from cxrbase.states import state_hash
 from cxrbase.whole_files import written_whole
@@ -73,11 +74,11 @@ def embed(
         part: Images per part.
 
     Raises:
-        ConfigError: `out` exists or is no .parquet name, or its parts are of another job.
+        ConfigError: `out` exists, is not on this machine or is no .parquet name, or its parts are of another job.
         EncoderError: The encoder cannot be read.
         ManifestError: There are no such images.
     """
-    out = Path(out)
+    out = local_place(out)
     if out.exists():
         raise ConfigError(f"{out} exists already: give another --out, or remove it")
     if out.suffix != ".parquet":

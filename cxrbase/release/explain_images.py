@@ -14,6 +14,7 @@ from cxrbase.release.explain import Score, explain
 from cxrbase.release.explain_checks import UNCHANGED, follows_weights
 from cxrbase.release.explained import Explained, open_explained
 from cxrbase.release.methods import METHODS, Method, check_method
+from cxrbase.release.outputs import local_place
 from cxrbase.release.overlay import write_overlay
 from cxrbase.release.overview import overview
 
@@ -43,12 +44,16 @@ def explain_image(
             folder.
         DecodeError: The image cannot be read.
     """
+    methods = list(dict.fromkeys(methods))
+    if not methods:
+        raise ConfigError(f"no method is named: take some of {', '.join(METHODS)}")
     for method in methods:
         check_method(method)
     if Path(image).is_dir():
         raise ConfigError(f"one image is explained at a time, and {image} is a folder: name a file in it")
+    out = local_place(out)
     names = [OVERVIEW, *(f"{method}.png" for method in methods)]
-    if there := [name for name in names if (Path(out) / name).exists()]:
+    if there := [name for name in names if (out / name).exists()]:
         raise ConfigError(f"{out} holds {there[0]} already: give another --out, or remove it")
     explained = open_explained(model)
     pixels = explained.reading(image)
@@ -56,7 +61,6 @@ def explain_image(
     canvas, taken = to_canvas(explained.reading(image, min_side=explained.canvas_size), explained.canvas_size)
     view = explained.view(torch.from_numpy(canvas)[None, None], torch.tensor([taken]))
     name, score = explained.choose(view, finding)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     fed = (view.shape[-2], view.shape[-1])
     rows, maps = [], []

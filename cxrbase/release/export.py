@@ -12,6 +12,7 @@ from cxrbase.errors import ConfigError, EncoderError
 from cxrbase.release import export_graph, export_timm, export_transformers
 from cxrbase.release.card import model_card
 from cxrbase.release.explained import is_model
+from cxrbase.release.outputs import local_place
 from cxrbase.release.package import WEIGHTS, preprocessing, read_licence, write_checksums
 from cxrbase.weights import load_any_encoder
 from cxrbase.weights_fit import Encoder
@@ -52,7 +53,7 @@ def export(encoder: str, *, to: Target, out: str | Path, licence: str = "Apache-
     }
     if to not in writers:
         raise ConfigError(f"--to must be one of {', '.join(writers)}, got {to!r}")
-    out = Path(out)
+    out = local_place(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder: give another --out")
     if is_model(encoder):

@@ -98,6 +98,9 @@ def find_images(names: Sequence[str]) -> list[Item]:
 
 
 def _find(name: str) -> list[Item]:
+    if not name.strip():
+        # An unset variable of a shell, which would be the folder that one happens to be in.
+        raise ManifestError(f"images must be named by a path, got {name!r}: give . for the current folder")
     path = Path(name)
     if path.is_dir():
         if (path / INDEX).is_file():

@@ -12,6 +12,7 @@ from cxrbase.sizes import height_width
 WEIGHTS = "model.safetensors"
 CHECKSUMS = "SHA256SUMS"
 _MAX_LICENCE = 1_000_000
+_OF_FILES = (".txt", ".md", ".rst", ".html", ".pdf")  # no SPDX name ends so
 
 
 def preprocessing(card: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,14 @@ def read_licence(licence: str) -> tuple[str, str]:
     if given.is_file():
         if given.stat().st_size > _MAX_LICENCE:
             raise ConfigError(f"{licence} is too large for a licence, {given.stat().st_size:,} bytes")
-        return "other", given.read_text(errors="replace")
+        try:
+            return "other", given.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{licence} is no text of a licence: it is not UTF-8 (byte {error.start:,})") from error
+    if given.suffix.lower() in _OF_FILES:
+        raise ConfigError(
+            f"no file {licence}: give an existing one with the text, or an SPDX name such as CC-BY-NC-4.0"
+        )
     if not licence or len(licence) > 64 or not all(c.isalnum() or c in "-+." for c in licence):
         raise ConfigError(f"licence must be an existing file or an SPDX name such as CC-BY-NC-4.0, got {licence!r}")
     text = _apache() if licence == "Apache-2.0" else None

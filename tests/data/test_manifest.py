@@ -85,6 +85,7 @@ def test_view_is_accepted_for_view_position_but_does_not_replace_it(tmp_path):
         ("path,age\na.png,-3\n", "column age must hold years or nothing, got '-3'"),
         ("path,age\na.png,old\n", "got 'old' in row 1"),
         ("path,age,age\na.png,3,4\n", "2 columns named 'age'"),
+        ("path, patient_id, split\na.png, 1, train\n", "column name ' patient_id' has blanks around it"),
         ("path,age\na.png\n", "cannot read"),
     ],
 )

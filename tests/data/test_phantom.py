@@ -246,7 +246,7 @@ def test_a_folder_with_another_phantom_is_refused(small, change):
 
 def test_a_folder_with_anything_else_is_refused(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="is not empty and holds no phantom"):
+    with pytest.raises(ConfigError, match="is not empty and holds no phantom: name a new folder as root"):
         make_phantom(tmp_path, patients=3, image_size=32)
     with pytest.raises(ConfigError, match="is not a folder"):
         make_phantom(tmp_path / "thesis.txt", patients=3, image_size=32)

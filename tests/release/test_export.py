@@ -182,6 +182,11 @@ def test_licence_is_a_name_or_a_text(encoder_folder, tmp_path):
     assert "license: cc-by-nc-4.0" in (tmp_path / "b" / "README.md").read_text()
     with pytest.raises(ConfigError, match="SPDX"):
         export(str(encoder_folder), to="timm", out=tmp_path / "c", licence="what / ever")
+    with pytest.raises(ConfigError, match=r"no file licence\.txt: give an existing one"):
+        export(str(encoder_folder), to="timm", out=tmp_path / "c", licence="licence.txt")
+    (tmp_path / "terms.txt").write_bytes(b"\x89PNG")
+    with pytest.raises(ConfigError, match=r"terms\.txt is no text of a licence: it is not UTF-8 .byte 0"):
+        export(str(encoder_folder), to="timm", out=tmp_path / "c", licence=str(tmp_path / "terms.txt"))
     assert not (tmp_path / "c").exists()
 
 

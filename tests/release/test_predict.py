@@ -224,18 +224,66 @@ def test_a_job_that_is_stopped_keeps_the_rows_that_it_has_made(sent, model, imag
     out, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
     words = ["predict", tmp_path / "images", "--model", model, "--batch_size=1", "--threads=1", "--device=cpu", "--out"]
     job = warm.Process(["-m", "cxrbase", *words, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    until(lambda: out.exists() and len(out.read_text().splitlines()) > 3, job)
+    part = tmp_path / "killed.csv.part"
+    until(lambda: part.exists() and len(part.read_text().splitlines()) > 3, job)
     job.send_signal(sent)
     _, said = job.communicate(timeout=60)
     if sent == signal.SIGKILL:
         assert job.returncode == -sent
     else:
         assert job.returncode == 130
-        assert said.splitlines()[-1].endswith("stopped; --out holds only a part: remove it and run the command again")
-    kept = out.read_text()
+        assert said.splitlines()[-1].endswith(
+            "stopped; <out>.part holds the rows so far: remove it and run the command again"
+        )
+    # Nothing that looks whole has the name of the table.
+    assert not out.exists()
+    kept = part.read_text()
     assert 3 < len(kept.splitlines()) < 400
     assert main([str(word) for word in (*words, whole)]) == 0
     assert whole.read_text().startswith(kept)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_job_that_could_read_no_image_is_a_failure(suffix, model, tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"no")
+    out, given = tmp_path / f"out.{suffix}", [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--device=cpu"]
+    command = ["predict", "--model"] if suffix == "csv" else ["embed", "--encoder"]
+    assert main([*command, str(model), *given, f"--out={out}"]) == 1
+    said = capsys.readouterr()
+    assert "2 could not be read" in said.out
+    assert f"none of the 2 images could be read: the column error of {out} says why" in said.err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", out.name}
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("s3://bucket/out", "--out must be on this machine, got s3://bucket/out"),
+        ("{}/a.png/out", "as {}/a.png is a file: name a folder instead"),
+        ("", "images must be named by a path, got ''"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused_before_work(out, said, model, images, tmp_path, capsys, monkeypatch):
+    shutil.copy(images / "00.png", tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    image, of_model = "a.png" if out else "", ["--model", str(model)]
+    commands = {
+        "predict": [*of_model, image, "--out={}.csv"],
+        "embed": ["--encoder", str(model), image, "--out={}.parquet"],
+        "explain": [*of_model, image, "--out={}"],
+        "export": ["--encoder", str(model), "--to=timm", "--out={}"],
+    }
+    for command, words in list(commands.items())[: 4 if out else 2]:
+        place = out.format(tmp_path) or str(tmp_path / "new")
+        assert main([command, *(word.replace("{}", place) for word in words)]) == 1
+        assert said.replace("{}", str(tmp_path)) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("metrics", [None, 3, [], {"auroc": None}, {"auroc": {"per_class": {"nodule": 1}}}])
+def test_figures_of_a_model_that_are_none_end_no_job(metrics):
+    assert unproven({"metrics": metrics}) in ([], ["nodule (AUROC undefined)"])
 
 
 def test_what_is_written_as_it_comes_is_what_json_writes(model, images):

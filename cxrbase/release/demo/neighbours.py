@@ -34,7 +34,11 @@ class Neighbours:
                 raise ConfigError(f"{path} was made with another encoder: make it again with cxrbase embed")
             for table in read_row_groups(path, columns=["path", "cls", "patch_mean"]):
                 self._add(table)
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        except KeyError as error:
+            raise ConfigError(
+                f"{path} is not a table written by cxrbase embed, whose name is missing in its metadata"
+            ) from error
+        except (OSError, pa.ArrowException, ValueError) as error:
             raise ConfigError(f"{path} is not a table written by cxrbase embed: {error}") from error
         if not self.names:
             raise ConfigError(f"{path} holds no features: none of its images could be read")
