@@ -332,6 +332,19 @@ def test_phantom_command_makes_a_contact_sheet(tmp_path, capsys):
     assert "contact_sheet.png" in capsys.readouterr().out
 
 
+def test_phantom_command_takes_a_seed_and_any_number_of_processes(tmp_path):
+    for name, seed, workers in (("a", 0, 1), ("b", 3, 1), ("c", 3, 2)):
+        words = ["--patients=3", "--image_size=48", f"--seed={seed}", f"--workers={workers}"]
+        assert main(["phantom", f"--root={tmp_path / name}", *words]) == 0
+    a, b, c = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.suffix in (".jpg", ".dcm")}
+        for name in "abc"
+    )
+    assert b == c
+    assert all(b.values())
+    assert sorted(a.values()) != sorted(b.values())
+
+
 @pytest.mark.parametrize(("variable", "folder"), [("SSL", "objective"), ("SIZE", "size"), ("DATA", "data")])
 def test_make_says_which_names_exist(variable, folder):
     words = ["make", "pretrain", f"{variable}=nonsense"]

@@ -7,8 +7,11 @@ import pytest
 from torch import nn
 
 import small_runs
+from commands import command
+from cxrbase.callbacks import collapse
 from cxrbase.callbacks.collapse import REMEDIES, Collapse, Look, symptoms
 from cxrbase.callbacks.probe import FrozenProbe
+from cxrbase.cli import main
 from cxrbase.errors import CollapseError
 from cxrbase.objectives import Loss, Objective
 
@@ -30,9 +33,9 @@ class Attract(Objective):
 
 def watched(**settings):
     probe = FrozenProbe(enabled=False, monitor_every=10, monitor_images=16)
-    collapse = Collapse(**{"every_n_steps": 10, **settings})
-    collapse.probe = probe
-    return [probe, collapse]
+    watch = Collapse(**{"every_n_steps": 10, **settings})
+    watch.probe = probe
+    return [probe, watch]
 
 
 def told(caplog):
@@ -61,6 +64,17 @@ def test_without_sharpening_the_teacher_is_uniform_and_the_run_can_be_stopped(im
     with pytest.raises(CollapseError, match=r"stopped at step \d+ by a collapse \(.*uniform teacher.*teacher_temp"):
         train("dino", image_folder, caplog, callbacks=watched(on_collapse="stop"), objective=FLAT)
     assert {"uniform teacher", "constant loss"} >= told(caplog) > set()
+
+
+def test_the_words_of_a_command_reach_the_watch_and_its_features(image_folder, tmp_path, monkeypatch, capfd):
+    seen = []
+    monkeypatch.setattr(collapse, "symptoms", lambda look: seen.append(look) or {"equal features": "made"})
+    words = ["--collapse.on_collapse=stop", "--collapse.every_n_steps=1", "--collapse.patience=2", "--collapse.after=0"]
+    words += ["--trainer.max_steps=8", "--probe.monitor_every=1"]
+    assert main(command("mae", *words, root=image_folder, run_dir=tmp_path / "run")) == 1
+    assert "stopped at step 2 by a collapse (equal features)" in capfd.readouterr().err
+    assert len(seen) == 2
+    assert seen[-1].std > 0
 
 
 def test_equal_features_are_seen_whatever_the_objective(image_folder, caplog, monkeypatch):

@@ -184,7 +184,10 @@ def test_eva_x_is_fitted_to_a_task(place, tmp_path):
     assert main(["embed", "--encoder", str(place / "eva"), images, "--out", str(out), "--device=cpu"]) == 0
 
 
-def test_every_other_option_is_taken(place):
+def test_every_other_option_is_taken(place, monkeypatch):
+    made = []
+    real = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **more: made.append(real(*args, **more)) or made[-1])
     options = {
         "batch_size": 5, "lr": 0.002, "min_lr": 0.1, "warmup": 0.3, "layer_decay": 0.8, "drop_path": 0.3,
         "weight_decay": 0.01, "betas": [0.8, 0.9], "smoothing": 0.2, "augment.flip": 0.5, "augment.scale": [0.4, 0.9],
@@ -203,6 +206,9 @@ def test_every_other_option_is_taken(place):
     assert load_model(place / "options").image_size == (16, 16)
     assert load_model(place / "options").card["canvas_size"] == 24
     assert any((place / "cache").iterdir())
+    optimizer = made[-1]
+    assert {tuple(group["betas"]) for group in optimizer.param_groups} == {(0.8, 0.9)}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
 
 
 def test_what_a_weight_file_does_not_say_is_given_on_the_command_line(place):

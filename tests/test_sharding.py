@@ -13,8 +13,7 @@ from cxrbase.cli import main
 from cxrbase.data.phantom import make_phantom
 from cxrbase.errors import ConfigError
 from cxrbase.sharding import is_sharded, local, refuse_unfit
-from test_joint_batch import free_port
-from two_processes import end_two, start_two
+from two_processes import end_two, free_port, start_two
 
 WORDS = ["--trainer.max_steps=4", "--trainer.max_epochs=9", "--checkpoint.every_n_train_steps=2"]
 WORDS += ["--checkpoint.save_top_k=-1", "--probe.monitor_every=2", "--probe.resamples=20"]

@@ -61,14 +61,6 @@ def least_counted(resamples: int) -> float:
     return min(1.0, 2 / (resamples + 1))
 
 
-def paired_difference(first: float, second: float, first_samples: Floats, second_samples: Floats) -> Difference:
-    """Difference of a metric between two encoders whose (R,) samples come from the same resampled patients."""
-    if first_samples.shape != second_samples.shape:
-        raise ValueError(f"samples must be paired, got {first_samples.shape} and {second_samples.shape}")
-    one, two = np.append(first, first_samples), np.append(second, second_samples)
-    return hierarchical_difference([one], [two], paired_seeds=True)
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Corrects p-values for their number, so that the chance of any false claim stays below the level (Holm 1979).
 

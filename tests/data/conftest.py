@@ -1,14 +1,7 @@
-"""One thread for small problems: where cores are shared, threads that wait for each other take most of the time."""
+"""Numerics here are small, so they take one thread."""
 
 import pytest
-import torch
-from threadpoolctl import threadpool_limits
 
+import threads
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
+one_thread = pytest.fixture(autouse=True)(threads.one_thread)

@@ -157,7 +157,7 @@ def test_bytes_that_are_no_image_are_named_even_if_the_checksum_holds(pack):
     at = int(store.index.offset[0])
     damage(pack / "shards/made-000000.tar", at, int(store.index.size[0]))
     assert header.offset_data == at
-    with pytest.raises(CorruptError, match="no image") as caught:
+    with pytest.raises(CorruptError, match="not an image of a known format") as caught:
         opened(pack, verify=False).image(0)
     assert caught.value.reason == "damaged"
 

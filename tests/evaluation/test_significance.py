@@ -13,7 +13,6 @@ from cxrbase.evaluation.significance import (
     hierarchical_mean,
     holm,
     least_counted,
-    paired_difference,
 )
 from evaluation.cases import cohort
 
@@ -51,11 +50,9 @@ def test_a_p_value_matches_its_interval():
 
 
 def test_one_encoder_against_itself_is_no_difference():
-    samples = np.random.default_rng(0).random(500)
-    same = paired_difference(0.7, 0.7, samples, samples)
+    run = np.random.default_rng(0).random(501)
+    same = hierarchical_difference([run], [run], paired_seeds=True)
     assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
-    with pytest.raises(ValueError, match="paired"):
-        paired_difference(0.7, 0.7, samples, samples[:3])
 
 
 def runs(seeds, spread, *, mean=0.7, seed=0, patients=0.02, resamples=2000):
@@ -126,7 +123,7 @@ def test_what_a_draw_of_labels_does_to_both_methods_is_no_difference():
 def test_one_seed_leaves_the_patients_and_says_so():
     first, second = runs(1, 0.0, seed=1), runs(1, 0.0, seed=2, mean=0.6)
     alone = hierarchical_difference(first, second)
-    paired = paired_difference(first[0][0], second[0][0], first[0][1:], second[0][1:])
+    paired = hierarchical_difference(first, second, paired_seeds=True)
     assert (alone.value, alone.low, alone.high) == pytest.approx((paired.value, paired.low, paired.high))
     assert alone.seeds == 1
 

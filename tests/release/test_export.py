@@ -177,7 +177,8 @@ def test_licence_is_a_name_or_a_text(encoder_folder, tmp_path):
     (tmp_path / "terms.txt").write_text("ask first")
     export(str(encoder_folder), to="timm", out=tmp_path / "a", licence=str(tmp_path / "terms.txt"))
     assert (tmp_path / "a" / "LICENSE").read_text() == "ask first"
-    export(str(encoder_folder), to="timm", out=tmp_path / "b", licence="CC-BY-NC-4.0")
+    words = ["export", "--encoder", str(encoder_folder), "--to=timm", f"--out={tmp_path / 'b'}"]
+    assert main([*words, "--licence=CC-BY-NC-4.0"]) == 0
     assert "CC-BY-NC-4.0" in (tmp_path / "b" / "LICENSE").read_text()
     assert "license: cc-by-nc-4.0" in (tmp_path / "b" / "README.md").read_text()
     with pytest.raises(ConfigError, match="SPDX"):
