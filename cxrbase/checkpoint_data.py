@@ -7,13 +7,18 @@ import lightning as L
 
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
-from cxrbase.joint_batch import joint_batch, take_up_batch, take_up_position
+from cxrbase.joint_batch import joint_batch, reopen_epoch, return_to_step, take_up_batch
 
 _PLAIN = (bool, int, float, str, list, tuple, NoneType)
 
 
-def said_of_data(trainer: L.Trainer) -> dict[str, Any]:
-    """What is to be kept beside the weights: the joint batch, and what makes pixels of files."""
+def put_down(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """Completes a checkpoint by what another run must share that goes on from it, and by where that begins."""
+    checkpoint.update(_said_of_data(trainer))
+    reopen_epoch(checkpoint)
+
+
+def _said_of_data(trainer: L.Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]
     kept: dict[str, Any] = {"batch": joint_batch(trainer)}
     if isinstance(data, CXRDataModule):
@@ -38,8 +43,9 @@ def take_up(checkpoint: dict[str, Any], trainer: L.Trainer | None, *, name: str,
     mine = joint_batch(trainer)
     if trainer is None or mine is None:
         return
-    _refuse_other_pixels(checkpoint, said_of_data(trainer))
-    take_up_position(checkpoint)
+    _refuse_other_pixels(checkpoint, _said_of_data(trainer))
+    reopen_epoch(checkpoint)  # those of earlier versions are saved as Lightning counts
+    return_to_step(checkpoint)
     take_up_batch(checkpoint, mine, name=name, coupled=coupled)
 
 

@@ -64,27 +64,31 @@ def count_next_epoch(trainer: L.Trainer) -> None:
         loop.reset_restart_stage()
 
 
-def take_up_position(checkpoint: dict[str, Any]) -> None:
-    """Mends the counts of a checkpoint that was saved within an epoch or a step, so that a run goes on just there.
+def reopen_epoch(checkpoint: dict[str, Any]) -> None:
+    """Mends Lightning's count of epochs in a checkpoint from within one.
 
     Lightning counts an epoch as done whenever it leaves it, also where a limit of steps or time has cut it, and would
-    give the next epoch the position within this one. Gradients of a step that was not done are in no checkpoint, so
-    its batches are to come again.
-
-    Args:
-        checkpoint: The checkpoint, changed.
+    give the next epoch the position within this one.
     """
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-    ready, processed = batches["current"]["ready"], batches["current"]["processed"]
-    if batches["is_last_batch"] and processed == ready:
+    if batches["is_last_batch"] and batches["current"]["processed"] == batches["current"]["ready"]:
         return
     for counted in (epochs["current"], epochs["total"]):
         counted["processed"] = counted["completed"] = max(counted["ready"] - 1, 0)
+    checkpoint["epoch"] = epochs["current"]["completed"]
+
+
+def return_to_step(checkpoint: dict[str, Any]) -> None:
+    """Sets a checkpoint from within a step to its beginning, because gradients of its batches are in no checkpoint."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    ready, processed = progress["current"]["ready"], progress["current"]["processed"]
     held = checkpoint.get("batch")
-    if held and (over := ready - processed + processed % held["accumulated"]):
-        batches["is_last_batch"] = False
-        for counted in (batches["current"], batches["total"]):
+    if held is None or (progress["is_last_batch"] and processed == ready):
+        return
+    if over := ready - processed + processed % held["accumulated"]:
+        progress["is_last_batch"] = False
+        for counted in (progress["current"], progress["total"]):
             counted.update(dict.fromkeys(counted, counted["ready"] - over))
         stream = checkpoint["CXRDataModule"]["stream"]
         stream["batches"] -= over

@@ -16,7 +16,7 @@ from torch import Tensor
 from cxrbase.accelerate import accelerate
 from cxrbase.backbones import create_backbone
 from cxrbase.batch_norm import share_batch_norm
-from cxrbase.checkpoint_data import said_of_data, take_up
+from cxrbase.checkpoint_data import put_down, take_up
 from cxrbase.clock import StepClock
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.divergence import StepReport, all_finite, diverged
@@ -218,7 +218,7 @@ class Pretraining(L.LightningModule):
         """Keeps a bad step out of the last good checkpoint, and what others of its weights must share in this one."""
         self.refuse_infinite_loss()
         self.refuse_infinite_weights()
-        checkpoint.update(said_of_data(self.trainer))
+        put_down(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on where the checkpoint was saved, with its images and its batch, however that is split now."""

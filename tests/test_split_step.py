@@ -5,7 +5,7 @@ import torch
 
 from commands import command
 from cxrbase.cli import main
-from cxrbase.joint_batch import take_up_batch, take_up_position
+from cxrbase.joint_batch import return_to_step, take_up_batch
 from two_processes import end_two, start_two
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -86,13 +86,12 @@ def test_batches_of_a_checkpoint_from_within_a_step_are_counted_from_its_beginni
     def held(ready, *, last):
         counts = {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
         progress = {"current": dict(counts), "total": dict(counts), "is_last_batch": last}
-        epochs = {key: {"ready": 1, "started": 1, "processed": 0, "completed": 0} for key in ("current", "total")}
-        loops = {"fit_loop": {"epoch_loop.batch_progress": progress, "epoch_progress": epochs}}
+        loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
         batch = {"images": 4, "accumulated": 2}
         return {"loops": loops, "CXRDataModule": {"stream": {"batches": ready, "images": 4 * ready}}, "batch": batch}
 
     def taken_up(checkpoint):
-        take_up_position(checkpoint)
+        return_to_step(checkpoint)
         take_up_batch(checkpoint, {"images": 2, "accumulated": 4}, name="MAE", coupled=False)
         stream = checkpoint["CXRDataModule"]["stream"]
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]

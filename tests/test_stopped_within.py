@@ -43,14 +43,22 @@ class SavesWithin(Callback):
             trainer.save_checkpoint(f"{trainer.default_root_dir}/during.ckpt")
 
 
-@pytest.mark.parametrize(("steps", "more"), [(20, []), (5, ["--trainer.accumulate_grad_batches=3"])])
-def test_more_steps_go_on_within_the_epoch(steps, more, image_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("steps", "more", "earlier"), [(20, [], False), (5, ["--trainer.accumulate_grad_batches=3"], True)]
+)
+def test_more_steps_go_on_within_the_epoch(steps, more, earlier, image_folder, tmp_path):
+    """Also from a checkpoint of an earlier version, which has the epoch as done."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     words = [*WORDS, *more]
     assert main(command("mae", *words, f"--trainer.max_steps={steps}", root=image_folder, run_dir=cut)) == 0
     stopped = held(cut / "last.ckpt")
     assert stopped["CXRDataModule"]["stream"]["epoch"] == 1
     assert 0 < counts(stopped)["epoch_loop.batch_progress"]["current"]["ready"] < 12
+    assert stopped["epoch"] == counts(stopped)["epoch_progress"]["current"]["completed"] == 1
+    if earlier:
+        for counted in counts(stopped)["epoch_progress"].values():
+            counted["processed"] = counted["completed"] = counted["ready"]
+        torch.save(stopped, cut / "last.ckpt")
     for run, again in ((cut, [f"--ckpt_path={cut}"]), (whole, [])):
         assert main(command("mae", *words, "--trainer.max_steps=40", *again, root=image_folder, run_dir=run)) == 0
     assert_same_end(cut, whole)

@@ -108,7 +108,7 @@ class RunRecord(Callback):
             "image_size": plain(pl_module.image_size),
             "images_seen": count.images,
             "steps": trainer.global_step,
-            "epochs": trainer.current_epoch,
+            "epochs": trainer.fit_loop.epoch_progress.current.ready,
             "wall_s": round(self.wall_s, 2),
             "images_per_s": round(count.images_per_s, 2),
             "data_wait_fraction": round(count.data_wait_fraction, 5),
