@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 from cxrbase.data.order import REPEAT
 from cxrbase.data.quarantine import Quarantine
 from cxrbase.data.reading import Reading
+from cxrbase.data.stand_ins import StandIns
 from cxrbase.data.views import CPUCrop
 from cxrbase.errors import CorruptError, DecodeError, ShardError
 from cxrbase.sizes import longest
@@ -25,6 +26,7 @@ Item = tuple[Tensor, Tensor, int]
 Batch = tuple[Tensor, Tensor, Tensor]
 OnCorrupt = Literal["skip", "raise"]
 _STAND_INS = 100
+_NEAREST = 20  # draws from rows that suit better; where half of them are lost, all fail once in a million
 # Seconds between tries of an image that a disk failed to give.
 _PAUSES = (0.5, 1.0, 2.0)
 
@@ -68,7 +70,12 @@ class StreamDataset(Dataset[Item]):
             batches keep their size; `raise` ends the run. What a disk fails to give is tried again for some seconds
             before.
         quarantine: Where unreadable images are entered; None makes one that tolerates none.
+
+    Attributes:
+        stand_ins: Where stand-ins are looked for first; None draws them from all of the pool.
     """
+
+    stand_ins: StandIns | None = None
 
     def __init__(
         self,
@@ -148,9 +155,8 @@ class StreamDataset(Dataset[Item]):
             The id that was read, which is of another row where this one is unreadable, and the height and width it
             takes.
         """
-        times, row = divmod(wanted, REPEAT)
-        image, row = self._readable(row)
-        found = times * REPEAT + row
+        image, row = self._readable(wanted)
+        found = wanted - wanted % REPEAT + row
         if self.crop is not None:
             image = self.crop(image, (self.seed, int(self.epoch), found))
         height, width = image.shape
@@ -159,8 +165,8 @@ class StreamDataset(Dataset[Item]):
         canvas[:height, width:] = 0
         return found, height, width
 
-    def _readable(self, row: int) -> tuple[NDArray[np.uint8], int]:
-        for candidate in self._candidates(row):
+    def _readable(self, wanted: int) -> tuple[NDArray[np.uint8], int]:
+        for candidate in self._candidates(wanted):
             if self.quarantine.holds(candidate):
                 continue
             try:
@@ -185,9 +191,13 @@ class StreamDataset(Dataset[Item]):
             time.sleep(pause)
         return self.store.image(row)
 
-    def _candidates(self, row: int) -> Iterator[int]:
+    def _candidates(self, wanted: int) -> Iterator[int]:
         """A row, then those that stand in for it: the same in any worker and after a restart."""
+        row = wanted % REPEAT
         yield row
         generator = np.random.Generator(np.random.PCG64([self.seed, int(self.epoch), row]))
+        for rows in () if self.stand_ins is None else self.stand_ins.nearest(wanted):
+            for _ in range(_NEAREST if len(rows) else 0):
+                yield int(rows[generator.integers(len(rows))])
         for _ in range(_STAND_INS):
             yield int(self.pool[generator.integers(len(self.pool))])

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cxrbase.data.dataset import Item, StreamDataset
 from cxrbase.data.order import Order, Plan, told_apart
+from cxrbase.data.stand_ins import StandIns
 from cxrbase.data.threads import threaded_batches
 from cxrbase.data.workers import end_workers, lost_workers, own_sigchld
 from cxrbase.errors import ConfigError
@@ -38,9 +39,11 @@ class StreamSampler(DistributedSampler[Any]):
 
     Attributes:
         on_epoch: Called when another epoch was set, whose length may differ.
+        stand_ins: Told the order of each epoch; None where nothing asks for it.
     """
 
     on_epoch: Callable[[], None] | None = None
+    stand_ins: StandIns | None = None
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class StreamSampler(DistributedSampler[Any]):
         """Yields ids of this rank from the restored position on, which are rows but for a row's further times."""
         order, position, sizes = self.source.epoch(self.epoch, self.plan), self.start, self.sizes()
         order = told_apart(order) if self.source.repeats else order
+        if self.stand_ins is not None:
+            self.stand_ins.begin(self.source, self.epoch, self.plan, order)
         self._dealt = self.batches_before, sizes
         self.start, self.batches_before = 0, 0
         for size in sizes:
@@ -203,8 +208,9 @@ class StreamLoader(DataLoader[Item]):
         self.waited_s += self.handed_at - asked
 
     def draw_from(self, order: Order) -> None:
-        """Draws other images from now on; for a loader that was made before it was known which."""
+        """Draws these images, and stand-ins for them, from now on; to be called before workers start."""
         self.sampler.source, self.dataset.pool = order, order.rows
+        self.sampler.stand_ins = self.dataset.stand_ins = StandIns(order)
 
     def exchange(self) -> None:
         """Puts together what all processes of the run found unreadable; they must call it at the same point.

@@ -40,6 +40,7 @@ def training_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )
+    loader.draw_from(sampler.source)
     # No cycles: what a loader holds is let go with the last reference to it.
     sampler.on_epoch = partial(tell_length, trainer, weakref.proxy(loader))
     if look_ahead is not None:

@@ -141,6 +141,27 @@ def test_a_shard_that_is_damaged_in_the_store_is_fetched_once_more_and_not_for_e
     data.teardown("fit")
 
 
+def test_what_stands_in_for_a_lost_shard_costs_no_other_shards(tmp_path):
+    pack = make_pack(tmp_path / "pack", split=["train"] * 192)
+    (pack / "shards" / "made-000003.tar").unlink()
+    largest = int(shard_bytes(ShardIndex(pack / "index.parquet")).max()) + 10240
+    data = ready(pack, tmp_path, cache_gb=8.2 * largest / 1e9, max_bad=0.2)
+    tally = tmp_path / "fetched"
+    data.store.place = Counting(f"file://{pack}", tmp_path / "cache", limit=int(8.2 * largest), tally=tally)
+    loader = data.train_dataloader()
+    # What is fetched ahead may go again before it is read, where the reader is slow.
+    loader.on_begin = loader.on_position = None
+    assert loader.sampler.plan.window == 4
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        tally.write_text("")
+        rows = [row for batch in loader for row in batch[2].tolist()]
+        assert len(rows) == 192
+        fetched = tally.read_text().splitlines()
+        assert len(fetched) == len(set(fetched))
+    data.teardown("fit")
+
+
 @pytest.mark.parametrize(("before", "now"), [(100, 4), (6, 4), (4, 6), (4, 100)])
 def test_an_epoch_that_goes_on_with_a_smaller_cache_says_what_it_needs(pack, tmp_path, before, now, caplog):
     index = ShardIndex(pack / "index.parquet")
