@@ -50,6 +50,23 @@ def refuse_strategy(strategy: object) -> None:
         )
 
 
+def refuse_no_place(*, run_dir: str | None, root: str) -> None:
+    """Refuses empty places, as of an unset variable of a shell, and a run folder that is not on this machine.
+
+    Args:
+        run_dir: Folder of the run; None for a new one.
+        root: Folder of the images.
+
+    Raises:
+        ConfigError: One of them is such.
+    """
+    for option, place in (("--run_dir", run_dir), ("--data.root", root)):
+        if place is not None and not place.strip():
+            raise ConfigError(f"{option} is empty: give . for the current folder, or leave it out")
+    if "://" in (run_dir or ""):
+        raise ConfigError(f"--run_dir must be a folder on this machine, got {run_dir}: copy it there after the run")
+
+
 def refuse_no_steps(trainer: Any) -> None:
     """Refuses settings of the trainer by which a run would have no step, or not the images that the stream deals.
 

@@ -35,6 +35,7 @@ from cxrbase.pretraining import Pretraining
 from cxrbase.run_lock import LOCK, RunLock
 from cxrbase.trainer_checks import (
     refuse_devices,
+    refuse_no_place,
     refuse_no_steps,
     refuse_overwritten,
     refuse_precision,
@@ -110,6 +111,7 @@ class CXRBaseCLI(LightningCLI):
         """Refuses what no run can be made with, and fills in what depends on the machine and the moment."""
         config = self.config[self.config.subcommand]
         refuse_no_objective(config.model.objective)
+        refuse_no_place(run_dir=config.run_dir, root=config.data.root)
         refuse_no_steps(config.trainer)
         refuse_devices(config.trainer.devices, accelerator=str(config.trainer.accelerator))
         refuse_precision(config.trainer.precision, option="--trainer.precision")
