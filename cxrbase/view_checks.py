@@ -5,7 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cxrbase.data.datamodule import CXRDataModule
 from cxrbase.errors import ConfigError
 from cxrbase.objectives import Objective
-from cxrbase.sizes import height_width, longest, plain
+from cxrbase.sizes import height_width, plain
 
 
 def check_views(objective: Objective, data: CXRDataModule, *, name: str) -> None:
@@ -51,7 +51,7 @@ def check_sizes(encoder: VisionTransformer, data: CXRDataModule) -> None:
             raise ConfigError(
                 f"{option} is {said}, which patches of {unit} pixels do not tile: set it to a multiple of {unit}"
             )
-    if data.canvas_size is not None and data.canvas_size < longest(data.image_size):
+    if data.canvas_size is not None and data.canvas_size < min(height_width(data.image_size)):
         raise ConfigError(
             f"data.canvas_size {data.canvas_size} is smaller than data.image_size {plain(data.image_size)}, so that "
             "images would be scaled down and enlarged again: set --data.canvas_size=null, which keeps enough"

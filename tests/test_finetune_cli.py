@@ -440,7 +440,7 @@ def test_a_real_task_without_an_encoder_asks_for_one(tmp_path, capsys, monkeypat
 
     TREES["kermany"](tmp_path / "kermany")
     task = ["--config", str(EXPERIMENTS / "task" / "kermany.yaml"), f"--task.data.root={tmp_path / 'kermany'}"]
-    assert main(["fit", *task, "--task.data.partial=true", "--task.splits.val=0.5"]) == 1
+    assert main(["fit", *task, "--task.data.partial=true", "--task.splits.val=0.3"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "needs an encoder" in last
 

@@ -309,7 +309,7 @@ def test_a_wrong_setting_is_answered_in_one_sentence(phantom, change, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [("a: [", "is not valid YAML"), ("tusk: {}", "is not a task file"), ("task: {}\nfoo: {}", "foo"),
-     ("task: 3", "no task"), ("task: {name: a}\nfinetune: 3", "must hold settings"),
+     ("task: 3", "is not a task file"), ("task: {name: a}\nfinetune: 3", "must hold settings"),
      ("task: !!python/object/apply:os.getcwd []", "the tag")],
 )  # fmt: skip
 def test_a_file_that_is_no_task_is_answered(tmp_path, text, said):

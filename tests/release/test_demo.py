@@ -155,7 +155,7 @@ def test_features_of_another_encoder_are_refused(phantom, encoder_folder, tmp_pa
     with pytest.raises(ConfigError, match="another encoder"):
         Neighbours(tmp_path / "e.parquet", weights_sha256="0")
     (tmp_path / "x.parquet").write_bytes(b"no")
-    with pytest.raises(ConfigError, match="no table"):
+    with pytest.raises(ConfigError, match="not a table"):
         Neighbours(tmp_path / "x.parquet", weights_sha256="0")
 
 

@@ -45,7 +45,7 @@ def sections(text):
     ("section", "said"),
     [
         ("Use", ["cxrbase predict --model"]),
-        ("Licence of the weights", ["CC-BY-NC-4.0; the text is in `LICENSE`", "images' owners"]),
+        ("Licence of the weights", ["CC-BY-NC-4.0; the text is in `LICENSE`", "of the images take precedence"]),
         ("Network", ["vit_tiny_patch16_224", "64 x 48 pixels"]),
         ("Data", ["NIH", "| 1,200 train, 80 test | 970 |", "| train | 1,200 | 900 |", "Views: PA.",
                   "| sex | F | 700 | 500 |", "no identifier of a patient", "no reconstruction"]),

@@ -50,7 +50,7 @@ def test_a_row_holds_everything_and_goes_to_disk_and_back(tmp_path):
     assert "test-" not in path.read_text()
     assert np.issubdtype(again.patients.dtype, np.integer)
     path.with_suffix(".npz").write_bytes(b"no")
-    with pytest.raises(ConfigError, match="no result that can be read"):
+    with pytest.raises(ConfigError, match="cannot be read as a result"):
         read_results(tmp_path)
 
 
