@@ -141,6 +141,7 @@ def test_a_licence_is_written_beside_the_weights_and_a_wrong_one_refused_before_
     assert (place / "licence_other" / "model" / "LICENSE").read_text() == "only on Sundays"
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_starts_the_same_run_again(run, place):
     assert main(["fit", f"--config={run / 'config.yaml'}", f"--run_dir={place / 'again'}"]) == 0
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (run, place / "again")]

@@ -70,6 +70,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_is_no_success(place, number
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_killed_run_refuses_another_rate_and_goes_on_to_the_same_model(place, killed, capsys):
     again = long_words(place, "killed")
     assert main(again) == 1

@@ -41,6 +41,7 @@ def test_the_report_opens_shows_charts_and_sorts(finished, plan, tmp_path):
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_comparison_is_kept_as_a_result_of_a_benchmark(finished, plan, tmp_path):
     collect(plan, finished(LEVELS), tmp_path, data="data")
     words = ["--run", tmp_path, "--ran", "cxrbase compare", "--minutes", "3", "--name", "made"]

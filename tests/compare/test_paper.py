@@ -227,6 +227,7 @@ def test_files_of_one_name_are_training_seeds_and_weights_from_imagenet_go_befor
     assert {row["against"] for row in found["figures"]["figure4"]["differences"]} == {"from_scratch", "untrained"}
 
 
+@pytest.mark.slow
 def test_more_trainings_than_draws_are_all_scored_and_none_is_computed_twice(words, world, folder, monkeypatch):
     given = [f"--encoder=from_scratch={world}/encoder{number}" for number in (0, 1)]
     asked = words(*given, out=folder.parent, name="surplus", seeds=[0], figure2=[f"{world}/pneumonia.yaml"])
@@ -241,6 +242,7 @@ def test_more_trainings_than_draws_are_all_scored_and_none_is_computed_twice(wor
     assert json.loads((folder.parent / "surplus" / "results.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_without_an_encoder_of_radiographs_nothing_is_tested_and_a_figure_without_images_says_so(
     words, tmp_path, world
 ):
