@@ -24,9 +24,6 @@ _EXHAUSTIVE = 20_000
 _CELLS = 2
 _CELL_DIMENSIONS = 24
 _NEAREST_CELLS = 48  # more find more copies and take longer
-# Inside a cell, all dimensions are compared where the first ones are as similar as this.
-_FIRST_DIMENSIONS = 40
-_FIRST_SIMILAR = 0.45
 # In standard deviations: images whose sides differ less are compared both ways round, the others one way.
 _DOUBTFUL = 0.5
 _PER_IMAGE = 8  # pairs that are kept at most, the most similar ones
@@ -202,7 +199,6 @@ class _Index:
         home = _nearest(values, self.centres, 1)[:, 0]
         self.order = np.argsort(home, kind="stable")
         self.base = base[self.order]
-        self.first = _first(self.base, _FIRST_DIMENSIONS)
         self.starts = np.searchsorted(home[self.order], np.arange(len(self.centres) + 1))
 
     def pairs(
@@ -219,14 +215,13 @@ class _Index:
             marked: As in `candidates`.
         """
         near = _nearest(_first(query, _CELL_DIMENSIONS), self.centres, _NEAREST_CELLS)
-        first = _first(query, _FIRST_DIMENSIONS)
         visits = np.argsort(near.ravel(), kind="stable")
         bounds = np.searchsorted(near.ravel()[visits], np.arange(len(self.centres) + 1))
         pairs, cosines = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
         held: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [(pairs, cosines)]
         for cell in range(len(self.centres)):
             rows = visits[bounds[cell] : bounds[cell + 1]] // near.shape[1]
-            held += self._inside(cell, query, first, rows, names, similar, marked)
+            held += self._inside(cell, query, rows, names, similar, marked)
             if sum(len(found) for found, _ in held) > 4 * limit or cell == len(self.centres) - 1:
                 pairs, cosines = (np.concatenate(parts) for parts in zip(*held, strict=True))
                 if len(cosines) > limit:
@@ -237,21 +232,19 @@ class _Index:
         return pairs, cosines
 
     def _inside(
-        self, cell: int, query: NDArray[np.float32], first: NDArray[np.float32], rows: NDArray[np.int64],
-        names: NDArray[np.int64], similar: float, marked: NDArray[np.bool_] | None,
+        self, cell: int, query: NDArray[np.float32], rows: NDArray[np.int64], names: NDArray[np.int64],
+        similar: float, marked: NDArray[np.bool_] | None,
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
         """Pairs of some rows of the query and the rows of one cell."""
         start, end = self.starts[cell], self.starts[cell + 1]
         found = []
-        for at in range(0, len(rows), step := max(1, _BLOCK // max(1, end - start))):
-            some = rows[at : at + step]
-            hits = np.flatnonzero(first[some] @ self.first[start:end].T > _FIRST_SIMILAR)
-            left, right = some[hits // (end - start)], start + hits % (end - start)
-            wanted = _wanted(names[left], self.order[right], marked)
-            left, right = left[wanted], right[wanted]
-            cosine = np.einsum("nd,nd->n", query[left], self.base[right])
-            near = cosine > similar
-            found.append((np.stack([names[left[near]], self.order[right[near]]], axis=1), cosine[near]))
+        for first in range(0, len(rows), step := max(1, _BLOCK // max(1, end - start))):
+            some = rows[first : first + step]
+            cosine = (query[some] @ self.base[start:end].T).ravel()
+            hits = np.flatnonzero(cosine > similar)
+            pair = np.stack([names[some[hits // (end - start)]], self.order[start + hits % (end - start)]], axis=1)
+            other = _wanted(pair[:, 0], pair[:, 1], marked)
+            found.append((pair[other], cosine[hits[other]]))
         return found
 
 
