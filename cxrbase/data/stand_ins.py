@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cxrbase.data.order import REPEAT, Order, Plan, Rows
 
@@ -55,7 +56,9 @@ class StandIns:
             wanted: Id of the unreadable image.
         """
         group, window = self._plan.tolist()
-        places = np.flatnonzero(self._ids.numpy() == wanted) if group or window else ()
+        if not group and not window:
+            return
+        places = np.flatnonzero(self._ids.numpy() == wanted)
         if not len(places):
             return
         place = int(places[0])
@@ -71,16 +74,18 @@ class StandIns:
         ends = self._ends.numpy()
         number = int(np.searchsorted(ends, place, side="right"))
         first, last = int(ends[number - 1]) if number else 0, int(ends[number])
-        rows, close = self._ids.numpy()[first:last] % REPEAT, (last - first) // 4
-        return np.asarray(np.roll(rows, first - place)[close : last - first - close])
+        ids: Rows = self._ids.numpy()
+        rows, close = ids[first:last] % REPEAT, (last - first) // 4
+        return np.roll(rows, first - place)[close : last - first - close]
 
     def _apart(self, rows: Rows, place: int, group: int) -> Rows:
         """Those of some rows whose patient is not in the batch, and stands in at no other place of it."""
         assert self.patients is not None
         start, slot = place - place % group, place % group
-        batch = self._ids.numpy()[start : start + group] % REPEAT
+        ids: Rows = self._ids.numpy()
+        batch = ids[start : start + group] % REPEAT
         patients = self.patients[rows]
         # Each place of a batch has patients of its own, because nobody knows what stands in at the other ones.
-        free = patients % group == slot
+        free: NDArray[np.bool_] = patients % group == slot
         free[free] = ~np.isin(patients[free], self.patients[batch])
         return rows[free]
