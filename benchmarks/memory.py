@@ -30,6 +30,7 @@ from cxrbase.sizes import Size, height_width
 from cxrbase.views import RandomViews, Views
 
 ROOM = 80e9
+_EACH = "MB an image"
 _LARGEST = "largest batch in 80 GB, computed"
 
 
@@ -187,9 +188,10 @@ def memory(
                 measured = measured_bytes(name, size, measured_batch, precision=precision, recompute=recompute)
                 rows.append(how | row(counts, peaks, measured))
     lines = [
-        headline(f"{r['objective']} {r['size']}, largest batch in 80 GB, computed", r[_LARGEST], "images")
+        headline(f"{r['objective']} {r['size']}, {what}", r[key], unit)
         for r in rows
         if r["recompute"] == "no"
+        for what, key, unit in (("peak of an image", _EACH, "MB"), (_LARGEST, _LARGEST, "images"))
     ]
     result = {
         "table": rows,
@@ -208,7 +210,7 @@ def row(counts: tuple[int, int, int], peaks: list[int], measured: int | None) ->
     fixed = peaks[1] - each * counts[1]
     return {
         "fixed GB": round(fixed / 1e9, 3),
-        "MB an image": round(each / 1e6, 1),
+        _EACH: round(each / 1e6, 1),
         _LARGEST: int((ROOM - fixed) // each),
         f"GB at {counts[0]} images, counted": round(peaks[0] / 1e9, 3),
         f"GB at {counts[0]} images, measured on a GPU": None if measured is None else round(measured / 1e9, 3),

@@ -36,3 +36,23 @@ def test_a_benchmark_runs_and_says_how_it_was_made(name, words, tmp_path):
     assert f"benchmarks/{name}.py" in result["command"]
     assert {"date", "machine", "versions"} <= result.keys()
     assert sys.prefix not in out.read_text()
+
+
+@pytest.mark.parametrize("size", ["vit_small", "vit_base"])
+def test_the_table_over_all_benches_says_how_near_a_step_is_to_its_peers_and_to_the_floor(size):
+    result = json.loads((REPOSITORY / "benchmarks" / "results" / f"step_{size}_cpu.json").read_text())
+    lines = {line["what"]: line for line in result["headlines"]}
+    for recipe, measured in result["recipes"].items():
+        row = measured["row"]
+        beside = lines[f"{recipe} {size}, time of a step / {row['fastest peer']}'s"]
+        floor = lines[f"{recipe} {size}, floor of its products / time of a step"]
+        assert (beside["value"], beside["goal"]) == (row["ratio"], "at most 0.80")
+        assert (floor["value"], floor["goal"]) == (row["floor s"] / row["s a step"], "at least 0.85")
+
+
+def test_the_table_over_all_benches_says_what_an_image_takes_in_memory():
+    result = json.loads((REPOSITORY / "benchmarks" / "results" / "memory.json").read_text())
+    lines = {line["what"]: line["value"] for line in result["headlines"]}
+    for row in result["table"]:
+        if row["recompute"] == "no":
+            assert lines[f"{row['objective']} {row['size']}, peak of an image"] == row["MB an image"]
