@@ -122,7 +122,7 @@ def report(times: dict[str, list[float]], flops: dict[str, float], rate: float, 
 
 
 def headlines(name: str, size: str, row: dict, kind: str) -> list[dict]:
-    """What of a recipe is asked for: beside its fastest peer, and beside the floor or what the maker says of the GPU."""
+    """What is asked of a recipe: beside its fastest peer, and beside the floor or what the maker says of the GPU."""
     what = f"{name} {size}"
     lines = [headline(f"{what}, time of a step / {row['fastest peer']}'s", row["ratio"], "", low=row["low"],
                       high=row["high"], goal=f"at most {GOALS[kind]:.2f}")]  # fmt: skip
