@@ -4,6 +4,7 @@ import sys
 
 from jsonargparse.typing import PositiveInt
 
+from cxrbase.release.outputs import local_place
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -27,7 +28,7 @@ def audit(words: list[str]) -> int:
         "--threads", type=PositiveInt, default=None, help="threads to decode and compare; by default one per core"
     )
     options = parser.parse_args(words)
-    result = audit_sets(options.manifests, options.out, threads=options.threads)
+    result = audit_sets(options.manifests, local_place(options.out), threads=options.threads)
     images = sum(entry["images"] for entry in result["sets"])
     leaks = len(result["split_leaks"]) + len(result["patient_leaks"])
     flagged = sum(row["flagged"] for row in result["confounding"])

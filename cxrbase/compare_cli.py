@@ -4,6 +4,7 @@ import sys
 from typing import Any, Literal
 
 from cxrbase.compare.plan import Plan
+from cxrbase.release.outputs import local_place
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -52,7 +53,7 @@ def _where(
 def _run(plan: Plan, out: str, **where: Any) -> int:
     from cxrbase.compare.compare import compare as run
 
-    content = run(plan, out=out, **where)
+    content = run(plan, out=local_place(out), **where)
     lines = ["", content["answer"], *(f"  note: {warning}" for warning in content["warnings"])]
     sys.stdout.write("\n".join([*lines, f"  report {out}/{plan.name}/report.html", ""]))
     return 0 if content["complete"] else 1

@@ -22,6 +22,7 @@ from cxrbase.evaluation.suite.score_encoder import NamedEncoder, prepare, score_
 from cxrbase.evaluation.suite.score_task import Settings
 from cxrbase.evaluation.task import Task, read_sections, read_tasks
 from cxrbase.evaluation.task_data import TaskData, load_task_data, some_without_images
+from cxrbase.release.outputs import local_place
 from cxrbase.suggestions import SuggestingParser
 from cxrbase.weights import load_any_encoder, short_name
 
@@ -32,7 +33,7 @@ def evaluate(words: list[str]) -> int:
     """Runs `cxrbase evaluate` with the words after it and returns the exit code."""
     changes, rest = _task_changes(words)
     options = _parser().parse_args(rest)
-    out = Path(options.out)
+    out = local_place(options.out)
     if options.results:
         _refuse_beside_runs(rest, changes)
         return _compare_runs(options.results, out)

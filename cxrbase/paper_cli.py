@@ -7,6 +7,7 @@ from jsonargparse import ArgumentError
 from cxrbase.compare.paper_plan import Paper
 from cxrbase.devices import DEVICE_HELP, device_of
 from cxrbase.errors import ConfigError
+from cxrbase.release.outputs import local_place
 from cxrbase.suggestions import SuggestingParser
 
 
@@ -37,7 +38,7 @@ def paper(words: list[str]) -> int:
 def _run(plan: Paper, out: str, device: str) -> int:
     from cxrbase.compare.paper import paper as run
 
-    content = run(plan, out=out, device=device)
+    content = run(plan, out=local_place(out), device=device)
     lines = ["", *(f"  {sentence}" for sentence in content["missing"])]
     sys.stdout.write("\n".join([*lines, f"  figures and numbers: {out}/{plan.name}/paper.md", ""]))
     return 0

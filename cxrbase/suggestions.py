@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from cxrbase.config_files import read_config, refuse_unbounded
+from cxrbase.errors import ConfigError
 
 # A class that a module lacks, and the values that an option has, in the words of jsonargparse.
 _NO_NAME = re.compile(r"class_path '([\w.]+)': module '([\w.]+)' has no attribute '(\w+)'")
@@ -44,9 +45,17 @@ class SuggestingParser(ArgumentParser):
         """Reads a file of --config, which ends in a ConfigError where `read_config` refuses it."""
         # A pipe can be read once.
         if Path(path).is_file():
-            read_config(path)
+            self._refuse_no_sections(path, read_config(path))
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         return parsed
+
+    def _refuse_no_sections(self, path: Any, settings: dict[str, Any]) -> None:
+        """Raises a ConfigError where a section of options holds none; text may be the name of a file that does."""
+        sections = {action.dest.split(".")[0] for action in self._actions if "." in action.dest}
+        for name, value in settings.items():
+            if name in sections and not isinstance(value, dict | str):
+                held = "nothing" if value is None else repr(value)
+                raise ConfigError(f"{path}: {name} is a section of settings, put `name: value` below it; it has {held}")
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Says it in one line in place of every option there is."""

@@ -378,3 +378,28 @@ def test_a_full_disk_is_said_in_one_sentence(image_folder, tmp_path):
     assert process.returncode == 1
     assert "cxrbase: error: " in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["audit", "."],
+        ["evaluate", "--encoder=timm:test_vit", "--config=experiments/task/phantom.yaml"],
+        ["paper", "--config=experiments/paper.yaml"],
+        ["compare", "--config=experiments/compare.yaml"],
+    ],
+)
+def test_reports_are_written_on_this_machine(words, capfd, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert main([*words, "--out=s3://bucket/report"]) == 1
+    assert "--out must be on this machine, got s3://bucket/report" in capfd.readouterr().err
+    assert not (REPOSITORY / "s3:").exists()
+
+
+@pytest.mark.parametrize(("text", "said"), [("data: 5", "data"), ("data:", "data"), ("model: []", "model")])
+def test_a_section_that_holds_no_settings_is_refused_by_its_name(text, said, tmp_path, capfd):
+    (tmp_path / "wrong.yaml").write_text(text + "\n")
+    words = ["fit", f"--config={EXPERIMENTS / 'base.yaml'}", f"--config={tmp_path / 'wrong.yaml'}"]
+    code, error = failure(capfd, words)
+    assert code == 1
+    assert f"wrong.yaml: {said} is a section of settings" in error

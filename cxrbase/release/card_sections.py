@@ -20,11 +20,14 @@ def front(licence: str, *tags: str, library: str) -> str:
     """The front matter that model hubs read.
 
     Args:
-        licence: SPDX name, `other` or `unknown`.
+        licence: SPDX name or expression, `other` or `unknown`.
         tags: Beside those of every model.
         library: What reads the folder.
     """
-    lines = ["---", f"license: {licence.lower()}", "tags:", "- chest-x-ray", *(f"- {tag}" for tag in tags)]
+    # Hubs know single names; what else there is has two keys of its own.
+    single = " " not in licence and not licence.startswith("LicenseRef-")
+    named = [f"license: {licence.lower()}"] if single else ["license: other", f"license_name: {licence}"]
+    lines = ["---", *named, "tags:", "- chest-x-ray", *(f"- {tag}" for tag in tags)]
     return "\n".join([*lines, "- vision-transformer", f"library_name: {library}", "---"])
 
 

@@ -5,6 +5,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
 from cxrbase.data.reading import Reading
 from cxrbase.errors import ConfigError
 from cxrbase.sizes import height_width
@@ -61,10 +63,15 @@ def read_licence(licence: str) -> tuple[str, str]:
         raise ConfigError(
             f"no file {licence}: give an existing one with the text, or an SPDX name such as CC-BY-NC-4.0"
         )
-    if not licence or len(licence) > 64 or not all(c.isalnum() or c in "-+." for c in licence):
-        raise ConfigError(f"licence must be an existing file or an SPDX name such as CC-BY-NC-4.0, got {licence!r}")
-    text = _apache() if licence == "Apache-2.0" else None
-    return licence, text or f"SPDX-License-Identifier: {licence}\n"
+    try:
+        name = str(canonicalize_license_expression(licence))
+    except InvalidLicenseExpression as error:
+        raise ConfigError(
+            f"licence must be an existing file or an SPDX name such as CC-BY-NC-4.0, got {licence!r}; of terms that "
+            "have no such name (https://spdx.org/licenses), give the text in a file"
+        ) from error
+    text = _apache() if name == "Apache-2.0" else None
+    return name, text or f"SPDX-License-Identifier: {name}\n"
 
 
 def _apache() -> str | None:

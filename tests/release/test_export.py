@@ -178,11 +178,14 @@ def test_licence_is_a_name_or_a_text(encoder_folder, tmp_path):
     export(str(encoder_folder), to="timm", out=tmp_path / "a", licence=str(tmp_path / "terms.txt"))
     assert (tmp_path / "a" / "LICENSE").read_text() == "ask first"
     words = ["export", "--encoder", str(encoder_folder), "--to=timm", f"--out={tmp_path / 'b'}"]
-    assert main([*words, "--licence=CC-BY-NC-4.0"]) == 0
+    assert main([*words, "--licence=cc-by-nc-4.0"]) == 0
     assert "CC-BY-NC-4.0" in (tmp_path / "b" / "LICENSE").read_text()
     assert "license: cc-by-nc-4.0" in (tmp_path / "b" / "README.md").read_text()
-    with pytest.raises(ConfigError, match="SPDX"):
-        export(str(encoder_folder), to="timm", out=tmp_path / "c", licence="what / ever")
+    export(str(encoder_folder), to="timm", out=tmp_path / "d", licence="mit or apache-2.0")
+    assert "license: other\nlicense_name: MIT OR Apache-2.0\n" in (tmp_path / "d" / "README.md").read_text()
+    for unknown in ("what / ever", "Apachee-2.0", "proprietary", ""):
+        with pytest.raises(ConfigError, match="SPDX"):
+            export(str(encoder_folder), to="timm", out=tmp_path / "c", licence=unknown)
     with pytest.raises(ConfigError, match=r"no file licence\.txt: give an existing one"):
         export(str(encoder_folder), to="timm", out=tmp_path / "c", licence="licence.txt")
     (tmp_path / "terms.txt").write_bytes(b"\x89PNG")
