@@ -124,7 +124,7 @@ def learning(
     words: list[str] = [],  # noqa: B006
     resamples: int = 1000,
     jobs: int | None = None,
-    cxr: str = "../shared/cxr",
+    cxr: str = "data/cxr",
     patients: int = 1200,
     folder: str = "runs/learning",
     out: str = "",
