@@ -1,5 +1,6 @@
 """Reads, checks and parses the columns of a manifest: names, paths, splits, ages and labels."""
 
+import csv
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -15,16 +16,20 @@ from cxrbase.errors import ManifestError
 MOST_ORIGINS = 100  # values of the column `origin`; one that has more holds no groups, and may name people
 # Where images of a set that was put together are from: their source before they got another, and the origin within it.
 ORIGINS = ("original_source", "origin")
+_HEADER = 100_000  # bytes of a CSV file that hold its header
 STRING_COLUMNS = ("path", "source", "patient_id", "study_id", "view_position", "split", "sex", "site")
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label_"
 
 
 def read_table(path: Path) -> pa.Table:
-    """Reads a .parquet or .csv file; of the latter every column as text, so that patient 007 stays 007."""
+    """Reads a .parquet or .csv file; of the latter every column as text, so that patient 007 stays 007.
+
+    Columns may be separated by semicolons or tabs too, as spreadsheets of some countries write them.
+    """
     if path.suffix.lower() != ".csv":
         return read_parquet(path)
-    parse = pacsv.ParseOptions(newlines_in_values=True)
+    parse = pacsv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
     with pacsv.open_csv(path, parse_options=parse) as reader:
         names = reader.schema.names
     # Columns of such names would not be known, and so labels, patients and splits be left out in silence.
@@ -36,6 +41,16 @@ def read_table(path: Path) -> pa.Table:
     convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
     # One thread, because only then errors name the row.
     return pacsv.read_csv(path, pacsv.ReadOptions(use_threads=False), parse, convert)
+
+
+def _delimiter(path: Path) -> str:
+    """What separates the columns of a CSV file."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError("it is UTF-16 text: save it as UTF-8")
+    header = start.decode("utf-8-sig", errors="replace").splitlines()[:1]
+    return next((mark for mark in ",;\t" if any("path" in names for names in csv.reader(header, delimiter=mark))), ",")
 
 
 def complete(table: pa.Table) -> pa.Table:

@@ -97,6 +97,22 @@ def test_malformed_tables_are_refused_with_their_file_and_what_is_wrong(tmp_path
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_columns_may_be_separated_as_spreadsheets_of_other_countries_do(mark, tmp_path):
+    plain = Manifest.read(write(tmp_path, CSV))
+    other = Manifest.read(write(tmp_path, "\ufeff" + CSV.replace(",", mark), "other.csv"))
+    assert str(other.table.to_pylist()) == str(plain.table.to_pylist())  # NaN is not equal to itself
+    commas = "path,note\na.png,one; two\tthree\n"
+    assert Manifest.read(write(tmp_path, commas, "commas.csv")).column("note").tolist() == ["one; two\tthree"]
+
+
+def test_utf_16_is_named(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text(CSV, encoding="utf-16")
+    with pytest.raises(ManifestError, match=r"wide\.csv.*UTF-16 text: save it as UTF-8"):
+        Manifest.read(path)
+
+
 def test_missing_or_unknown_files_are_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"no manifest .*nowhere\.csv"):
         Manifest.read(tmp_path / "nowhere.csv")
