@@ -45,6 +45,7 @@ def test_unreadable_images_of_a_task_are_answered_by_the_option_that_allows_for_
     assert "allow for them by --max_bad=" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_reported_and_a_second_run_does_only_what_is_missing(
     config, compared_phantom, tmp_path, capsys, monkeypatch
 ):
