@@ -31,10 +31,12 @@ slow = pytest.mark.slow
 KILLED = [  # workers and accumulated batches, each objective once; an epoch has 27 images
     (
         "mae",
+        2,
+        0.0,
         ["--data.num_workers=2", "--data.batch_size=2", "--trainer.accumulate_grad_batches=3", "--model.drop_path=0.2"],
     ),
-    pytest.param("dino", ["--trainer.accumulate_grad_batches=2", "--model.weight_decay_end=0.3"], marks=slow),
-    pytest.param("simclr", ["--data.num_workers=2"], marks=slow),
+    pytest.param("dino", 1, 0.02, ["--trainer.accumulate_grad_batches=2", "--model.weight_decay_end=0.3"], marks=slow),
+    pytest.param("simclr", 1, 0.02, ["--data.num_workers=2"], marks=slow),
 ]
 
 
@@ -82,14 +84,16 @@ def assert_same_end(killed, whole):
     assert (killed / "encoder.safetensors").read_bytes() == (whole / "encoder.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("objective", "words"), KILLED)
-def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, words, image_folder, tmp_path):
+@pytest.mark.parametrize(("objective", "count", "later", "words"), KILLED)
+def test_killed_run_ends_bit_for_bit_as_an_undisturbed_one(objective, count, later, words, image_folder, tmp_path):
+    """Killed where a checkpoint, of which it is the `count`th, was just put in place, or some seconds `later`."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = [*STEPS, "--data.batch_size=6", *words]
     line = command(objective, *words, root=image_folder, run_dir=killed)
-    process = pausing.start(line, "last.ckpt", stderr=subprocess.PIPE)
-    process.send_signal(signal.SIGCONT)
-    time.sleep(0.02)  # somewhere after the checkpoint, within a step
+    process = pausing.start(line, "last.ckpt", count=count, stderr=subprocess.PIPE)
+    if later:
+        process.send_signal(signal.SIGCONT)
+        time.sleep(later)  # within a step
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "summary.json").exists()

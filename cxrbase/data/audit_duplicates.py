@@ -27,7 +27,7 @@ _CELLS = 4
 _CELL_DIMENSIONS = 16
 _NEAREST_CELLS = 336  # more find more copies and take longer
 # What is less alike in the middle trim is not looked at in the others; of 1,000 copies this misses 4.
-_LESS_SIMILAR = 0.1
+_LESS_SIMILAR = 0.09
 # In standard deviations: images whose sides differ less are compared both ways round, the others one way.
 _DOUBTFUL = 0.5
 _PER_IMAGE = 8  # pairs that are kept at most, the most similar ones
@@ -230,7 +230,8 @@ class _Index:
         for cell in range(len(self.centres)):
             rows = visits[bounds[cell] : bounds[cell + 1]] // near.shape[1]
             for some, columns in self._alike(cell, query, rows, similar - _LESS_SIMILAR):
-                cosine = np.max([np.einsum("nd,nd->n", view[some], self.base[columns]) for view in views], axis=0)
+                other = self.base[columns]
+                cosine = np.max([np.einsum("nd,nd->n", view[some], other) for view in views], axis=0)
                 first, second = names[some], self.order[columns]
                 kept = (cosine > similar) & _wanted(first, second, marked)
                 found.append((np.stack([first[kept], second[kept]], axis=1), cosine[kept]))
