@@ -58,24 +58,25 @@ def frame_of(value: bytes) -> bytes:
     return frame
 
 
-def check_rle(frame: bytes, *, segments: int) -> None:
-    """Looks at the header of a frame in RLE, because decoders make an image of what a damaged one points to.
+def rle_segments(frame: bytes, *, count: int) -> list[bytes]:
+    """The segments of a frame in RLE, as its header places them.
 
     Args:
         frame: Of `frame_of`.
-        segments: Bytes of a pixel, of all its samples; each has a segment.
+        count: Bytes of a pixel, of all its samples; each has a segment.
 
     Raises:
         Refused: The header says something else, or a segment begins before its place or after the frame.
     """
     if len(frame) < 64:
         raise Refused(f"its RLE pixels have {len(frame)} bytes, fewer than the 64 of their header")
-    count, *offsets = struct.unpack("<16I", frame[:64])
-    if count != segments:
-        raise Refused(f"its RLE pixels have {count} segments, and its header allows for {segments}")
-    places = [*offsets[:segments], len(frame)]
+    found, *offsets = struct.unpack("<16I", frame[:64])
+    if found != count:
+        raise Refused(f"its RLE pixels have {found} segments, and its header allows for {count}")
+    places = [*offsets[:count], len(frame)]
     if places[0] != 64 or any(first >= second for first, second in pairwise(places)):
         raise Refused("the segments of its RLE pixels are not one after the other")
+    return [frame[first:second] for first, second in pairwise(places)]
 
 
 def inspect(frame: bytes) -> Codestream:

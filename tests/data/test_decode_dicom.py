@@ -245,6 +245,22 @@ def test_colour_in_rle_is_what_it_is_uncompressed(tmp_path, bits, photometric):
     np.testing.assert_array_equal(decode(saved(tmp_path / "rle.dcm", data)), plain)
 
 
+def rle_file(path, shape, segment):
+    """A file of 8 bits whose only segment was made by hand."""
+    data = data_set(np.zeros(shape, np.uint8), bits=8)
+    frame = np.uint32([1, 64, *[0] * 14]).tobytes() + segment
+    return saved(path, with_codestream(data, frame + b"\x00" * (len(frame) % 2), RLELossless))
+
+
+def test_runs_may_cross_the_ends_of_rows_and_may_not_end_early(tmp_path):
+    # 257 - 238 = 19 times 7, nothing, then the three bytes 1, 2 and 3, then two times 9; more is padding.
+    segment = bytes([238, 7, 128, 2, 1, 2, 3, 255, 9])
+    found = decode(rle_file(tmp_path / "a.dcm", (4, 6), segment))
+    assert found.tolist() == np.uint8([7] * 19 + [1, 2, 3, 9, 9]).reshape(4, 6).tolist()
+    with pytest.raises(DecodeError, match="its RLE pixels are damaged"):
+        decode(rle_file(tmp_path / "b.dcm", (4, 7), segment))
+
+
 def test_signed_values_are_mirrored_within_their_range(tmp_path):
     stored = RAMP.astype(np.int16) - 2048
     path = write(tmp_path, stored, PhotometricInterpretation="MONOCHROME1")
