@@ -167,9 +167,10 @@ def _unpacked(segment: bytes, count: int) -> NDArray[np.uint8]:
     """The `count` bytes of runs, by the decoder that Pillow has for TIFF; pydicom takes five times as long."""
     try:
         # As one row, because it would cut off a run that crosses the end of a row, as some writers make them.
-        return np.asarray(Image.frombytes("L", (count, 1), segment, "packbits", "L"))[0]
+        row = Image.frombytes("L", (count, 1), segment, "packbits", "L")
     except ValueError as error:
         raise Refused(f"its RLE pixels are damaged ({error})") from error
+    return np.asarray(row, np.uint8).reshape(count)
 
 
 def _by_itk(data: Any, frame: bytes, code: Codestream) -> NDArray[Any]:
