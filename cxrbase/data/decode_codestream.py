@@ -11,6 +11,7 @@ _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Start-of-frame markers of JPEG (of which C4, C8 and CC are something else) and of JPEG-LS.
 _FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _BASELINE = frozenset({0xC0, 0xC1, 0xC2})
+_LOSSLESS = 0xC3
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Codestream:
         precision: Bits of a sample.
         signed: Samples can be negative.
         halvings: How often Pillow can halve the resolution while it decodes, 3 at most.
+        lossless: Lossless JPEG with Huffman codes (process 14), not JPEG-LS.
     """
 
     width: int
@@ -32,6 +34,7 @@ class Codestream:
     precision: int
     signed: bool = False
     halvings: int = 0
+    lossless: bool = False
 
 
 def frame_of(value: bytes) -> bytes:
@@ -110,7 +113,8 @@ def _inspect_jpeg(frame: bytes) -> Codestream:
             break
         at += 2 + max(2, length)
     precision, height, width, samples = struct.unpack_from(">BHHB", frame, at + 4)
-    return Codestream(width, height, samples, precision, halvings=3 if marker in _BASELINE and precision == 8 else 0)
+    halvings = 3 if marker in _BASELINE and precision == 8 else 0
+    return Codestream(width, height, samples, precision, halvings=halvings, lossless=marker == _LOSSLESS)
 
 
 def _inspect_jpeg_2000(frame: bytes, start: int) -> Codestream:

@@ -3,9 +3,11 @@
 import contextlib
 import io
 import resource
+import sys
 import warnings
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -21,6 +23,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLossless,
     RLELossless,
     generate_uid,
 )
@@ -243,6 +246,21 @@ def test_colour_in_rle_is_what_it_is_uncompressed(tmp_path, bits, photometric):
     plain = decode(saved(tmp_path / "plain.dcm", data))
     data.compress(RLELossless)
     np.testing.assert_array_equal(decode(saved(tmp_path / "rle.dcm", data)), plain)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("bits", "kind"), [(8, "u1"), (12, "u2"), (16, "u2"), (12, "i2")])
+@pytest.mark.parametrize("predictor", [1, 4, 7])
+def test_lossless_jpeg_is_what_it_is_uncompressed(predictor, bits, kind, fast, tmp_path, monkeypatch):
+    values = smooth(120, 90, top=2**bits - 1).astype("u2")
+    stored = values.astype(kind) if kind[0] == "u" else values.astype(kind) - 2048
+    plain = decode(saved(tmp_path / "plain.dcm", data_set(stored, bits=bits)))
+    masked = np.asarray(stored.astype("u2") & (2**bits - 1), "u1" if bits == 8 else "u2")
+    frame = imagecodecs.jpeg8_encode(masked, lossless=True, predictor=predictor, bitspersample=bits)
+    data = with_codestream(data_set(stored, bits=bits), frame, JPEGLossless)
+    if not fast:
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    np.testing.assert_array_equal(decode(saved(tmp_path / "jpeg.dcm", data)), plain)
 
 
 def rle_file(path, shape, segment):
@@ -485,18 +503,20 @@ def compressed(tmp_path_factory):
     rle.compress(RLELossless)
     small = np.uint8(image >> 4)
     jpeg = with_codestream(data_set(small, bits=8), encoded(small, "JPEG"), JPEGBaseline8Bit)
+    lossless = imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=12)
     files = {
         "rle": saved(folder / "rle.dcm", rle),
         "j2k": saved(folder / "j2k.dcm", with_codestream(data_set(image), j2k(image), JPEG2000Lossless)),
         "jpeg": saved(folder / "jpeg.dcm", jpeg),
         "jls": FILES["MR_small_jpeg_ls_lossless.dcm"],
         "jpeg12": FILES["JPEG-lossy.dcm"],
+        "lossless": saved(folder / "lossless.dcm", with_codestream(data_set(image), lossless, JPEGLossless)),
     }
     return {name: path.read_bytes() for name, path in files.items()}
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), name=st.sampled_from(["rle", "j2k", "jpeg", "jls", "jpeg12"]))
+@given(data=st.data(), name=st.sampled_from(["rle", "j2k", "jpeg", "jls", "jpeg12", "lossless"]))
 def test_damaged_compressed_files_are_decoded_or_refused(tmp_path_factory, compressed, data, name):
     damaged = bytearray(compressed[name])
     for start in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=5)):
