@@ -13,6 +13,7 @@ from cxrbase.data.decode_codestream import Codestream, frame_of, inspect, rle_se
 from cxrbase.data.decode_image import Refused, luma, reduction
 
 _RLE = "1.2.840.10008.1.2.5"
+_END_OF_JPEG = b"\xff\xd9"
 # Lookup tables of palette images, which ITK applies.
 _PALETTE = (0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203)
 
@@ -177,13 +178,13 @@ def _unpacked(segment: bytes, count: int) -> NDArray[np.uint8]:
 
 def _by_libjpeg(frame: bytes, code: Codestream) -> NDArray[Any] | None:
     """Lossless JPEG in a third of GDCM's time; None without the extra `lossless` and where it fails."""
+    if not frame[-16:].rstrip(b"\x00").endswith(_END_OF_JPEG):
+        return None  # libjpeg fills up what is missing, which GDCM refuses
     try:
-        from imagecodecs import Jpeg8Error, jpeg8_decode
-    except ImportError:
-        return None
-    try:
-        values = np.asarray(jpeg8_decode(frame))
-    except (Jpeg8Error, ValueError):
+        import imagecodecs
+
+        values = np.asarray(imagecodecs.jpeg8_decode(frame))
+    except (ImportError, RuntimeError, ValueError):  # of the second kind are all errors of its decoders
         return None
     return values if values.shape == (code.height, code.width) else None
 

@@ -263,6 +263,15 @@ def test_lossless_jpeg_is_what_it_is_uncompressed(predictor, bits, kind, fast, t
     np.testing.assert_array_equal(decode(saved(tmp_path / "jpeg.dcm", data)), plain)
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.9, 0.99])
+def test_lossless_jpeg_that_ends_early_is_refused(kept, tmp_path):
+    image = smooth(120, 90)
+    frame = imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=12)
+    short = frame[: 2 * int(kept * len(frame) / 2)]
+    with pytest.raises(DecodeError, match="the DICOM file cannot be read"):
+        decode(saved(tmp_path / "short.dcm", with_codestream(data_set(image), short, JPEGLossless)))
+
+
 def rle_file(path, shape, segment):
     """A file of 8 bits whose only segment was made by hand."""
     data = data_set(np.zeros(shape, np.uint8), bits=8)
