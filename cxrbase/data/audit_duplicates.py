@@ -27,7 +27,7 @@ _CELLS = 4
 _CELL_DIMENSIONS = 16
 _NEAREST_CELLS = 336  # more find more copies and take longer
 # What is less alike in the middle trim is not looked at in the others; of 1,000 copies this misses 4.
-_LESS_SIMILAR = 0.09
+_LESS_SIMILAR = 0.1
 # In standard deviations: images whose sides differ less are compared both ways round, the others one way.
 _DOUBTFUL = 0.5
 _PER_IMAGE = 8  # pairs that are kept at most, the most similar ones
