@@ -50,10 +50,10 @@ class SuggestingParser(ArgumentParser):
         return parsed
 
     def _refuse_no_sections(self, path: Any, settings: dict[str, Any]) -> None:
-        """Raises a ConfigError where a section of options holds none; text may be the name of a file that does."""
+        """Raises a ConfigError where a section holds no option; text may name a file that does, some take lists."""
         sections = {action.dest.split(".")[0] for action in self._actions if "." in action.dest}
         for name, value in settings.items():
-            if name in sections and not isinstance(value, dict | str):
+            if name in sections and not isinstance(value, dict | list | str):
                 held = "nothing" if value is None else repr(value)
                 raise ConfigError(f"{path}: {name} is a section of settings, put `name: value` below it; it has {held}")
 

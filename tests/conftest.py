@@ -14,6 +14,10 @@ from PIL import Image
 import cxrbase
 from commands import REPOSITORY, command
 
+# Under `make test ARGS=...` these would reach every make that a test starts.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS"):
+    os.environ.pop(name, None)
+
 
 def pytest_collection_modifyitems(items):
     """Files whose tests run whole commands come first, so that no process is left with a long one at the end."""

@@ -396,7 +396,7 @@ def test_reports_are_written_on_this_machine(words, capfd, monkeypatch):
     assert not (REPOSITORY / "s3:").exists()
 
 
-@pytest.mark.parametrize(("text", "said"), [("data: 5", "data"), ("data:", "data"), ("model: []", "model")])
+@pytest.mark.parametrize(("text", "said"), [("data: 5", "data"), ("data:", "data"), ("model: true", "model")])
 def test_a_section_that_holds_no_settings_is_refused_by_its_name(text, said, tmp_path, capfd):
     (tmp_path / "wrong.yaml").write_text(text + "\n")
     words = ["fit", f"--config={EXPERIMENTS / 'base.yaml'}", f"--config={tmp_path / 'wrong.yaml'}"]

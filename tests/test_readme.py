@@ -169,7 +169,7 @@ def test_options_of_a_run_within_the_text(words, image_folder, tmp_path):
 @pytest.mark.parametrize("word", sorted({word for word in INLINE if re.match(r"[A-Z_]+=", word)}))
 def test_variables_of_make_within_the_text(word, checkout, monkeypatch):
     target = "compare" if "--budget" in word else "finetune" if re.search("MODE|finetune", word) else "pretrain"
-    planned = ["make", "--no-print-directory", "--dry-run", target, *shlex.split(word)]
+    planned = ["make", "--dry-run", target, *shlex.split(word)]
     run = subprocess.run(planned, cwd=checkout, capture_output=True, text=True, check=True)
     words = shlex.split(run.stdout.replace("\\\n", " "))
     value = word.partition("=")[2].strip('"')
