@@ -263,6 +263,31 @@ def test_lossless_jpeg_is_what_it_is_uncompressed(predictor, bits, kind, fast, t
     np.testing.assert_array_equal(decode(saved(tmp_path / "jpeg.dcm", data)), plain)
 
 
+def palette_set(indices):
+    """Indices of 8 bits into a table of greys that falls and rises, so that an index is not its brightness."""
+    greys = np.uint16(257 * (np.arange(256) * 37 % 256)).tobytes()
+    tables = {f"{name}PaletteColorLookupTableData": greys for name in ("Red", "Green", "Blue")}
+    tables |= {f"{name}PaletteColorLookupTableDescriptor": [256, 0, 16] for name in ("Red", "Green", "Blue")}
+    return data_set(indices, bits=8, PhotometricInterpretation="PALETTE COLOR", **tables)
+
+
+@pytest.mark.parametrize("min_side", [None, 16])
+@pytest.mark.parametrize("kind", ["lossless", "j2k", "rle"])
+def test_a_palette_is_looked_up_however_its_indices_are_compressed(kind, min_side, tmp_path):
+    indices = np.uint8(smooth(120, 90) >> 4)
+    plain = decode_uint8(saved(tmp_path / "plain.dcm", palette_set(indices)))
+    data = palette_set(indices)
+    if kind == "rle":
+        data.compress(RLELossless)
+    elif kind == "j2k":
+        with_codestream(data, j2k(indices), JPEG2000Lossless)
+    else:
+        with_codestream(data, imagecodecs.jpeg8_encode(indices, lossless=True), JPEGLossless)
+    found = decode_uint8(saved(tmp_path / "packed.dcm", data), min_side=min_side)
+    expected = plain if min_side is None else decode_uint8(tmp_path / "plain.dcm", min_side=min_side)
+    np.testing.assert_allclose(found.astype(float), expected, atol=1)
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.9, 0.99])
 def test_lossless_jpeg_that_ends_early_is_refused(kept, tmp_path):
     image = smooth(120, 90)
